@@ -1,0 +1,438 @@
+"""The terminal: options, exit codes, Ctrl-C. What a command does is in :mod:`embedmig.commands`.
+
+Heavy modules are imported inside the commands: ``embedmig --help`` must be instant.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedmig import __version__
+from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO, EmbedmigError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from embedmig.commands import Project, Ran
+    from embedmig.report.live import Live
+
+EXAMPLE = """
+Makes a change of embedding model an ordinary database migration.
+
+Example:
+
+    embedmig revision -m "wordllama 256" --collection docs --model wordllama/l2-supercat --model-version 0.4 --dimensions 256
+
+    embedmig upgrade head
+
+    embedmig status
+
+    embedmig downgrade -1
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration (nothing touched), 3 ran well and the answer is no, 4 another run holds the lock, 130 interrupted (run it again to go on).
+"""
+
+app = typer.Typer(
+    name="embedmig",
+    help=EXAMPLE,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+MIGRATING, INSPECTING, OPERATING = "Migrating", "Inspecting", "Operating"
+
+
+@dataclass
+class Settings:
+    """The options that stand before the command."""
+
+    config: Path | None = None
+    database: str | None = None
+    json: bool = False
+    color: bool = True
+    debug: bool = False
+
+    @property
+    def err(self) -> Console:
+        """Where everything goes that is not data."""
+        from rich.console import Console
+
+        return Console(stderr=True, no_color=not self.color, highlight=False)
+
+    @property
+    def out(self) -> Console:
+        """Where data goes. In a pipe a line is a line, however long."""
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() else 200
+        return Console(no_color=not self.color, highlight=False, width=width)
+
+    def project(self) -> Project:
+        """Reads the configuration."""
+        from embedmig.commands import open_project
+
+        return open_project(self.config, database=self.database)
+
+    def show(self, name: str, data: Any, render: Callable[[], RenderableType]) -> None:
+        """Prints a command's answer as JSON or for people."""
+        if self.json:
+            from embedmig.report.documents import document
+
+            print(document(name, data))
+        else:
+            self.out.print(render(), soft_wrap=not sys.stdout.isatty())
+
+
+settings = Settings()
+
+
+def version_asked(value: bool) -> None:
+    """``--version``."""
+    if value:
+        print(f"embedmig {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    config: Annotated[Path | None, typer.Option("--config", "-c", envvar="EMBEDMIG_CONFIG", help="The configuration file.  [./embedmig.toml]")] = None,
+    database: Annotated[str | None, typer.Option(help="A URL, env:NAME or 'embedded'.  [env: EMBEDMIG_DATABASE]", show_default=False)] = None,
+    json: Annotated[bool, typer.Option("--json", envvar="EMBEDMIG_JSON", help="One JSON document on stdout.")] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", envvar=["EMBEDMIG_NO_COLOR", "NO_COLOR"], help="No colours.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar="EMBEDMIG_DEBUG", help="Show tracebacks.")] = False,
+    _version: Annotated[bool, typer.Option("--version", callback=version_asked, is_eager=True, help="Print the version.")] = False,
+) -> None:  # fmt: skip
+    settings.config, settings.database, settings.json = config, database, json
+    settings.color, settings.debug = not no_color, debug
+
+
+# --- migrating ------------------------------------------------------------------------------------------------
+
+Target = Annotated[str, typer.Argument(help="head, heads, +1, 0002, 2, a unique prefix, label@head.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan with rows, tokens, cost and disk; change nothing.")
+]
+AsSql = Annotated[bool, typer.Option("--sql", help="Print the SQL of what is SQL; change nothing.")]
+
+
+@app.command(rich_help_panel=MIGRATING)
+def init(directory: Annotated[Path, typer.Argument(help="Where.")] = Path()) -> None:
+    """Begin a project: embedmig.toml, migrations/ and a first revision."""
+    from embedmig import commands
+
+    paths = [str(path) for path in commands.init(directory)]
+    settings.show("files", paths, lambda: "\n".join(paths))
+
+
+@app.command(rich_help_panel=MIGRATING)
+def revision(
+    message: Annotated[str, typer.Option("--message", "-m", help="What the revision is for.")],
+    collection: Annotated[str | None, typer.Option(help="Which collection.")] = None,
+    model: Annotated[str | None, typer.Option(help="PROVIDER/MODEL, such as openai/text-embedding-3-small.")] = None,
+    model_version: Annotated[str | None, typer.Option(help="The version that pins what the model's name stands for.")] = None,
+    dimensions: Annotated[int | None, typer.Option(help="Length of the vectors.")] = None,
+    normalize: Annotated[str | None, typer.Option(help="l2 or none.")] = None,
+    metric: Annotated[str | None, typer.Option(help="cosine, l2 or ip.")] = None,
+    storage: Annotated[str | None, typer.Option(help="vector or halfvec.")] = None,
+    document_prefix: Annotated[str | None, typer.Option(help="Put before every document.")] = None,
+    query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
+    adopt: Annotated[str | None, typer.Option(metavar="TABLE.COLUMN", help="Adopt vectors that are there already.")] = None,
+    autogenerate: Annotated[bool, typer.Option("--autogenerate", help="Take the model from [collections.NAME.embedding].")] = False,
+    empty: Annotated[bool, typer.Option("--empty", help="A script without operations.")] = False,
+    head: Annotated[str, typer.Option(help="The revision to build on.")] = "head",
+    branch_label: Annotated[str | None, typer.Option(help="A label for the branch that begins here.")] = None,
+) -> None:  # fmt: skip
+    """Write the next migration script, complete and ready to run."""
+    from embedmig import commands
+
+    given = {
+        "model": model, "version": model_version, "dimensions": dimensions, "normalize": normalize, "metric": metric,
+        "storage": storage, "document_prefix": document_prefix, "query_prefix": query_prefix,
+    }  # fmt: skip
+    fields = {name: value for name, value in given.items() if value is not None}
+    wanted = commands.Wanted(message, collection, fields, adopt, autogenerate, empty, head, branch_label)
+    path = commands.revision(settings.project(), wanted)
+    settings.show("revision", {"path": str(path)}, lambda: str(path))
+
+
+@app.command(rich_help_panel=MIGRATING)
+def upgrade(target: Target = "head", dry_run: DryRun = False, sql: AsSql = False) -> None:
+    """Apply revisions: make spaces, backfill, index, gate, flip."""
+    _migrate("upgrade", target, dry_run, sql)
+
+
+@app.command(rich_help_panel=MIGRATING, context_settings={"ignore_unknown_options": True})
+def downgrade(
+    target: Annotated[str, typer.Argument(help="-1, 0001, base.")], dry_run: DryRun = False, sql: AsSql = False
+) -> None:  # fmt: skip
+    """Go back: gate on the old version, flip the alias to it. Nothing is embedded again."""
+    _migrate("downgrade", target, dry_run, sql)
+
+
+def _migrate(direction: Any, target: str, dry_run: bool, as_sql: bool) -> None:
+    from embedmig import commands
+
+    project = settings.project()
+    if dry_run or as_sql:
+        from embedmig.report.tables import plan_tables
+
+        planned = commands.dry_run(project, direction, target)
+        settings.show("plan", planned, lambda: plan_tables(planned, as_sql=as_sql))
+        return
+    with _live() as live, _interruptible() as stop:
+        ran: Ran = getattr(commands, direction)(project, target, report=live, stop=stop)
+    if settings.json:
+        settings.show("ran", ran, lambda: "")
+    elif not ran.revisions:
+        settings.err.print(f"nothing to do: at {', '.join(ran.current) or 'base'}")
+
+
+@app.command(rich_help_panel=MIGRATING)
+def stamp(target: Annotated[str, typer.Argument(metavar="REV", help="A revision, head, heads or base.")]) -> None:
+    """Record revisions as applied without running them."""
+    from embedmig import commands
+
+    ran = commands.stamp(settings.project(), target)
+    settings.show("ran", ran, lambda: f"at {', '.join(ran.current) or 'base'}")
+
+
+@app.command(rich_help_panel=MIGRATING)
+def merge(
+    revisions: Annotated[list[str] | None, typer.Argument(help="The heads to join; all of them if none are named.")] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="What the revision is for.")] = "merge",
+) -> None:  # fmt: skip
+    """Write a script that joins several heads."""
+    from embedmig import commands
+
+    path = commands.merge(settings.project(), revisions or [], message)
+    settings.show("revision", {"path": str(path)}, lambda: str(path))
+
+
+@app.command(rich_help_panel=MIGRATING)
+def rebase(
+    name: Annotated[
+        str, typer.Argument(metavar="REV", help="The revision, or its file's name where two have one number.")
+    ],
+) -> None:
+    """Renumber a script that is not applied onto the one other head."""
+    from embedmig import commands
+
+    path = commands.rebase(settings.project(), name)
+    settings.show("revision", {"path": str(path)}, lambda: str(path))
+
+
+# --- inspecting -----------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=INSPECTING)
+def status(
+    check: Annotated[bool, typer.Option("--check", help="Exit 3 if anything is pending or edited.")] = False,
+) -> None:
+    """Where everything stands: revisions, aliases, spaces, gates. Read-only."""
+    from embedmig import commands
+    from embedmig.report.tables import status_table
+
+    found = commands.status(settings.project())
+    settings.show("status", found, lambda: status_table(found))
+    if check and not found.settled:
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(rich_help_panel=INSPECTING)
+def history() -> None:
+    """Every revision, newest first."""
+    from embedmig import commands
+    from embedmig.report.tables import history_lines
+
+    entries = commands.history(settings.project())
+    settings.show("revisions", entries, lambda: history_lines(entries))
+
+
+@app.command(rich_help_panel=INSPECTING)
+def heads() -> None:
+    """The revisions that nothing builds on."""
+    from embedmig import commands
+    from embedmig.report.tables import history_lines
+
+    entries = commands.heads(settings.project())
+    settings.show("revisions", entries, lambda: history_lines(entries))
+
+
+@app.command(rich_help_panel=INSPECTING)
+def current() -> None:
+    """The applied heads."""
+    from embedmig import commands
+
+    applied = commands.current(settings.project())
+    settings.show("current", applied, lambda: "\n".join(applied))
+
+
+@app.command(rich_help_panel=INSPECTING)
+def show(name: Annotated[str, typer.Argument(metavar="REV", help="head, 0002, 2, a unique prefix.")]) -> None:
+    """One revision: its operations, checksum and attempts."""
+    from embedmig import commands
+    from embedmig.report.tables import shown_script
+
+    shown = commands.show(settings.project(), name)
+    settings.show("shown", shown, lambda: shown_script(shown))
+
+
+@app.command(rich_help_panel=INSPECTING)
+def check(
+    offline: Annotated[bool, typer.Option("--offline", help="Look at files alone, not at the database.")] = False,
+) -> None:  # fmt: skip
+    """For CI: configuration, scripts, heads, pins, checksums, what is pending. Exit 3 if anything is found."""
+    from embedmig import commands
+    from embedmig.report.tables import findings_list
+
+    findings = commands.check(settings.project(), offline=offline)
+    settings.show("findings", findings, lambda: findings_list(findings))
+    if findings:
+        raise typer.Exit(EXIT_NO)
+
+
+Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="As in [collections.NAME].")]
+VersionTag = Annotated[str | None, typer.Option("--version", metavar="TAG", help="A version's tag.")]
+
+
+@app.command(rich_help_panel=INSPECTING)
+def gate(collection: Collection, version: VersionTag = None) -> None:
+    """Evaluate the gate of the newest space, or of a version; change nothing. Exit 0 open, 3 closed."""
+    from embedmig import commands
+    from embedmig.report.tables import verdict_table
+
+    verdicts = commands.gate(settings.project(), collection, version)
+    settings.show("gates", verdicts, lambda: verdict_table(verdicts))
+    if not all(verdict.passed for verdict in verdicts):
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(rich_help_panel=INSPECTING)
+def search(
+    collection: Collection,
+    text: Annotated[str, typer.Argument(help="The query.")],
+    k: Annotated[int, typer.Option("-k", help="How many rows.")] = 10,
+    version: VersionTag = None,
+) -> None:  # fmt: skip
+    """Encode with the model that made the vectors, and read through the alias."""
+    from embedmig import commands
+    from embedmig.report.tables import hits_table
+
+    found = commands.search(settings.project(), collection, text, k, version)
+    settings.show("found", found, lambda: hits_table(found))
+
+
+# --- operating ------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=OPERATING)
+def server(action: Annotated[str, typer.Argument(help="url, start or stop.")] = "url") -> None:
+    """The embedded PostgreSQL: print its URL for psql, start it, stop it."""
+    from embedmig.db import open_database, stop_embedded
+
+    config = settings.project().config
+    if config.database != "embedded":
+        raise UsageError("the database is not the embedded one", hint='database = "embedded" in embedmig.toml')
+    if action == "stop":
+        stopped = stop_embedded(config.data_dir / "postgres")
+        settings.show("stopped", {"stopped": stopped}, lambda: "stopped" if stopped else "it wasn't running")
+    elif action in ("url", "start"):
+        url = open_database(config).url
+        settings.show("url", {"url": url}, lambda: url)
+    else:
+        raise UsageError(f"server {action}: is not an action", hint="url, start or stop")
+
+
+# --- around every command -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _live() -> Iterator[Live]:
+    from embedmig.report.live import Live
+
+    with Live(settings.err) as live:
+        yield live
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """The first Ctrl-C, or a SIGTERM, ends the run after the batch in hand; the second Ctrl-C ends it at once."""
+    stop = threading.Event()
+
+    def asked(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        settings.err.print("\nstopping after the batch in hand; once more to stop at once", style="yellow")
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main() -> None:
+    """The console script: every error is shown here, once, and becomes the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that can't print a sign is no reason to fail
+    try:
+        app()
+    except EmbedmigError as error:
+        sys.exit(_explain(error))
+    except KeyboardInterrupt:
+        settings.err.print("interrupted; run the same command again: it goes on where it stopped")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+    except Exception as error:  # noqa: BLE001  the last line of defence; the traceback is kept
+        sys.exit(_unexpected(error))
+
+
+def _explain(error: EmbedmigError) -> int:
+    from rich.text import Text
+
+    if settings.debug:
+        traceback.print_exception(error)
+    if settings.json:
+        from embedmig.report.documents import error_document
+
+        print(error_document(error))
+    label = (
+        "interrupted" if error.exit_code == EXIT_INTERRUPTED else "closed" if error.exit_code == EXIT_NO else "error"
+    )
+    settings.err.print(Text.assemble((f"{label}: ", "bold red"), error.message), soft_wrap=True)
+    if error.hint:
+        settings.err.print(Text.assemble(("hint: ", "bold"), error.hint), soft_wrap=True)
+    return error.exit_code
+
+
+def _unexpected(error: Exception) -> int:
+    from rich.text import Text
+
+    if settings.debug:
+        traceback.print_exception(error)
+        return EXIT_FAILED
+    with tempfile.NamedTemporaryFile("w", prefix="embedmig-", suffix=".log", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    settings.err.print(Text(f"error: unexpected {type(error).__name__}: {error}"), soft_wrap=True)
+    settings.err.print(
+        Text(f"hint: the traceback is in {file.name}; please report it, or see it with --debug"), soft_wrap=True
+    )
+    return EXIT_FAILED

@@ -1,0 +1,271 @@
+"""Identity around a provider: prefixes, the door check, normalization; poison texts are found and passed by.
+
+Packing keeps requests within the provider's limits. A refused batch is halved, never sent text by text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from embedmig.embedders import Embedder
+from embedmig.embedders.prices import estimate
+from embedmig.errors import BadAnswer, EmbedderMisconfigured, InputRefused
+from embedmig.pacing import Pace
+from embedmig.types import Answer, Limits, Role, Space, Vectors
+
+T = TypeVar("T")
+
+CANARY = "a harmless sentence"
+"""Sent to tell a refused text from a refused configuration, and by :meth:`Encoder.probe`."""
+EMPTY = "the text is empty: it has no vector"
+
+
+class WrongDimension(BadAnswer):
+    """The model's vectors don't have the space's dimension; asking again would not change that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Vectors ``(n, dimensions)`` float32 in the order of the ``n`` texts; rows in ``rejected`` are undefined.
+
+    ``tokens`` is None where the provider doesn't say. ``rejected`` gives the reason a text has no vector.
+    """
+
+    vectors: Vectors
+    tokens: int | None = None
+    truncated: int = 0
+    rejected: dict[int, str] = field(default_factory=dict)
+
+
+class Encoder:
+    """Turns texts into vectors of ``space``, with ``embedder`` doing the work."""
+
+    def __init__(self, space: Space, embedder: Embedder) -> None:
+        self.space = space
+        self.embedder = embedder
+
+    @property
+    def limits(self) -> Limits:
+        """How much the provider takes at once."""
+        return self.embedder.limits
+
+    @property
+    def pace(self) -> Pace | None:
+        """How the API's limits hold the provider back, for a progress display; None for local models."""
+        return getattr(self.embedder, "pace", None)
+
+    def check(self) -> None:
+        """Raises :class:`EmbedderMisconfigured` where version or weights are not those the space pins."""
+        self.embedder.check_version()
+        found = self.embedder.weights() if self.space.weights else ""
+        if found != self.space.weights:
+            raise EmbedderMisconfigured(
+                f"{self.space.model}: the weights on disk are {found or 'none'}, the space pins {self.space.weights}",
+                hint="install the files that made the space, or make a new space for these",
+            )
+
+    async def probe(self) -> Answer:
+        """Embeds one harmless text and holds the answer to the space; vectors ``(1, dimensions)``.
+
+        Raises :class:`EmbedderMisconfigured` where the model can't make this space's vectors.
+        """
+        try:
+            encoded = await self.encode([CANARY], "document")
+        except BadAnswer as wrong:
+            raise EmbedderMisconfigured(wrong.message, hint=wrong.hint) from wrong
+        if encoded.rejected:
+            raise EmbedderMisconfigured(f"{self.space.model} gives no vector for {CANARY!r}: {encoded.rejected[0]}")
+        return Answer(encoded.vectors, encoded.tokens, encoded.truncated)
+
+    async def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
+        """Vectors for ``n`` texts of any number and length; none gives shape ``(0, dimensions)``.
+
+        Raises :class:`BadAnswer` for an answer that is wrong as a whole (twice, where asking again may help), and
+        what :meth:`~embedmig.embedders.Embedder.embed` raises. Texts at fault are in ``rejected`` instead.
+        """
+        prefix = self.space.query_prefix if role == "query" else self.space.document_prefix
+        places = [place for place, text in enumerate(texts) if text]
+        packs = list(pack([prefix + texts[place] for place in places], self.limits))
+        done = join(await together([self._embed(part, role) for part in packs], self.limits.concurrency))
+        vectors = done.vectors if done.vectors.size else np.zeros((0, self.space.dimensions), np.float32)
+        if self.space.normalize == "l2":
+            vectors = unit(vectors)
+        return spread(Encoded(vectors, done.tokens, done.truncated, done.rejected), places, len(texts))
+
+    async def _embed(self, texts: list[str], role: Role, *, canary_passed: bool = False) -> Encoded:
+        """Raw vectors for one request's worth of texts; whatever part is refused is halved until it is found."""
+        try:
+            answer = await self._ask(texts, role)
+        except InputRefused as refusal:
+            if not canary_passed:
+                await self._check_canary(role, refusal)
+            if len(texts) == 1:
+                return Encoded(np.zeros((1, self.space.dimensions), np.float32), 0, 0, {0: refusal.message})
+            middle = len(texts) // 2
+            return join(
+                [await self._embed(half, role, canary_passed=True) for half in (texts[:middle], texts[middle:])]
+            )
+        return await self._mend(texts, role, answer)
+
+    async def _ask(self, texts: list[str], role: Role) -> Answer:
+        """One answer of the right shape; one that is wrong as a whole is asked for once more, at once."""
+        try:
+            return self._shaped(await self.embedder.embed(texts, role), len(texts))
+        except WrongDimension:
+            raise
+        except BadAnswer:
+            return self._shaped(await self.embedder.embed(texts, role), len(texts))
+
+    def _shaped(self, answer: Answer, count: int) -> Answer:
+        """The answer as ``(count, dimensions)`` float32; raises :class:`BadAnswer` where it is not."""
+        vectors = np.ascontiguousarray(answer.vectors, dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != count:
+            got = f"{len(vectors)} vectors" if vectors.ndim == 2 else f"an array of shape {vectors.shape}"
+            raise BadAnswer(
+                f"{self.space.model} gave {got} for {count} texts",
+                hint="no vector of this batch was kept; the server loses or adds inputs",
+            )
+        if vectors.shape[1] != self.space.dimensions:
+            raise WrongDimension(
+                f"{self.space.model} gave vectors of {vectors.shape[1]} dimensions, {self.space.dimensions} are expected",
+                hint=f"declare dimensions={vectors.shape[1]}, or the model that gives {self.space.dimensions}",
+            )
+        return Answer(vectors, answer.tokens, answer.truncated)
+
+    async def _check_canary(self, role: Role, refusal: InputRefused) -> None:
+        """Tells poison from a wrong configuration: a server that refuses any text is wrongly configured."""
+        prefix = self.space.query_prefix if role == "query" else self.space.document_prefix
+        try:
+            await self.embedder.embed([prefix + CANARY], role)
+        except InputRefused:
+            raise EmbedderMisconfigured(
+                f"{self.space.model} refuses every text: {refusal.message}",
+                hint=refusal.hint or "check the model's name, its dimensions and the server's options",
+            ) from refusal
+
+    async def _mend(self, texts: list[str], role: Role, answer: Answer) -> Encoded:
+        """Asks once more for rows that can't be vectors, apart from the rest; what is still wrong is rejected."""
+        faults = row_faults(answer.vectors)
+        if not faults:
+            return Encoded(answer.vectors, answer.tokens, answer.truncated)
+        places = list(faults)
+        again = await self._again([texts[place] for place in places], role)
+        vectors = answer.vectors.copy()
+        vectors[places] = again.vectors
+        still = row_faults(again.vectors) | again.rejected
+        rejected = {places[row]: reason for row, reason in still.items()}
+        return Encoded(vectors, add(answer.tokens, again.tokens), answer.truncated, rejected)
+
+    async def _again(self, texts: list[str], role: Role) -> Encoded:
+        try:
+            answer = await self._ask(texts, role)
+        except InputRefused as refusal:
+            nothing = np.zeros((len(texts), self.space.dimensions), np.float32)
+            return Encoded(nothing, 0, 0, dict.fromkeys(range(len(texts)), refusal.message))
+        return Encoded(answer.vectors, answer.tokens)
+
+
+def row_faults(vectors: Vectors) -> dict[int, str]:
+    """Why rows of ``(n, d)`` can't be stored or compared: not finite, or of zero norm. Rows in order."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        suspects = np.flatnonzero(~np.isfinite(squares) | (squares < np.finfo(np.float32).tiny))
+    reasons = ((int(row), _row_fault(vectors[row])) for row in suspects)
+    return {row: reason for row, reason in reasons if reason}
+
+
+def _row_fault(row: npt.NDArray[np.float32]) -> str:
+    # In float64: a float32 square overflows or vanishes for vectors that are unusual but sound.
+    if np.isnan(row).any():
+        return "the model's vector has NaN"
+    if np.isinf(row).any():
+        return "the model's vector has an infinity"
+    return "" if np.linalg.norm(row.astype(np.float64)) > 0 else "the model's vector is zero"
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """``(n, d)`` float32 scaled to norm 1; rows that can't be are left as they are (they stand in ``rejected``)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        for row in np.flatnonzero(~np.isfinite(norms) | (norms < 1e-18)):
+            norms[row] = 1.0
+            wide = vectors[row].astype(np.float64)
+            length = np.linalg.norm(wide)
+            if np.isfinite(length) and length > 0:
+                vectors[row] = wide / length
+        return np.ascontiguousarray(vectors / norms[:, None], dtype=np.float32)
+
+
+def pack(texts: Sequence[str], limits: Limits) -> Iterator[list[str]]:
+    """Cuts ``texts`` into requests of at most ``batch_size`` texts and ``tokens_per_request`` estimated tokens."""
+    if limits.tokens_per_request is None:
+        yield from (list(texts[start : start + limits.batch_size]) for start in range(0, len(texts), limits.batch_size))
+        return
+    request: list[str] = []
+    tokens = 0
+    for text in texts:
+        size = estimate(text)
+        if request and (len(request) == limits.batch_size or tokens + size > limits.tokens_per_request):
+            yield request
+            request, tokens = [], 0
+        request.append(text)
+        tokens += size
+    if request:
+        yield request
+
+
+def join(parts: Sequence[Encoded]) -> Encoded:
+    """The parts one after the other, their rejected rows renumbered."""
+    if len(parts) == 1:
+        return parts[0]
+    rejected: dict[int, str] = {}
+    tokens: int | None = 0
+    before = 0
+    for part in parts:
+        rejected |= {before + row: reason for row, reason in part.rejected.items()}
+        tokens = add(tokens, part.tokens)
+        before += len(part.vectors)
+    vectors = np.concatenate([part.vectors for part in parts]) if parts else np.zeros((0, 0), np.float32)
+    return Encoded(vectors, tokens, sum(part.truncated for part in parts), rejected)
+
+
+def spread(done: Encoded, places: list[int], count: int) -> Encoded:
+    """Puts the rows of ``done`` back to their ``places`` among ``count`` texts; the others were empty."""
+    if len(places) == count:
+        return done
+    vectors = np.zeros((count, done.vectors.shape[1]), np.float32)
+    vectors[places] = done.vectors
+    rejected = dict.fromkeys(sorted(set(range(count)) - set(places)), EMPTY)
+    rejected |= {places[row]: reason for row, reason in done.rejected.items()}
+    return Encoded(vectors, done.tokens, done.truncated, rejected)
+
+
+def add(one: int | None, other: int | None) -> int | None:
+    """The sum; None where either is unknown."""
+    return None if one is None or other is None else one + other
+
+
+async def together(work: Sequence[Coroutine[Any, Any, T]], concurrency: int) -> list[T]:
+    """The results in order, at most ``concurrency`` at once; the first failure cancels the rest and is raised."""
+    room = asyncio.Semaphore(concurrency)
+
+    async def one(part: Coroutine[Any, Any, T]) -> T:
+        async with room:
+            return await part
+
+    tasks = [asyncio.ensure_future(one(part)) for part in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for part in work:
+            part.close()  # those that never began
+        raise

@@ -1,0 +1,272 @@
+"""OpenAI's embeddings API, and every server that speaks it (vLLM, TEI, Ollama, …): set ``base_url``.
+
+The official client, without its own retries (``max_retries=0``): :mod:`embedmig.pacing` is the one place that paces.
+Answers are asked for in base64 and read raw, which costs less than half the CPU of the client's parsed objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from binascii import Error as Base64Error
+from binascii import a2b_base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedmig.embedders.prices import estimate_tokens
+from embedmig.embedders.settings import EmbedderSettings
+from embedmig.errors import (
+    BadAnswer,
+    EmbedderMisconfigured,
+    EmbedderUnavailable,
+    InputRefused,
+)
+from embedmig.pacing import Fault, Pace, Pacer, Policy, Refused, StillFailing, Transient, retry_after
+from embedmig.types import Answer, Limits, Role, Space, Vectors
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
+OPENAI = "https://api.openai.com/v1"
+MAX_INPUTS, MAX_TOKENS_PER_REQUEST, MAX_TOKENS_PER_TEXT = 2048, 300_000, 8192
+"""https://developers.openai.com/api/reference/resources/embeddings/methods/create"""
+BATCH_SIZE = 256
+CONCURRENCY = 16
+TAKES_DIMENSIONS = ("text-embedding-3-",)
+"""Models that cut their vectors on request; others answer 400 to ``dimensions``, or ignore it."""
+CANARY = "a harmless sentence"
+
+
+def create(space: Space, settings: EmbedderSettings) -> OpenAIEmbedder:
+    """The embedder for ``openai/NAME``; raises ``EmbedderMisconfigured`` without a key where one is needed."""
+    return OpenAIEmbedder(space, settings)
+
+
+class OpenAIEmbedder:
+    """One client, made in the event loop that uses it, and one pacer for all its requests."""
+
+    def __init__(self, space: Space, settings: EmbedderSettings, pacer: Pacer | None = None) -> None:
+        if settings.api_key is None and settings.base_url is None:
+            raise EmbedderMisconfigured(
+                "no API key for OpenAI",
+                hint='in embedmig.toml: [embedders.openai] api_key = "env:OPENAI_API_KEY"; and set that variable',
+            )
+        self._space, self._settings = space, settings
+        self.limits = Limits(
+            min(settings.batch_size or BATCH_SIZE, MAX_INPUTS),
+            settings.concurrency or CONCURRENCY,
+            MAX_TOKENS_PER_REQUEST,
+            MAX_TOKENS_PER_TEXT,
+        )
+        self._pacer = pacer or Pacer(
+            concurrency=self.limits.concurrency,
+            requests_per_minute=settings.requests_per_minute,
+            tokens_per_minute=settings.tokens_per_minute,
+            policy=Policy(give_up_after=settings.give_up_after),
+        )
+        self._client: AsyncOpenAI | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def pace(self) -> Pace:
+        """How the API's limits hold it back."""
+        return self._pacer.state
+
+    async def embed(self, texts: list[str], role: Role) -> Answer:
+        """Raw vectors ``(n, d)`` in the order of ``texts``, and the tokens billed. At most 2,048 texts."""
+        while True:
+            try:
+                return await self._paced(texts)
+            except StillFailing as failure:
+                if await self._answers_at_once():
+                    reason = f"the server fails on it every time ({failure}) and answers other texts"
+                    raise InputRefused(self._clean(reason)) from failure
+
+    async def _paced(self, texts: list[str]) -> Answer:
+        estimated = estimate_tokens(texts)
+        answer = await self._pacer.run(lambda: self._request(texts), estimated)
+        if answer.tokens is not None:
+            self._pacer.settle(estimated, answer.tokens)
+        return answer
+
+    async def _answers_at_once(self) -> bool:
+        """Whether the API is well while one batch keeps failing; where it was down, waits until it is back."""
+        asked = 0
+
+        async def ask() -> None:
+            nonlocal asked
+            asked += 1
+            await self._request([CANARY])
+
+        await self._pacer.run(ask, 1, patient=True)
+        return asked == 1
+
+    async def _request(self, texts: list[str]) -> Answer:
+        import openai
+
+        options: dict[str, Any] = {"dimensions": self._space.dimensions} if self._cuts() else {}
+        try:
+            raw = await self._connected().embeddings.with_raw_response.create(
+                # Texts in extra_body replace ``input``: as an argument, the client walks through every one of them,
+                # which costs as much CPU as all the rest.
+                input=[],
+                extra_body={"input": texts},
+                model=self._space.name,
+                encoding_format="base64",
+                **options,
+            )
+        except openai.APITimeoutError as error:
+            raise Fault(f"no answer within {self._settings.timeout:g} s") from error
+        except openai.APIConnectionError as error:
+            raise self._connection_error(error) from error
+        except openai.APIStatusError as error:
+            raise self._status_error(error) from error
+        except UnicodeEncodeError as error:
+            raise InputRefused("the text has a lone surrogate and can't be sent as UTF-8") from error
+        return decode(raw.content, len(texts))
+
+    def _cuts(self) -> bool:
+        return self._space.name.startswith(TAKES_DIMENSIONS)
+
+    def _connected(self) -> AsyncOpenAI:
+        """The client of the running loop: its connections can't be used from another."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            from openai import AsyncOpenAI
+
+            settings = self._settings
+            self._client = AsyncOpenAI(
+                api_key=settings.api_key or "none",  # a server of one's own may take no key; the client wants one
+                base_url=settings.base_url or OPENAI,
+                timeout=settings.timeout,
+                max_retries=0,
+            )
+            self._loop = loop
+        return self._client
+
+    def _connection_error(self, error: Exception) -> Exception:
+        cause = error.__cause__
+        detail = f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else str(error)
+        return Fault(self._clean(f"connection to {self._where()}: {detail}"))
+
+    def _status_error(self, error: APIStatusError) -> Exception:
+        """What an HTTP status means here: wait, give up, or look at the texts."""
+        status = error.status_code
+        if status in (401, 403, 404) or (status < 500 and status not in (400, 408, 409, 413, 422, 425, 429)):
+            return self._misconfigured(status, error)
+        if status in (400, 413, 422):
+            return InputRefused(f"HTTP {status}: {self._said(error)}")
+        if error.code == "insufficient_quota":
+            return EmbedderUnavailable(
+                f"{self._where()}: the account's quota is used up",
+                hint="see the account's plan and billing; then run the same command again",
+            )
+        return self._transient(status, error)
+
+    def _transient(self, status: int, error: APIStatusError) -> Transient:
+        kind = Refused if status in (429, 503) else Fault
+        return kind(f"HTTP {status}: {self._said(error)}", retry_after(error.response.headers, time.time()))
+
+    def _misconfigured(self, status: int, error: APIStatusError) -> EmbedderMisconfigured:
+        where = f"{self._where()} answered HTTP {status}"
+        if status == 401:  # its message repeats part of the key: not shown
+            had = "the key it was given" if self._settings.api_key else "a request without a key"
+            return EmbedderMisconfigured(
+                f"{where}: it does not accept {had}",
+                hint="check api_key under [embedders.openai] and the variable it names",
+            )
+        hint = {
+            403: "the key is valid but may not use this model or endpoint: check the project's permissions",
+            404: f"check the model's name {self._space.name!r} and base_url, which usually ends in /v1",
+        }
+        return EmbedderMisconfigured(f"{where}: {self._said(error)}", hint=hint.get(status, "check base_url"))
+
+    def _where(self) -> str:
+        from urllib.parse import urlsplit
+
+        return urlsplit(self._settings.base_url or OPENAI).hostname or "the API"
+
+    def _said(self, error: APIStatusError) -> str:
+        body = error.body
+        said = body.get("message") if isinstance(body, dict) else None
+        return self._clean(str(said or error.message or "no reason given"))
+
+    def _clean(self, text: str) -> str:
+        """One short line without the key in it."""
+        if self._settings.api_key:
+            text = text.replace(self._settings.api_key, "***")
+        line = " ".join(text.split())
+        return line if len(line) <= 300 else line[:299] + "…"
+
+    def count_tokens(self, texts: Sequence[str]) -> int | None:
+        """None: the tokenizer would have to be downloaded; the API bills what it says in ``usage``."""
+        return None
+
+    def weights(self) -> str:
+        """No files here."""
+        return ""
+
+    def check_version(self) -> None:
+        """An API does not say which weights are behind a name: nothing to hold the version to."""
+
+    async def aclose(self) -> None:
+        """Closes the connections, where they belong to this loop."""
+        client, self._client = self._client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.close()
+
+
+def decode(body: bytes, count: int) -> Answer:
+    """The vectors ``(n, d)`` of an answer in the order of ``index``; raises :class:`BadAnswer`.
+
+    ``n`` is what the server sent, which may not be ``count``: the caller checks. Indices must be 0 to n-1, once each.
+    """
+    try:
+        answer = json.loads(body)
+        rows = answer["data"]
+        indices = [row["index"] for row in rows]
+        vectors = [row["embedding"] for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadAnswer(
+            f"the answer is not an embeddings response: {body[:120]!r}",
+            hint="check that base_url is an OpenAI-compatible server",
+        ) from error
+    if len(rows) == count and indices != list(range(count)):
+        vectors = reorder(vectors, indices)
+    return Answer(to_array(vectors), _tokens(answer))
+
+
+def reorder(vectors: list[Any], indices: list[Any]) -> list[Any]:
+    """Vectors in the order of their indices; raises :class:`BadAnswer` unless each index is there once."""
+    ordered: dict[int, Any] = dict(zip(indices, vectors, strict=True))
+    if set(ordered) != set(range(len(vectors))):
+        twice = sorted({index for index in indices if indices.count(index) > 1}, key=str)
+        missing = sorted(set(range(len(vectors))) - set(ordered))
+        raise BadAnswer(
+            f"the answer's indices are wrong: {twice[:5]} more than once, {missing[:5]} missing",
+            hint="no vector of this batch was kept; which text each belongs to is not known",
+        )
+    return [ordered[index] for index in range(len(vectors))]
+
+
+def to_array(vectors: list[Any]) -> Vectors:
+    """``(n, d)`` float32 from base64 strings of little-endian float32, or from lists of numbers."""
+    try:
+        if vectors and all(isinstance(vector, str) for vector in vectors):
+            raw = [a2b_base64(vector) for vector in vectors]
+            if len({len(piece) for piece in raw}) > 1:
+                raise ValueError("their lengths differ")
+            return np.frombuffer(b"".join(raw), dtype="<f4").reshape(len(raw), -1).astype(np.float32, copy=False)
+        array = np.asarray(vectors, dtype=np.float32)  # the server ignores encoding_format; null reads as NaN
+    except (ValueError, TypeError, Base64Error) as error:
+        raise BadAnswer(f"the answer's vectors can't be read: {error}") from error
+    return array if array.ndim == 2 else array.reshape(len(vectors), -1)
+
+
+def _tokens(answer: dict[str, Any]) -> int | None:
+    usage = answer.get("usage")
+    tokens = usage.get("total_tokens", usage.get("prompt_tokens")) if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) else None

@@ -1,0 +1,53 @@
+"""What embedding costs: tokens estimated from characters, dollars from a dated table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from embedmig.embedders.settings import EmbedderSettings
+from embedmig.types import Space
+
+PRICES_OF = "2026-11"
+"""When the table was last compared with https://developers.openai.com/api/docs/pricing."""
+
+USD_PER_MILLION_TOKENS = {
+    "openai/text-embedding-3-small": 0.02,
+    "openai/text-embedding-3-large": 0.13,
+    "openai/text-embedding-ada-002": 0.10,
+}
+LOCAL_PROVIDERS = frozenset({"wordllama", "sentence-transformers"})
+BYTES_PER_TOKEN = 3
+"""Byte-pair tokenizers make about four bytes of English a token, and about three of most other text."""
+
+
+def price(space: Space, settings: EmbedderSettings | None = None) -> float | None:
+    """USD per million tokens: the configured price, else the table's; None where it is not known, never a guess.
+
+    A model behind a ``base_url`` of one's own has no list price, whatever its name.
+    """
+    if settings is not None and settings.price is not None:
+        return settings.price
+    if space.provider in LOCAL_PROVIDERS:
+        return 0.0
+    if settings is not None and settings.base_url is not None:
+        return None
+    return USD_PER_MILLION_TOKENS.get(space.model)
+
+
+def cost(space: Space, tokens: int | None, settings: EmbedderSettings | None = None) -> float | None:
+    """USD for ``tokens``; None where the price or the count is unknown."""
+    per_million = price(space, settings)
+    if per_million == 0.0:
+        return 0.0
+    return None if per_million is None or tokens is None else tokens * per_million / 1_000_000
+
+
+def estimate_tokens(texts: Iterable[str]) -> int:
+    """Tokens guessed from UTF-8 bytes, on the high side for English; for planning and packing, never for a bill."""
+    return sum(estimate(text) for text in texts)
+
+
+def estimate(text: str) -> int:
+    """Tokens of one text, guessed as :func:`estimate_tokens` does; at least 1."""
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return size // BYTES_PER_TOKEN + 1

@@ -1,0 +1,33 @@
+"""How to reach a provider: the ``[embedders.NAME]`` table of the configuration, never part of a fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderSettings:
+    """Operation, not identity: all of it may change any day without changing one vector.
+
+    ``api_key`` is the resolved secret and is left out of ``repr``. ``timeout`` is seconds a request. ``max_cost`` is
+    USD a run and ``price`` USD per million tokens (it overrides the table in :mod:`embedmig.embedders.prices`).
+    ``models`` maps a model's name to where it lies on disk: a path, or ``package:NAME/sub/dir`` inside an installed
+    package. ``path`` is put on ``sys.path`` for the ``python`` provider. ``give_up_after`` is how many seconds an API
+    may go without one success before a run ends.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    base_url: str | None = None
+    concurrency: int | None = None
+    batch_size: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_cost: float | None = None
+    timeout: float = 60.0
+    price: float | None = None
+    device: str | None = None
+    dtype: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    path: str | None = None
+    give_up_after: float = 300.0

@@ -1,0 +1,141 @@
+"""Every error that embedmig raises on purpose: what went wrong, why, and how to mend it.
+
+One tree. The docstring of a class is its default message; ``hint`` is the mend and is printed last; ``exit_code``
+is what the process ends with. Nothing here knows a terminal.
+"""
+
+from __future__ import annotations
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NO = 3
+EXIT_LOCKED = 4
+EXIT_INTERRUPTED = 130
+
+
+class EmbedmigError(Exception):
+    """embedmig failed."""
+
+    exit_code: int = EXIT_FAILED
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        self.message = message or (type(self).__doc__ or "").strip().split("\n")[0]
+        self.hint = hint
+        super().__init__(self.message)
+
+
+# --- 2: usage or configuration, nothing touched ---------------------------------------------------------------
+
+
+class UsageError(EmbedmigError):
+    """The command can't be carried out as it was given."""
+
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(UsageError):
+    """The configuration is not valid."""
+
+
+class ScriptError(UsageError):
+    """A migration script can't be read."""
+
+
+class GraphError(UsageError):
+    """The revision graph is not sound."""
+
+
+class UnknownTarget(UsageError):
+    """No revision has that name."""
+
+
+class MissingExtra(UsageError):
+    """An optional package is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed", hint=f'pip install "embedmig[{extra}]"')
+
+
+class PlanError(UsageError):
+    """The plan is not valid; nothing was changed."""
+
+
+class SourceError(PlanError):
+    """The source table can't be used."""
+
+
+class DatabaseUnavailable(UsageError):
+    """The database can't be reached."""
+
+
+class DatabaseUnsuitable(UsageError):
+    """The database lacks something that embedmig needs."""
+
+
+# --- 1: began and failed --------------------------------------------------------------------------------------
+
+
+class DatabaseFailed(EmbedmigError):
+    """The database failed in the middle of the run; what was committed is kept."""
+
+
+class RunSuperseded(EmbedmigError):
+    """The lock of this run was lost, or another run took over; this one stopped without writing further."""
+
+
+class CutoverBlocked(EmbedmigError):
+    """The alias could not be locked in the time given; nothing was flipped."""
+
+
+class AliasMoved(EmbedmigError):
+    """The alias does not point at the version this flip started from; nothing was flipped."""
+
+
+class EmbedderError(EmbedmigError):
+    """The embedding model failed."""
+
+
+class EmbedderMisconfigured(EmbedderError):
+    """The embedding model can't be used as it is configured: key, name, endpoint or dimensions."""
+
+    exit_code = EXIT_USAGE
+
+
+class EmbedderUnavailable(EmbedderError):
+    """The embedding model did not answer, however often it was asked."""
+
+
+class InputRefused(EmbedderError):
+    """The model refused these texts (not the request as such). The batch is split to find the one."""
+
+
+class BadAnswer(EmbedderError):
+    """The model's answer is not usable: wrong count, order or dimension, or numbers that are not finite."""
+
+
+# --- 3: ran well, the answer is no ----------------------------------------------------------------------------
+
+
+class AnswerIsNo(EmbedmigError):
+    """The answer is no."""
+
+    exit_code = EXIT_NO
+
+
+class GateClosed(AnswerIsNo):
+    """The gate is closed; nothing was flipped."""
+
+
+# --- 4 and 130 ------------------------------------------------------------------------------------------------
+
+
+class LockHeld(EmbedmigError):
+    """Another run holds the lock."""
+
+    exit_code = EXIT_LOCKED
+
+
+class Interrupted(EmbedmigError):
+    """Interrupted; nothing is lost."""
+
+    exit_code = EXIT_INTERRUPTED

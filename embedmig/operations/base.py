@@ -1,0 +1,251 @@
+"""What every operation is: validated against a plan, estimated, printed as SQL where it is SQL, and run.
+
+There are two kinds. A *transactional* one is applied in one transaction, and its journal entry commits with it. An
+*online* one takes its time in steps of its own; it may be started again at any point and finds by itself what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from psycopg import sql
+
+from embedmig import source as sources
+from embedmig.config import Config
+from embedmig.db import Connection, Database
+from embedmig.embedders import create
+from embedmig.embedders.encoder import Encoder
+from embedmig.errors import EmbedderMisconfigured, PlanError
+from embedmig.events import Event
+from embedmig.ledger import Ledger
+from embedmig.registry import Registry, SpaceRecord
+from embedmig.source import Source
+from embedmig.stores import Store, open_store
+from embedmig.types import Estimate, Space, Verdict, fingerprint
+
+
+@dataclass
+class Site:
+    """Where a run takes place: configuration, database, ledger and registry, and the sources looked up so far."""
+
+    config: Config
+    database: Database
+    ledger: Ledger
+    registry: Registry
+    _sources: dict[str, Source] = field(default_factory=dict)
+
+    def source(self, conn: Connection, collection: str) -> Source:
+        """The collection's table; looked up once a run. Raises :class:`SourceError`, :class:`ConfigError`."""
+        if collection not in self._sources:
+            self._sources[collection] = sources.resolve(conn, self.config.collection(collection))
+        return self._sources[collection]
+
+    def store(self, conn: Connection, record: SpaceRecord) -> Store:
+        """The vectors of a registered space."""
+        return open_store(self.source(conn, record.collection), record)
+
+    def encoder(self, space: Space, pinned: str = "") -> Encoder:
+        """The model of a space, within its configuration; ``pinned`` is the hash of the weights that made its vectors.
+
+        Raises :class:`EmbedderMisconfigured` where the model can't be had, or has other weights than it had.
+        """
+        embedder = create(space, self.config.settings(space.provider))
+        found = embedder.weights()
+        for expected, origin in (
+            (pinned, "the vectors in the database were made with"),
+            (space.weights, "the script pins"),
+        ):
+            if expected and expected != found:
+                raise EmbedderMisconfigured(
+                    f"{space.model}: {origin} weights {expected[:19]}…, but here are {found[:19] or 'none'}…",
+                    hint="install the same model files, or migrate to the new ones under a new version",
+                )
+        return Encoder(space, embedder)
+
+    def probe(self, space: Space, pinned: str = "", *, created: bool) -> str:
+        """Embeds one harmless text, so that a wrong key, name or dimension is found before anything is changed.
+
+        Returns the hash of the model's weights. ``created``: the space is there already, and its version was checked.
+        """
+        encoder = self.encoder(space, pinned)
+
+        async def ask() -> None:
+            try:
+                await encoder.probe()
+            finally:
+                await encoder.embedder.aclose()
+
+        if not created:
+            encoder.embedder.check_version()
+        asyncio.run(ask())
+        return encoder.embedder.weights()
+
+
+@dataclass
+class PlannedSpace:
+    """A space as it will be at some point of the plan; ``record`` is None while only the plan knows it."""
+
+    space: Space
+    record: SpaceRecord | None = None
+    has_vectors: bool = False
+    revision: str = ""
+
+
+@dataclass
+class Plan:
+    """The state that the plan will have reached; validation of each operation moves it on.
+
+    ``offline`` leaves the models alone: a dry run calls none.
+    """
+
+    site: Site
+    conn: Connection
+    revision: str = ""
+    offline: bool = False
+    spaces: dict[tuple[str, str], PlannedSpace] = field(default_factory=dict)
+    aliases: dict[str, str | None] = field(default_factory=dict)
+
+    def source(self, collection: str) -> Source:
+        """The collection's table."""
+        return self.site.source(self.conn, collection)
+
+    def expect(self, collection: str, version: str) -> PlannedSpace:
+        """The space that an operation needs to be there by then. Raises :class:`PlanError`."""
+        planned = self.spaces.get((collection, version))
+        if planned is None:
+            known = ", ".join(tag for name, tag in self.spaces if name == collection) or "none"
+            raise PlanError(
+                f"collection {collection!r} has no space {version} at this point",
+                hint=f"known: {known}; op.create_space(…) makes one",
+            )
+        if planned.record and planned.record.state == "retired":
+            raise PlanError(
+                f"space {version} of {collection!r} is retired: its vectors are gone",
+                hint="create it anew under another version, which embeds the collection again",
+            )
+        return planned
+
+    def claim(self, space: Space, *, adopted: bool) -> PlannedSpace:
+        """Notes that a space is made here. Raises :class:`PlanError` if its tag already means something else."""
+        planned = self.spaces.get((space.collection, space.tag))
+        if planned and planned.record:
+            self._refuse_other_fingerprint(planned.record, space)
+            if planned.record.state == "retired":
+                self.expect(space.collection, space.tag)
+            if planned.record.adopted != adopted:
+                raise PlanError(f"space {space.tag} of {space.collection!r} is there already, made in another way")
+        elif planned and planned.space != space:
+            raise PlanError(f"two spaces of {space.collection!r} have the tag {space.tag} and differ", hint=VARIANT)
+        return self.spaces.setdefault((space.collection, space.tag), PlannedSpace(space, revision=self.revision))
+
+    def _refuse_other_fingerprint(self, record: SpaceRecord, space: Space) -> None:
+        wanted = fingerprint(space, self.text_columns(space.collection))
+        if record.fingerprint != wanted:
+            raise PlanError(
+                f"tag {space.tag} of {space.collection!r} has another fingerprint in the database: {differences(record, space, self)}",
+                hint=VARIANT,
+            )
+
+    def text_columns(self, collection: str) -> tuple[str, ...]:
+        """The columns whose joined text is embedded."""
+        return tuple(column.name for column in self.source(collection).text)
+
+
+VARIANT = 'two configurations need two tags: give one of them variant="…" or another version'
+
+
+def differences(record: SpaceRecord, space: Space, plan: Plan) -> str:
+    """In which fields a space differs from the one registered under its tag."""
+    from embedmig.registry import definition_of
+
+    before, now = dict(record.definition), definition_of(space)
+    before["text"], now["text"] = list(record.text_columns), list(plan.text_columns(space.collection))
+    return "; ".join(
+        f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in now if before.get(name) != now[name]
+    )
+
+
+@dataclass
+class Run:
+    """A run under way: everything an operation needs to do its work, and how it says how far it is.
+
+    ``aliases`` is what each alias showed when the plan was made, moved on by every flip: the other half of compare-and-set.
+    """
+
+    site: Site
+    conn: Connection
+    attempt: int
+    revision: str
+    report: Callable[[Event], None]
+    stop: threading.Event
+    guard: Callable[[], None]
+    aliases: dict[str, str | None]
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def record(self, collection: str, version: str) -> SpaceRecord:
+        """The registered space; validation has seen to it that there is one."""
+        record = self.site.registry.space(self.conn, collection, version)
+        if record is None:
+            raise PlanError(f"space {version} of {collection!r} is not registered")
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One step of a script. Subclasses say what it is; see the module's docstring for the two kinds."""
+
+    kind: ClassVar[str]
+    repeats: ClassVar[bool] = False  # asked again on every run, although an earlier attempt finished it
+
+    @property
+    def transactional(self) -> bool:
+        """Which of the two kinds it is."""
+        return True
+
+    def describe(self) -> str:
+        """One line for people."""
+        raise NotImplementedError
+
+    def validate(self, plan: Plan) -> None:
+        """Refuses what can't work, before anything is changed, and moves the plan on. Raises :class:`PlanError`."""
+        raise NotImplementedError
+
+    def estimate(self, plan: Plan) -> Estimate:
+        """What it would take."""
+        return Estimate()
+
+    def sql(self, plan: Plan) -> list[sql.Composable] | str:
+        """Its statements; or, in words, why there are none."""
+        return "not SQL"
+
+    def apply(self, run: Run, conn: Connection) -> str:
+        """Transactional: does it inside the transaction of ``conn``; returns the outcome in a few words."""
+        raise NotImplementedError
+
+    def run(self, run: Run) -> str:
+        """Online: does it; returns the outcome in a few words."""
+        raise NotImplementedError
+
+    def undo(self, before: str | None) -> tuple[Operation, ...]:
+        """What takes it back, where that means anything. ``before`` is the version that the alias showed."""
+        return ()
+
+
+def tag_of(space: Space | str) -> str:
+    """The version that a script means, which names it by its space or by its tag."""
+    return space.tag if isinstance(space, Space) else space
+
+
+def collection_of(space: Space | str, collection: str | None) -> str:
+    """The collection that a script means. Raises :class:`PlanError` where a bare tag leaves it open."""
+    if isinstance(space, Space):
+        if collection not in (None, space.collection):
+            raise PlanError(f"the space is of collection {space.collection!r}, not {collection!r}")
+        return space.collection
+    if collection is None:
+        raise PlanError(f"the tag {space!r} doesn't say of which collection", hint='add collection="…"')
+    return collection

@@ -1,0 +1,77 @@
+"""create_space: a table for the vectors, and the configuration that makes them, written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from psycopg import sql
+
+from embedmig import source as sources
+from embedmig.db import Connection
+from embedmig.errors import PlanError
+from embedmig.operations.base import Operation, Plan, Run
+from embedmig.registry import SpaceRecord, definition_of
+from embedmig.source import Source
+from embedmig.stores.pgvector import RESERVED, PgvectorStore, table_name
+from embedmig.types import Space, fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSpace(Operation):
+    """See the module."""
+
+    kind: ClassVar[str] = "create_space"
+    space: Space
+
+    def describe(self) -> str:
+        """One line."""
+        return f"create space {self.space.tag} of {self.space.collection}"
+
+    def validate(self, plan: Plan) -> None:
+        """Table, columns and key must be there, the tag free or its own, and the model must answer."""
+        source = plan.source(self.space.collection)
+        refuse_reserved(source)
+        sources.check_key(plan.conn, source)
+        planned = plan.claim(self.space, adopted=False)
+        if not plan.offline:
+            created = planned.record is not None
+            plan.site.probe(self.space, planned.record.weights if planned.record else "", created=created)
+
+    def sql(self, plan: Plan) -> list[sql.Composable] | str:
+        """The table; the registry's entry is embedmig's own business."""
+        source = plan.source(self.space.collection)
+        return [PgvectorStore(source, draft(self.space, source, plan.site.database.schema, plan.revision, "")).create()]
+
+    def apply(self, run: Run, conn: Connection) -> str:
+        """Registers the space and makes its table, both or neither."""
+        if run.site.registry.space(conn, self.space.collection, self.space.tag):
+            return "was there"
+        source = run.site.source(conn, self.space.collection)
+        weights = run.site.encoder(self.space).embedder.weights()
+        record = draft(self.space, source, run.site.database.schema, run.revision, weights)
+        conn.execute(PgvectorStore(source, record).create())
+        run.site.registry.add_space(conn, record)
+        return f"table {record.table_schema}.{record.table_name}"
+
+
+def draft(space: Space, source: Source, schema: str, revision: str, weights: str) -> SpaceRecord:
+    """The registry's entry of a space that is about to be made."""
+    text = tuple(column.name for column in source.text)
+    mark = fingerprint(space, text)
+    return SpaceRecord(
+        id=0, collection=space.collection, version=space.tag, fingerprint=mark, revision=revision, state="building",
+        adopted=False, table_schema=schema, table_name=table_name(space, mark), embedding_column="embedding",
+        version_column="version", writer="embedmig", definition=definition_of(space), text_columns=text, weights=weights,
+        resume_after=None, state_since=None,
+    )  # fmt: skip
+
+
+def refuse_reserved(source: Source) -> None:
+    """A key column can't have the name of a column that every space has."""
+    taken = [column.name for column in source.key if column.name in RESERVED]
+    if taken:
+        raise PlanError(
+            f"key column {taken[0]!r} of {source.collection.table} has a name that spaces use themselves",
+            hint=f"rename it in the table; spaces have {', '.join(RESERVED)}",
+        )

@@ -1,0 +1,83 @@
+"""flip_alias: the only moment at which reads change. View, registry and ledger move in one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from psycopg import sql
+
+from embedmig import aliases
+from embedmig.db import Connection, ident
+from embedmig.errors import AliasMoved, PlanError
+from embedmig.operations.base import Operation, Plan, Run
+
+
+@dataclass(frozen=True, slots=True)
+class FlipAlias(Operation):
+    """See the module. ``version`` None takes the alias away and keeps the vectors."""
+
+    kind: ClassVar[str] = "flip_alias"
+    collection: str
+    version: str | None
+
+    def describe(self) -> str:
+        """One line."""
+        if self.version is None:
+            return f"remove the alias of {self.collection}; the vectors stay"
+        return f"flip the alias of {self.collection} to {self.version}"
+
+    def validate(self, plan: Plan) -> None:
+        """The version must be there by then, and the alias's name free or the alias's own."""
+        source = plan.source(self.collection)
+        aliases.refuse_foreign(plan.conn, plan.site.registry, source)
+        if self.version is not None:
+            planned = plan.expect(self.collection, self.version)
+            if not planned.has_vectors:
+                raise PlanError(
+                    f"flip_alias: {self.version} would be shown before anything has filled it",
+                    hint="op.backfill(…) and op.gate(…) come first",
+                )
+        plan.aliases[self.collection] = self.version
+
+    def sql(self, plan: Plan) -> list[sql.Composable] | str:
+        """The view; for a space that isn't there yet, its query stands on a table that create_space will make."""
+        source = plan.source(self.collection)
+        schema, name = aliases.alias_name(source)
+        if self.version is None:
+            return [sql.SQL("drop view {}").format(ident(schema, name))]
+        planned = plan.expect(self.collection, self.version)
+        from embedmig.operations.create_space import draft
+        from embedmig.stores import open_store
+
+        record = planned.record or draft(planned.space, source, plan.site.database.schema, plan.revision, "")
+        return [aliases.view_statement(source, open_store(source, record), replace=True)]
+
+    def apply(self, run: Run, conn: Connection) -> str:
+        """Compare and set: if the alias moved since the plan was made, nothing happens."""
+        site = run.site
+        source = site.source(conn, self.collection)
+        current = site.registry.alias(conn, self.collection, lock=True)
+        showing = current.version if current else None
+        if showing == self.version and current is not None:
+            return "shows it already"
+        if showing != run.aliases.get(self.collection):
+            raise AliasMoved(
+                f"the alias of {self.collection} shows {showing}, not {run.aliases.get(self.collection)} as when this run began",
+                hint="look at embedmig status, then run the same command again",
+            )
+        if self.version is None:
+            aliases.remove(conn, site.registry, source)
+            return "removed"
+        record = site.registry.space(conn, self.collection, self.version)
+        if record is None or record.state == "retired":
+            raise AliasMoved(f"{self.version} is no longer there to be shown; nothing was flipped")
+        aliases.point(conn, site.registry, source, site.store(conn, record), record)
+        return f"{showing or 'nothing'} → {self.version}"
+
+    def undo(self, before: str | None) -> tuple[Operation, ...]:
+        """Back to what was shown before, behind a gate of its own."""
+        from embedmig.operations.gate import Gate
+
+        gate = () if before is None else (Gate(self.collection, before),)
+        return (*gate, FlipAlias(self.collection, before))

@@ -1,0 +1,114 @@
+"""``op``: what a script calls. It records frozen operations and touches nothing.
+
+That is what makes dry runs, validation of the whole plan, estimates, linting and stable resume points possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+from embedmig.errors import PlanError, ScriptError
+from embedmig.operations.adopt_space import AdoptSpace
+from embedmig.operations.backfill import BackfillSpace
+from embedmig.operations.base import Operation, collection_of, tag_of
+from embedmig.operations.create_index import CreateIndex
+from embedmig.operations.create_space import CreateSpace
+from embedmig.operations.execute import Execute
+from embedmig.operations.flip_alias import FlipAlias
+from embedmig.operations.gate import Gate
+from embedmig.types import Space
+
+_recorded: ContextVar[list[Operation] | None] = ContextVar("recorded", default=None)
+
+
+def record(function: Callable[[], object]) -> tuple[Operation, ...]:
+    """Calls ``upgrade`` or ``downgrade`` of a script and returns what it asked for, in order."""
+    with _recording() as operations:
+        function()
+    return tuple(operations)
+
+
+@contextmanager
+def _recording() -> Iterator[list[Operation]]:
+    operations: list[Operation] = []
+    token = _recorded.set(operations)
+    try:
+        yield operations
+    finally:
+        _recorded.reset(token)
+
+
+def _add(operation: Operation) -> None:
+    operations = _recorded.get()
+    if operations is None:
+        raise ScriptError(
+            f"op.{operation.kind} was called outside upgrade() and downgrade()",
+            hint="operations belong into those functions",
+        )
+    operations.append(operation)
+
+
+class _Op:
+    """The operations a script may ask for. Each call records one; nothing happens until the plan is run."""
+
+    def create_space(self, space: Space) -> None:
+        """Makes the table for a space's vectors and registers its configuration."""
+        _add(CreateSpace(space))
+
+    def adopt_space(
+        self, space: Space, *, table: str, column: str, version_column: str = "embedding_version",
+        writer: Literal["application", "embedmig"] = "application",
+    ) -> None:  # fmt: skip
+        """Registers vectors that stand in a column of the source table, and tags every existing row with their version.
+
+        ``writer`` says who writes new vectors there from now on; the application must set the version too.
+        """
+        _add(AdoptSpace(space, table, column, version_column, writer))
+
+    def backfill(self, space: Space) -> None:
+        """Embeds every eligible row that the space lacks."""
+        _add(BackfillSpace(space))
+
+    def create_index(
+        self,
+        space: Space,
+        *,
+        m: int = 16,
+        ef_construction: int = 64,
+        maintenance_work_mem: str | None = None,
+        workers: int | None = None,
+    ) -> None:
+        """Builds the space's HNSW index. ``m`` and ``ef_construction`` are pgvector's; memory and workers are chosen
+        by the size of the space unless given.
+        """
+        _add(CreateIndex(space, m, ef_construction, maintenance_work_mem, workers))
+
+    def gate(
+        self,
+        space: Space | str,
+        *,
+        collection: str | None = None,
+        completeness: float | None = None,
+        freshness: str | None = None,
+    ) -> None:
+        """Goes on only if the space is complete, sound and fresh; otherwise nothing after it happens, exit code 3.
+
+        What isn't given is taken from ``[gates]``.
+        """
+        _add(Gate(collection_of(space, collection), tag_of(space), completeness, freshness))
+
+    def flip_alias(self, collection: str, *, to: Space | str | None) -> None:
+        """Moves the alias to a version, in one transaction; ``to=None`` takes the alias away and keeps the vectors."""
+        if isinstance(to, Space) and to.collection != collection:
+            raise PlanError(f"flip_alias({collection!r}): the space is of collection {to.collection!r}")
+        _add(FlipAlias(collection, None if to is None else tag_of(to)))
+
+    def execute(self, statement: str, *, transactional: bool = True) -> None:
+        """Runs SQL of yours; ``transactional=False`` for what PostgreSQL won't do inside a transaction."""
+        _add(Execute(statement, transactional))
+
+
+op = _Op()

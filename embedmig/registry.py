@@ -1,0 +1,181 @@
+"""What spaces there are, which version each alias shows, and which rows a model refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+
+from embedmig.db import Connection, ident
+from embedmig.types import Space, SpaceState
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRecord:
+    """A registered space: its definition, where its vectors are, and what has become of it."""
+
+    id: int
+    collection: str
+    version: str
+    fingerprint: str
+    revision: str
+    state: SpaceState
+    adopted: bool
+    table_schema: str
+    table_name: str
+    embedding_column: str
+    version_column: str
+    writer: str
+    definition: dict[str, Any]
+    text_columns: tuple[str, ...]
+    weights: str
+    resume_after: list[str] | None
+    state_since: datetime | None
+
+    @property
+    def space(self) -> Space:
+        """The configuration that made the vectors."""
+        return Space(**self.definition)
+
+    @property
+    def relation(self) -> sql.Identifier:
+        """The table that holds the vectors."""
+        return ident(self.table_schema, self.table_name)
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRecord:
+    """What an alias shows; ``version`` is None when it shows nothing (the view is gone, the vectors are not)."""
+
+    collection: str
+    alias_schema: str
+    alias_name: str
+    space: int | None
+    version: str | None
+    fingerprint: str | None
+    encoder: dict[str, Any] | None
+    flipped_at: datetime
+    flip_ms: float | None
+
+
+SPACE_FIELDS = sql.SQL(
+    "id, collection, version, fingerprint, revision, state, adopted, table_schema, table_name, embedding_column, "
+    "version_column, writer, definition, text_columns, weights, resume_after, state_since"
+)
+ALIAS_FIELDS = sql.SQL(
+    "collection, alias_schema, alias_name, space, version, fingerprint, encoder, flipped_at, flip_ms"
+)
+
+
+class Registry:
+    """Reads and writes the registries of one schema. Reading wants SELECT alone."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self.spaces_table = ident(schema, "spaces")
+        self.aliases_table = ident(schema, "aliases")
+        self.failed_table = ident(schema, "failed_rows")
+
+    def spaces(self, conn: Connection, collection: str | None = None) -> list[SpaceRecord]:
+        """All spaces, or those of one collection, in the order in which they were made."""
+        query = sql.SQL("select {} from {} where %(c)s::text is null or collection = %(c)s order by id").format(
+            SPACE_FIELDS, self.spaces_table
+        )
+        return [read_space(row) for row in conn.execute(query, {"c": collection})]
+
+    def space(self, conn: Connection, collection: str, version: str) -> SpaceRecord | None:
+        """One space by its tag."""
+        return next((record for record in self.spaces(conn, collection) if record.version == version), None)
+
+    def add_space(self, conn: Connection, record: SpaceRecord) -> SpaceRecord:
+        """Registers a space; ``record.id`` is given by the database."""
+        query = sql.SQL(
+            """insert into {} (collection, version, fingerprint, revision, state, adopted, table_schema, table_name,
+                 embedding_column, version_column, writer, definition, text_columns, weights)
+               values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning {}"""
+        ).format(self.spaces_table, SPACE_FIELDS)
+        values = (
+            record.collection, record.version, record.fingerprint, record.revision, record.state, record.adopted,
+            record.table_schema, record.table_name, record.embedding_column, record.version_column, record.writer,
+            json.dumps(record.definition), list(record.text_columns), record.weights,
+        )  # fmt: skip
+        row = conn.execute(query, values).fetchone()
+        assert row is not None
+        return read_space(row)
+
+    def set_state(self, conn: Connection, space: int, state: SpaceState) -> None:
+        """Moves a space to a state; the time of the change is kept."""
+        query = sql.SQL("update {} set state = %s, state_since = now() where id = %s and state <> %s")
+        conn.execute(query.format(self.spaces_table), (state, space, state))
+
+    def save_position(self, conn: Connection, space: int, key: Sequence[str]) -> None:
+        """Where a backfill would go on. A hint: what is left is asked of the data."""
+        query = sql.SQL("update {} set resume_after = %s where id = %s").format(self.spaces_table)
+        conn.execute(query, (list(key), space))
+
+    def alias(self, conn: Connection, collection: str, *, lock: bool = False) -> AliasRecord | None:
+        """What the collection's alias shows; with ``lock``, nobody else moves it until the transaction ends."""
+        query = sql.SQL("select {} from {} where collection = %s{}").format(
+            ALIAS_FIELDS, self.aliases_table, sql.SQL(" for update" if lock else "")
+        )
+        row = conn.execute(query, (collection,)).fetchone()
+        return AliasRecord(*row) if row else None
+
+    def point_alias(
+        self,
+        conn: Connection,
+        collection: str,
+        name: tuple[str, str],
+        record: SpaceRecord | None,
+        encoder: dict[str, Any] | None,
+    ) -> None:
+        """Writes down what the alias shows from the end of this transaction on."""
+        query = sql.SQL(
+            """insert into {} (collection, alias_schema, alias_name, space, version, fingerprint, encoder)
+               values (%s, %s, %s, %s, %s, %s, %s)
+               on conflict (collection) do update set alias_schema = excluded.alias_schema, alias_name = excluded.alias_name,
+                 space = excluded.space, version = excluded.version, fingerprint = excluded.fingerprint,
+                 encoder = excluded.encoder, flipped_at = now(), flip_ms = null"""
+        ).format(self.aliases_table)
+        shown = (record.id, record.version, record.fingerprint) if record else (None, None, None)
+        conn.execute(query, (collection, *name, *shown, json.dumps(encoder) if encoder else None))
+
+    def time_flip(self, conn: Connection, collection: str, milliseconds: float) -> None:
+        """Keeps how long the last flip took, which is what a rollback would take."""
+        conn.execute(
+            sql.SQL("update {} set flip_ms = %s where collection = %s").format(self.aliases_table),
+            (milliseconds, collection),
+        )
+
+    def record_failures(
+        self, conn: Connection, space: int, failures: Iterable[tuple[Sequence[str], bytes, str]]
+    ) -> None:
+        """Dead-letters rows: key, the content hash that was refused, and the reason."""
+        query = sql.SQL(
+            """insert into {table} (space, key, content_hash, reason) values (%s, %s, %s, %s)
+               on conflict (space, key) do update set content_hash = excluded.content_hash, reason = excluded.reason,
+                 attempts = {table}.attempts + 1, failed_at = now()"""
+        ).format(table=self.failed_table)
+        with conn.cursor() as cursor:
+            cursor.executemany(query, [(space, list(key), digest, reason) for key, digest, reason in failures])
+
+    def failures(self, conn: Connection, space: int, limit: int = 10) -> list[tuple[list[str], str]]:
+        """Some dead letters, newest first: key and reason."""
+        query = sql.SQL("select key, reason from {} where space = %s order by failed_at desc, key limit %s")
+        return [(row[0], row[1]) for row in conn.execute(query.format(self.failed_table), (space, limit))]
+
+
+def read_space(row: Sequence[Any]) -> SpaceRecord:
+    """A row of the registry as a value."""
+    values = list(row)
+    values[13] = tuple(values[13])
+    return SpaceRecord(*values)
+
+
+def definition_of(space: Space) -> dict[str, Any]:
+    """A space as JSON keeps it."""
+    return asdict(space)

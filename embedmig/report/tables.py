@@ -1,0 +1,209 @@
+"""What a person reads on the terminal. Colour says nothing that the words don't."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from embedmig.commands import (
+    CollectionStatus,
+    Finding,
+    Found,
+    HistoryEntry,
+    PlannedRevision,
+    Shown,
+    SpaceStatus,
+    Status,
+)
+from embedmig.types import Estimate, Verdict
+
+STATE_STYLE = {"active": "bold green", "ready": "cyan", "building": "yellow", "retained": "", "retired": "dim"}
+
+
+def status_table(status: Status) -> RenderableType:
+    """``embedmig status``."""
+    lines = [Text(f"database    {status.database}")]
+    lines.append(
+        Text(
+            f"current     {', '.join(status.current) or 'nothing applied'}   (head: {', '.join(status.heads) or 'none'})"
+        )
+    )
+    if status.pending:
+        lines.append(Text(f"pending     {', '.join(status.pending)}", style="yellow"))
+    if status.running:
+        lines.append(
+            Text(
+                f"running     {status.running['revision']} {status.running['direction']} by {status.running['by']}",
+                style="yellow",
+            )
+        )
+    elif status.last_attempt and status.last_attempt["status"] != "done":
+        last = status.last_attempt
+        lines.append(
+            Text(
+                f"last run    {last['revision']} {last['direction']} {last['status']}: {last['error'] or ''}",
+                style="yellow",
+            )
+        )
+    if status.edited:
+        lines.append(Text(f"edited      {', '.join(status.edited)}: not the script that was applied", style="bold red"))
+    if status.missing_scripts:
+        lines.append(
+            Text(f"missing     {', '.join(status.missing_scripts)}: applied, but there is no script", style="bold red")
+        )
+    return Group(*lines, *(_collection(name, found) for name, found in status.collections.items()))
+
+
+def _collection(name: str, found: CollectionStatus) -> RenderableType:
+    blank = f", {found.blank_rows:,} without text" if found.blank_rows else ""
+    shown = f"shows {found.active}" if found.active else "shows nothing yet"
+    head = Text(f"\n{name}: {found.source_rows:,} rows{blank}; alias {found.alias} {shown}", style="bold")
+    if not found.spaces:
+        return head
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column, justify in (("state", "left"), ("version", "left"), ("rows", "right"), ("complete", "right"), ("index", "left"), ("size", "right"), ("notes", "left")):  # fmt: skip
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for space in found.spaces:
+        table.add_row(
+            Text(space.state, style=STATE_STYLE.get(space.state, "")), space.version, f"{space.rows:,}",
+            percent(space.completeness), space.index, size(space.bytes), _notes(space),
+        )  # fmt: skip
+    rollback = Text(f"last flip took {found.flip_ms:,.0f} ms", style="dim") if found.flip_ms is not None else Text("")
+    return Group(head, table, rollback)
+
+
+def _notes(space: SpaceStatus) -> str:
+    notes = [f"{space.failed_rows:,} refused"] if space.failed_rows else []
+    notes += [f"{space.orphans:,} orphans"] if space.orphans else []
+    notes += [f"{space.untagged:,} untagged"] if space.untagged else []
+    notes += ["content unknown"] if space.content == "unknown" else []
+    return ", ".join(notes)
+
+
+def percent(share: float) -> str:
+    """Rounded down: 100 % means every row."""
+    return f"{int(share * 1000) / 10:.1f} %"
+
+
+def size(count: int | None) -> str:
+    """Bytes as people say them; ``?`` where they are unknown."""
+    if count is None:
+        return "?"
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def history_lines(entries: Sequence[HistoryEntry]) -> RenderableType:
+    """``embedmig history`` and ``heads``: ``0001 → 0002 (head), message``."""
+    lines = []
+    for entry in entries:
+        marks = "".join(f" ({mark})" for mark in ("head" if entry.head else "", *entry.labels) if mark)
+        applied = {True: "applied", False: "pending", None: ""}[entry.applied]
+        lines.append(
+            Text(
+                f"{' + '.join(entry.down_revisions) or 'base'} → {entry.revision}{marks}  {entry.message}  {applied}".rstrip()
+            )
+        )
+    return Group(*lines) if lines else Text("no revisions yet")
+
+
+def shown_script(shown: Shown) -> RenderableType:
+    """``embedmig show``."""
+    lines = [
+        f"{shown.entry.revision}  {shown.entry.message}",
+        f"file      {shown.entry.path}",
+        f"checksum  {shown.checksum}",
+        "upgrade",
+    ]
+    lines += [f"  {number}. {line}" for number, line in enumerate(shown.upgrade, 1)] or ["  nothing"]
+    lines += ["downgrade"] + (
+        ["  there is none"]
+        if shown.downgrade is None
+        else [f"  {n}. {line}" for n, line in enumerate(shown.downgrade, 1)] or ["  nothing"]
+    )
+    lines += ["attempts"] if shown.attempts else []
+    lines += [
+        f"  {a['started_at'][:19]}  {a['direction']}  {a['status']}  {a['rows_done']:,} rows  by {a['by']}"
+        for a in shown.attempts
+    ]
+    return Text("\n".join(lines))
+
+
+def plan_tables(planned: Sequence[PlannedRevision], *, as_sql: bool) -> RenderableType:
+    """``--dry-run`` and ``--sql``."""
+    if not planned:
+        return Text("-- nothing to do" if as_sql else "nothing to do")
+    return Group(*((_plan_sql if as_sql else _plan_table)(revision) for revision in planned))
+
+
+def _plan_table(planned: PlannedRevision) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left",
+                  title=f"{planned.direction} {planned.revision}  {planned.message}")  # fmt: skip
+    for column in ("operation", "rows", "tokens", "cost", "disk"):
+        table.add_column(column, justify="left" if column == "operation" else "right", overflow="fold")
+    for operation in planned.operations:
+        table.add_row(operation.description, *_estimate(operation.estimate))
+        if operation.estimate.note:
+            table.add_row(Text(f"  {operation.estimate.note}", style="dim"))
+    return table
+
+
+def _estimate(estimate: Estimate) -> tuple[str, str, str, str]:
+    if estimate == Estimate():
+        return "", "", "", ""
+    cost = "" if estimate.rows is None else "unknown" if estimate.cost is None else f"${estimate.cost:,.2f}"
+    rows, tokens = (f"{number:,}" if number is not None else "" for number in (estimate.rows, estimate.tokens))
+    return rows, tokens, cost, size(estimate.bytes)
+
+
+def _plan_sql(planned: PlannedRevision) -> RenderableType:
+    lines = [f"-- {planned.direction} {planned.revision}: {planned.message}"]
+    for operation in planned.operations:
+        lines.append(f"-- {operation.kind}: {operation.description}")
+        if isinstance(operation.sql, str):
+            lines.append(f"--   {operation.sql}")
+        else:
+            lines += [f"{statement};" for statement in operation.sql]
+    return Text("\n".join(lines))
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> RenderableType:
+    """A gate: what was measured, what was asked for, and what would open it."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("gate", "value", "asked for", "", "what would open it"):
+        table.add_column(column, overflow="fold")
+    for verdict in verdicts:
+        state = Text("open", style="green") if verdict.passed else Text("closed", style="bold red")
+        table.add_row(verdict.name, str(verdict.value), str(verdict.threshold), state, verdict.advice)
+    return table
+
+
+def findings_list(findings: Sequence[Finding]) -> RenderableType:
+    """``embedmig check``."""
+    if not findings:
+        return Text("nothing found", style="green")
+    return Group(
+        *(Text(f"{f.where}: {f.code}: {f.message}" + (f"\n    hint: {f.hint}" if f.hint else "")) for f in findings)
+    )
+
+
+def hits_table(found: Found) -> RenderableType:
+    """``embedmig search``."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left",
+                  title=f"{found.version}  ({found.milliseconds:.0f} ms, model and all)")  # fmt: skip
+    columns = list(found.hits[0].columns) if found.hits else []
+    for column in ("", "distance", "key", *columns):
+        table.add_column(column, overflow="ellipsis", no_wrap=column in columns)
+    for place, hit in enumerate(found.hits, 1):
+        chunk = f" #{hit.chunk}" if hit.chunk else ""
+        table.add_row(
+            str(place), f"{hit.distance:.4f}", ", ".join(hit.key) + chunk, *(str(hit.columns[c]) for c in columns)
+        )
+    return table if found.hits else Text(f"nothing found through {found.version}")

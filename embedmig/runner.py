@@ -1,0 +1,231 @@
+"""Carries a plan out: lock → plan → validate all → run each revision → record.
+
+Everything is validated before anything is changed. Each revision is one attempt in the ledger; each operation one
+entry in the journal. A run that ends early is continued by the same command: transactional operations that are done
+are skipped, online ones find by themselves what is left, gates are asked again.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+
+from embedmig import aliases, schema
+from embedmig.db import TRANSIENT, Connection, RunLock, check_suitable, ident, translated
+from embedmig.errors import (
+    EXIT_FAILED,
+    EXIT_NO,
+    EXIT_USAGE,
+    CutoverBlocked,
+    EmbedmigError,
+    GateClosed,
+    Interrupted,
+    PlanError,
+)
+from embedmig.events import Event, Notice, OperationFinished, OperationStarted, RevisionFinished, RevisionStarted
+from embedmig.ledger import Status, ledger_exists
+from embedmig.operations.base import Operation, Plan, PlannedSpace, Run, Site
+from embedmig.operations.flip_alias import FlipAlias
+from embedmig.operations.recording import record
+from embedmig.scripts import Script
+
+LOCK_TIMEOUT_MS = 80  # readers and writers queue behind a waiting DDL lock: never for longer than this
+LOCK_PATIENCE_SECONDS = 30.0  # then the flip gives up and names who is in its way
+
+
+@dataclass(frozen=True)
+class Step:
+    """A revision in one direction, with the operations that its script recorded."""
+
+    script: Script
+    direction: Literal["upgrade", "downgrade"]
+    operations: tuple[Operation, ...]
+
+
+def step_of(script: Script, direction: Literal["upgrade", "downgrade"]) -> Step:
+    """Loads a script and has it record. Raises :class:`ScriptError`, :class:`PlanError`."""
+    module = script.load()
+    function = getattr(module, direction, None)
+    if function is None:
+        raise PlanError(
+            f"{script.path.name} has no {direction}()",
+            hint="write one: a gate on the version to go back to, then op.flip_alias to it",
+        )
+    try:
+        return Step(script, direction, record(function))
+    except Exception as error:
+        raise script.blame(error) from error
+
+
+def plan_of(site: Site, conn: Connection, *, offline: bool) -> Plan:
+    """The state from which a plan starts: what the registry says, or nothing where embedmig never ran."""
+    plan = Plan(site, conn, offline=offline)
+    if not ledger_exists(conn, site.database.schema):
+        return plan
+    for found in site.registry.spaces(conn):
+        filled = found.state not in ("building", "retired")
+        plan.spaces[found.collection, found.version] = PlannedSpace(found.space, found, filled, found.revision)
+        if (alias := site.registry.alias(conn, found.collection)) is not None:
+            plan.aliases[found.collection] = alias.version
+    return plan
+
+
+def validate(plan: Plan, steps: Sequence[Step]) -> None:
+    """Every operation of every step, in order. Raises :class:`PlanError` and its kin, naming script and operation."""
+    for step in steps:
+        plan.revision = step.script.revision
+        for position, operation in enumerate(step.operations, 1):
+            try:
+                operation.validate(plan)
+            except EmbedmigError as error:
+                error.message = f"{step.script.path.name}, {step.direction}(), operation {position} ({operation.kind}): {error.message}"
+                error.args = (error.message,)
+                error.exit_code = EXIT_USAGE if error.exit_code == EXIT_FAILED else error.exit_code
+                raise
+
+
+@dataclass
+class Runner:
+    """Runs steps at a site. ``stop`` ends the run after the batch in hand; ``report`` hears of everything."""
+
+    site: Site
+    report: Callable[[Event], None]
+    stop: threading.Event
+
+    def run(
+        self, plan_steps: Callable[[Connection], Sequence[Step]], *, prepare: Callable[[Connection], None] | None = None
+    ) -> int:
+        """Takes the lock, asks for the steps under it, validates them all, runs them; returns how many there were.
+
+        ``prepare`` is called under the lock when the ledger is there (``stamp`` uses it). Raises
+        :class:`LockHeld` at once where another run holds the lock.
+        """
+        with ExitStack() as stack:
+            lock = stack.enter_context(RunLock(self.site.database))
+            conn = stack.enter_context(self.site.database.connect("runner"))
+            check_suitable(conn)
+            steps = plan_steps(conn)
+            plan = plan_of(self.site, conn, offline=False)
+            showing = dict(plan.aliases)
+            validate(plan, steps)
+            if steps or prepare:
+                with translated("preparing the ledger"):
+                    schema.upgrade(self.site.database)
+                self.site.ledger.close_abandoned(conn)
+            if prepare:
+                prepare(conn)
+            for step in steps:
+                self._run_step(step, conn, lock, showing)
+            return len(steps)
+
+    # --- one revision
+
+    def _run_step(self, step: Step, conn: Connection, lock: RunLock, showing: dict[str, str | None]) -> None:
+        script, began = step.script, time.monotonic()
+        done = self.site.ledger.done_operations(conn, script.revision, step.direction, script.checksum)
+        attempt = self.site.ledger.begin(conn, script.revision, step.direction, script.checksum)
+        self.report(RevisionStarted(script.revision, script.message, step.direction, len(step.operations)))
+        run = Run(self.site, conn, attempt, script.revision, self.report, self.stop, lock.require, showing)
+        try:
+            with translated(f"running {script.revision}"):
+                for position, operation in enumerate(step.operations):
+                    self._run_operation(run, position, operation, skipped=position in done and not operation.repeats)
+                    if self.stop.is_set():
+                        raise Interrupted(
+                            f"stopped in {script.revision}", hint="run the same command again: it goes on here"
+                        )
+            lock.require()
+            self.site.ledger.finish(conn, attempt, "done", gates=run.verdicts, active_seconds=time.monotonic() - began)
+        except BaseException as error:
+            self._record_failure(run, error, time.monotonic() - began)
+            if isinstance(error, EmbedmigError) and error.exit_code == EXIT_USAGE:
+                error.exit_code = EXIT_FAILED  # it began, so "nothing touched" is no longer true
+            raise
+        self.report(RevisionFinished(script.revision, step.direction, time.monotonic() - began))
+
+    def _record_failure(self, run: Run, error: BaseException, seconds: float) -> None:
+        """The attempt's end goes to the ledger on a connection of its own: the run's may be what failed."""
+        status: Status = "failed"
+        if isinstance(error, GateClosed):
+            status = "gated"
+        elif isinstance(error, Interrupted | KeyboardInterrupt) or getattr(error, "exit_code", None) == EXIT_NO:
+            status = "interrupted"
+        try:
+            with self.site.database.connect("record") as conn:
+                self.site.ledger.finish(
+                    conn, run.attempt, status, error=str(error), gates=run.verdicts, active_seconds=seconds
+                )
+        except (EmbedmigError, psycopg.Error) as late:
+            # The next run marks this attempt as interrupted when it finds the lock free.
+            self.report(Notice(f"the ledger could not be told ({late})"))
+
+    # --- one operation
+
+    def _run_operation(self, run: Run, position: int, operation: Operation, *, skipped: bool) -> None:
+        began, described = time.monotonic(), operation.describe()
+        self.report(OperationStarted(position, operation.kind, described))
+        if skipped:
+            outcome = "done by an earlier attempt"
+            self._journal(run, position, operation, outcome)
+        elif operation.transactional:
+            outcome, began = self._apply(run, position, operation)
+        else:
+            self.site.ledger.begin_operation(run.conn, run.attempt, position, operation.kind, described)
+            outcome = operation.run(run)
+            run.guard()
+            self.site.ledger.finish_operation(run.conn, run.attempt, position, outcome)
+        seconds = time.monotonic() - began
+        if isinstance(operation, FlipAlias) and not skipped:
+            self.site.registry.time_flip(run.conn, operation.collection, seconds * 1000)
+        self.report(OperationFinished(position, operation.kind, described, outcome, seconds, skipped))
+
+    def _journal(self, run: Run, position: int, operation: Operation, outcome: str) -> None:
+        self.site.ledger.begin_operation(run.conn, run.attempt, position, operation.kind, operation.describe())
+        self.site.ledger.finish_operation(run.conn, run.attempt, position, outcome)
+
+    def _apply(self, run: Run, position: int, operation: Operation) -> tuple[str, float]:
+        """One transaction: the effect, its journal entry and the fence. Locks that others hold are waited for in short,
+        jittered tries, so that nobody queues behind this one. Returns the outcome and when the last try began.
+        """
+        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+        while True:
+            run.guard()
+            began = time.monotonic()
+            try:
+                with run.conn.transaction():
+                    run.conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+                    outcome = operation.apply(run, run.conn)
+                    self._journal(run, position, operation, outcome)
+                    self.site.ledger.fence(run.conn, run.attempt)
+            except TRANSIENT as error:
+                if time.monotonic() > deadline or self.stop.is_set():
+                    raise self._blocked(run, operation, error) from error
+                time.sleep(random.uniform(0.02, 0.25))  # noqa: S311  jitter, not a secret
+                continue
+            if isinstance(operation, FlipAlias):
+                run.aliases[operation.collection] = operation.version
+            return outcome, began
+
+    def _blocked(self, run: Run, operation: Operation, error: pg.Error) -> EmbedmigError:
+        """What stands in the way, by name."""
+        if self.stop.is_set():
+            return Interrupted("stopped while waiting for a lock", hint="run the same command again")
+        found: list[str] = []
+        if isinstance(operation, FlipAlias):
+            source = self.site.source(run.conn, operation.collection)
+            alias = ident(*aliases.alias_name(source)).as_string(run.conn)
+            found = aliases.blockers(run.conn, lambda: (alias, source.relation.as_string(run.conn)))
+        what = "; ".join(found) or str(error).strip().splitlines()[0]
+        return CutoverBlocked(
+            f"{operation.describe()}: no lock within {LOCK_PATIENCE_SECONDS:.0f} s; nothing was changed. In the way: {what}",
+            hint="end those transactions (a reader idle in transaction blocks it too), then run the same command again",
+        )

@@ -1,0 +1,301 @@
+"""A space as a table of its own in PostgreSQL, typed to its dimensions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from embedmig.db import Connection, ident, literal, scalar
+from embedmig.registry import Registry, SpaceRecord
+from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma
+from embedmig.stores import Batch, IndexState, Key, Row, SpaceCounts
+from embedmig.types import Space
+
+OPERATOR_CLASS = {"cosine": "cosine_ops", "l2": "l2_ops", "ip": "ip_ops"}
+OPERATOR = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
+RESERVED = ("chunk", "version", "content_hash", "embedding", "embedded_at", "chunk_count", "chunk_start", "chunk_end")
+
+
+def table_name(space: Space, fingerprint: str) -> str:
+    """A name within PostgreSQL's 63 bytes that tells the space and can't collide with another's."""
+    slug = re.sub(r"[^a-z0-9]+", "_", f"{space.collection} {space.name} {space.version} {space.dimensions}".lower())
+    unique = hashlib.sha256(f"{space.collection}\0{space.tag}\0{fingerprint}".encode()).hexdigest()[:8]
+    return f"{slug.strip('_')[:52]}_{unique}"
+
+
+def vector_type(space: Space) -> sql.SQL:
+    """``vector(256)`` or ``halfvec(256)``."""
+    return literal(f"{space.storage}({space.dimensions})")
+
+
+class PgvectorStore:
+    """Creates, fills, indexes and reads one space's table."""
+
+    def __init__(self, source: Source, record: SpaceRecord) -> None:
+        self.source = source
+        self.record = record
+        self.space = record.space
+        self.table = record.relation
+        self.index_name = f"{record.table_name}_hnsw"
+
+    # --- the table
+
+    def create(self) -> sql.Composed:
+        """The space's table. No foreign key to the source: dropping it would lock the source out."""
+        keys = comma(
+            sql.SQL("{} {} not null").format(ident(column.name), literal(column.declaration))
+            for column in self.source.key
+        )
+        pieces = sql.SQL(", chunk_count int not null, chunk_start int not null, chunk_end int not null")
+        return sql.SQL(
+            """create table {table} (
+                 {keys},
+                 chunk int not null default 0,
+                 version text not null default {tag} check (version = {tag}),
+                 content_hash bytea not null,
+                 embedding {type} not null,
+                 embedded_at timestamptz not null default now(){pieces},
+                 primary key ({key}, chunk)
+               )"""
+        ).format(
+            table=self.table, keys=keys, tag=sql.Literal(self.space.tag), type=vector_type(self.space),
+            pieces=pieces if self.space.chunk else sql.SQL(""), key=self.source.key_columns,
+        )  # fmt: skip
+
+    def drop(self) -> sql.Composed:
+        """Drops the vectors: the point of no return."""
+        return sql.SQL("drop table if exists {}").format(self.table)
+
+    def bytes(self, conn: Connection) -> int:
+        """What the space takes on disk, indexes included."""
+        return int(
+            scalar(conn, "select coalesce(pg_total_relation_size(to_regclass(%s)), 0)", (self.table.as_string(conn),))
+        )
+
+    def vectors(self, conn: Connection) -> int:
+        """How many vectors there are, counted."""
+        return int(scalar(conn, sql.SQL("select count(*) from {}").format(self.table)))
+
+    # --- what is left
+
+    def _present(self, digest: sql.Composable) -> sql.Composed:
+        """Whether row ``s`` is in the space with that content hash.
+
+        A row's chunks are written in one transaction, so the first speaks for all of them here; the gate counts them.
+        """
+        return sql.SQL("exists (select from {} e where {} and e.chunk = 0 and e.content_hash = {})").format(
+            self.table, self.source.join("e", "s"), digest
+        )
+
+    def _refused(self, registry: Registry) -> sql.Composed:
+        """Whether row ``s`` is dead-lettered at its current content."""
+        return sql.SQL("exists (select from {} f where f.space = {} and f.key = {} and f.content_hash = {})").format(
+            registry.failed_table, sql.Literal(self.record.id), self.source.key_text("s"), DOC_HASH
+        )
+
+    def missing_page(
+        self, conn: Connection, registry: Registry, after: Key | None, upto: Key | None, limit: int
+    ) -> list[Row]:  # fmt: skip
+        """The next rows without a current vector, in key order, between two keys (exclusive, inclusive).
+
+        One short statement by keyset, so that memory stays flat and no cursor is held during a model call.
+        """
+        bounds = [sql.SQL("")]
+        for operator, bound in ((">", after), ("<=", upto)):
+            if bound is not None:
+                array = sql.SQL("{}::text[]").format(sql.Literal(list(bound)))
+                bounds.append(
+                    sql.SQL(" and ({}) {} ({})").format(
+                        self.source.key_of("s"), sql.SQL(operator), self.source.key_from(array)
+                    )  # type: ignore[arg-type]
+                )
+        query = sql.SQL(
+            """select {hash}, s.doc, {key} from {rows} s
+               where {has_text} and not {present} and not {refused}{bounds}
+               order by {order} limit {limit}"""
+        ).format(
+            hash=DOC_HASH, key=comma(sql.SQL("{}::text").format(ident("s", c.name)) for c in self.source.key),
+            rows=self.source.rows(), has_text=HAS_TEXT, present=self._present(DOC_HASH), refused=self._refused(registry),
+            bounds=sql.Composed(bounds), order=self.source.key_of("s"), limit=sql.Literal(limit),
+        )  # fmt: skip
+        with conn.transaction():
+            # Keyset paging wants the key's index whatever the statistics say: a sort would read the whole table a page.
+            conn.execute(
+                "set local enable_sort = off; set local enable_hashjoin = off; set local enable_mergejoin = off"
+            )
+            return [Row(tuple(row[2:]), row[1], row[0]) for row in conn.cursor(binary=True).execute(query)]
+
+    def last_key(self, conn: Connection) -> Key | None:
+        """The upper end of the work, fixed when it starts, so that it is finite."""
+        descending = sql.SQL(", ").join(sql.SQL("{} desc").format(ident("s", c.name)) for c in self.source.key)
+        query = sql.SQL("select {} from {} s order by {} limit 1").format(
+            self.source.key_text("s"), self.source.rows(text=False), descending
+        )
+        row = conn.execute(query).fetchone()
+        return tuple(row[0]) if row else None
+
+    def counts(self, conn: Connection, registry: Registry) -> SpaceCounts:
+        """One pass over source and space, joined by key."""
+        query = sql.SQL(
+            """with held as (
+                 select {key}, count(*) as chunks, {wanted} as wanted, min(e.content_hash) as low, max(e.content_hash) as high
+                 from {table} e group by {key}),
+               wanting as (
+                 select {source_key}, {has_text} as has_text, case when {has_text} then {hash} end as digest from {rows} s)
+               select count(*) filter (where s.has_text),
+                      count(*) filter (where s.has_text and h.low = s.digest and h.high = s.digest and h.chunks = h.wanted),
+                      coalesce(sum(h.chunks), 0)::bigint,
+                      count(*) filter (where not s.has_text),
+                      count(*) filter (where s.has_text and f.content_hash = s.digest),
+                      count(*) filter (where s.has_text is not true)  - count(*) filter (where not s.has_text and h.chunks is null)
+               from wanting s full join held h using ({key})
+               left join {failed} f on f.space = {space} and f.key = {key_text}"""
+        ).format(
+            key=self.source.key_columns, source_key=self.source.key_of("s"), rows=self.source.rows(), table=self.table,
+            wanted=sql.SQL("max(e.chunk_count)" if self.space.chunk else "1::bigint"), has_text=HAS_TEXT, hash=DOC_HASH,
+            failed=registry.failed_table, space=sql.Literal(self.record.id), key_text=self.source.key_text("s"),
+        )  # fmt: skip
+        row = conn.execute(query).fetchone()
+        assert row is not None
+        return SpaceCounts(
+            eligible=row[0], complete=row[1], vectors=row[2], blank=row[3], failed=row[4], orphans=row[5]
+        )
+
+    # --- writing
+
+    def prepare_writer(self, conn: Connection) -> None:
+        """Once a writing connection: the table that batches are copied into, and a planner that looks rows up by key."""
+        from pgvector.psycopg import register_vector
+
+        register_vector(conn)
+        keys = comma(sql.SQL("{} text").format(ident(f"k{n}")) for n in range(1, len(self.source.key) + 1))
+        conn.execute(
+            sql.SQL(
+                """create temp table if not exists embedmig_batch (
+                     {}, chunk int, content_hash bytea, chunk_count int, chunk_start int, chunk_end int, embedding {}
+                   ) on commit delete rows"""
+            ).format(keys, vector_type(self.space))
+        )
+        conn.execute("set enable_hashjoin = off; set enable_mergejoin = off")
+
+    def write(self, conn: Connection, registry: Registry, batch: Batch) -> int:
+        """Inside a transaction: puts a batch into the space; returns how many vectors were taken.
+
+        A row whose text changed since it was read is not taken: its hash is checked in the statement that writes.
+        """
+        if batch.rows:
+            self._copy(conn, batch)
+            if self.space.chunk:
+                conn.execute(self._delete_surplus())
+        written = conn.execute(self._insert()).rowcount if batch.rows else 0
+        if batch.failures:
+            registry.record_failures(
+                conn, self.record.id, [(row.key, row.content_hash, why) for row, why in batch.failures]
+            )
+        return written
+
+    def _copy(self, conn: Connection, batch: Batch) -> None:
+        columns = [f"k{n}" for n in range(1, len(self.source.key) + 1)]
+        columns += ["chunk", "content_hash", "chunk_count", "chunk_start", "chunk_end", "embedding"]
+        types = ["text"] * len(self.source.key) + ["int4", "bytea", "int4", "int4", "int4", self.space.storage]
+        query = sql.SQL("copy embedmig_batch ({}) from stdin (format binary)").format(comma(ident(c) for c in columns))
+        values = pgvector_values(batch.vectors, self.space.storage)
+        with conn.cursor() as cursor, cursor.copy(query) as copy:
+            copy.set_types(types)
+            for row, piece, vector in zip(batch.rows, batch.pieces, values, strict=True):
+                copy.write_row((*row.key, piece.chunk, row.content_hash, piece.count, piece.start, piece.end, vector))
+
+    def _batch_keys(self) -> sql.Composed:
+        """The batch with its keys in their own types, as ``b``."""
+        keys = comma(
+            sql.SQL("{}::{} as {}").format(ident(f"k{n}"), literal(column.type), ident(column.name))
+            for n, column in enumerate(self.source.key, 1)
+        )
+        return sql.SQL(
+            "(select {}, chunk, content_hash, chunk_count, chunk_start, chunk_end, embedding from embedmig_batch)"
+        ).format(keys)
+
+    def _insert(self) -> sql.Composed:
+        pieces = sql.SQL(", chunk_count, chunk_start, chunk_end") if self.space.chunk else sql.SQL("")
+        update = sql.SQL(
+            ", chunk_count = excluded.chunk_count, chunk_start = excluded.chunk_start, chunk_end = excluded.chunk_end"
+        )
+        return sql.SQL(
+            """insert into {table} as e ({key}, chunk, content_hash, embedding{pieces})
+               select {source_key}, b.chunk, b.content_hash, b.embedding{pieces} from {batch} b join {rows} s on {join}
+               where {hash} = b.content_hash
+               on conflict ({key}, chunk) do update set content_hash = excluded.content_hash,
+                 embedding = excluded.embedding, embedded_at = excluded.embedded_at{update}"""
+        ).format(
+            table=self.table, key=self.source.key_columns, pieces=pieces, source_key=self.source.key_of("s"),
+            batch=self._batch_keys(), rows=self.source.rows(), join=self.source.join("b", "s"), hash=DOC_HASH,
+            update=update if self.space.chunk else sql.SQL(""),
+        )  # fmt: skip
+
+    def _delete_surplus(self) -> sql.Composed:
+        """A text that got shorter has fewer chunks: those past its end go."""
+        return sql.SQL("delete from {} e using {} b where {} and e.chunk >= b.chunk_count").format(
+            self.table, self._batch_keys(), self.source.join("b", "e")
+        )
+
+    # --- the index
+
+    def index_state(self, conn: Connection) -> IndexState:
+        """The state of the space's HNSW index; an INVALID one is what a killed concurrent build leaves behind."""
+        return index_state(conn, self.record.table_schema, self.index_name)
+
+    def create_index(self, *, concurrently: bool, m: int, ef_construction: int) -> sql.Composed:
+        """Builds the HNSW index under its fixed name."""
+        opclass = literal(f"{self.space.storage}_{OPERATOR_CLASS[self.space.metric]}")
+        return sql.SQL("create index {} {} on {} using hnsw (embedding {}) with (m = {}, ef_construction = {})").format(
+            sql.SQL("concurrently" if concurrently else ""),
+            ident(self.index_name),
+            self.table,
+            opclass,
+            m,
+            ef_construction,
+        )
+
+    def drop_index(self) -> sql.Composed:
+        """Removes the index; wanted for an INVALID leftover, which ``if not exists`` would skip."""
+        return sql.SQL("drop index if exists {}").format(ident(self.record.table_schema, self.index_name))
+
+    # --- reading
+
+    def view(self) -> sql.Composed:
+        """The alias view (DESIGN 3): cast to the bare type so that it can be replaced by another dimension, the
+        version as a constant that the planner folds, and an inner join so that a deleted row is gone at its commit.
+        """
+        hide = self.source.collection.stale == "hide"
+        extra = [sql.SQL(", {}").format(ident("s", column.name)) for column in self.source.columns]
+        return sql.SQL(
+            """select {shown}, e.chunk, {tag}::text as version, e.embedding::{type} as embedding{extra}
+               from {table} e join {rows} s on {join}{hide}"""
+        ).format(
+            shown=self.source.key_of("s"), tag=sql.Literal(self.space.tag), type=literal(self.space.storage), extra=sql.Composed(extra),
+            table=self.table, rows=self.source.rows(text=hide, extra=self.source.columns), join=self.source.join("s", "e"),
+            hide=sql.SQL(" where {} = e.content_hash").format(DOC_HASH) if hide else sql.SQL(""),
+        )  # fmt: skip
+
+
+def index_state(conn: Connection, schema: str, name: str) -> IndexState:
+    """Whether the index of that name is usable."""
+    row = conn.execute(
+        """select i.indisvalid and i.indisready, exists (select from pg_stat_progress_create_index p where p.index_relid = c.oid)
+           from pg_class c join pg_index i on i.indexrelid = c.oid
+           where c.relnamespace = to_regnamespace(%s) and c.relname = %s""",
+        (ident(schema).as_string(conn), name),
+    ).fetchone()
+    if row is None:
+        return "none"
+    return "valid" if row[0] else "building" if row[1] else "invalid"
+
+
+def pgvector_values(vectors: object, storage: str) -> Sequence[object]:
+    """The batch as pgvector's own types, which write themselves in binary."""
+    from pgvector import HalfVector, Vector
+
+    return [Vector(row) if storage == "vector" else HalfVector(row) for row in vectors]  # type: ignore[attr-defined]

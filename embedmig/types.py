@@ -1,0 +1,220 @@
+"""The nouns of DESIGN: frozen values without behaviour beyond their own fields."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from embedmig.errors import PlanError
+
+if TYPE_CHECKING:  # the command line imports this module, and must not wait for NumPy
+    import numpy as np
+    import numpy.typing as npt
+
+Vectors: TypeAlias = "npt.NDArray[np.float32]"
+"""A batch of embeddings: ``(n, dimensions)`` float32, C-contiguous."""
+
+Metric = Literal["cosine", "l2", "ip"]
+Storage = Literal["vector", "halfvec"]
+Normalization = Literal["l2", "none"]
+Role = Literal["document", "query"]
+SpaceState = Literal["building", "ready", "active", "retained", "retired"]
+
+UNPINNED = frozenset({"", "latest", "newest", "current", "main", "master", "default", "none"})
+MAX_DIMENSIONS: dict[Storage, int] = {"vector": 16_000, "halfvec": 16_000}  # pgvector: a column's limit
+MAX_INDEX_DIMENSIONS: dict[Storage, int] = {"vector": 2_000, "halfvec": 4_000}  # pgvector: an HNSW index's limit
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """How a text is cut before it is embedded: at most ``size`` units a piece, ``overlap`` of them shared."""
+
+    size: int
+    overlap: int = 0
+    unit: Literal["characters", "tokens"] = "characters"
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not 0 <= self.overlap < self.size or self.unit not in ("characters", "tokens"):
+            raise PlanError(
+                f"chunk: size {self.size}, overlap {self.overlap}, unit {self.unit!r} is not possible",
+                hint='size is at least 1, overlap smaller than size, unit "characters" or "tokens"',
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """All vectors of one collection made by one embedding configuration.
+
+    ``model`` is ``provider/name``. ``version`` pins what the name stands for today. ``weights`` pins model files on
+    disk (``sha256:…``). ``variant`` is appended to the tag, for configurations that differ in nothing the tag shows
+    (a prefix, say). Raises :class:`PlanError` for values that can't be.
+    """
+
+    collection: str
+    model: str
+    version: str
+    dimensions: int
+    normalize: Normalization = "l2"
+    metric: Metric = "cosine"
+    storage: Storage = "vector"
+    document_prefix: str = ""
+    query_prefix: str = ""
+    chunk: Chunk | None = None
+    weights: str = ""
+    variant: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.chunk, dict):
+            object.__setattr__(self, "chunk", Chunk(**self.chunk))  # type: ignore[unreachable]  # from JSON
+        check_space(self)
+
+    @property
+    def provider(self) -> str:
+        """The part of ``model`` before the slash: which embedder makes the vectors."""
+        return self.model.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The part of ``model`` after the slash: what the provider calls the model."""
+        return self.model.partition("/")[2]
+
+    @property
+    def tag(self) -> str:
+        """The version string that stands on every vector row: ``model@version/dim-256/chunk-512/norm-l2``."""
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model).strip("-").lower()
+        parts = [f"{slug}@{self.version}", f"dim-{self.dimensions}"]
+        if self.chunk:
+            overlap = f"+{self.chunk.overlap}" if self.chunk.overlap else ""
+            unit = "t" if self.chunk.unit == "tokens" else ""
+            parts.append(f"chunk-{self.chunk.size}{unit}{overlap}")
+        parts.append(f"norm-{self.normalize}")
+        if self.storage != "vector":
+            parts.append(self.storage)
+        if self.variant:
+            parts.append(self.variant)
+        return "/".join(parts)
+
+
+def check_space(space: Space) -> None:
+    """Refuses a space whose own fields contradict each other; raises :class:`PlanError`."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+/\S+", space.model):
+        raise PlanError(
+            f"model {space.model!r} is not provider/name", hint='for example "openai/text-embedding-3-small"'
+        )
+    if space.version.strip().lower() in UNPINNED:
+        raise PlanError(
+            f"{space.model}: version {space.version!r} is not pinned",
+            hint="give the version that the vectors are made with; a name that moves would mix geometries unseen",
+        )
+    if not re.fullmatch(r"[A-Za-z0-9._+-]+", space.version) or not re.fullmatch(r"[A-Za-z0-9._+-]*", space.variant):
+        raise PlanError(
+            f"version {space.version!r} or variant {space.variant!r} has characters that a tag can't hold",
+            hint="letters, digits, '.', '_', '+' and '-'",
+        )
+    for name, allowed in (
+        ("normalize", ("l2", "none")),
+        ("metric", ("cosine", "l2", "ip")),
+        ("storage", ("vector", "halfvec")),
+    ):
+        if getattr(space, name) not in allowed:
+            raise PlanError(f"{name} {getattr(space, name)!r} is not known", hint=f"one of {', '.join(allowed)}")
+    if not 1 <= space.dimensions <= MAX_DIMENSIONS[space.storage]:
+        raise PlanError(f"dimensions {space.dimensions} is out of range", hint=f"1 to {MAX_DIMENSIONS[space.storage]}")
+
+
+def fingerprint(space: Space, text: Sequence[str]) -> str:
+    """SHA-256 of everything that shapes the geometry: the space and the text columns with their joining (DESIGN 1)."""
+    shape = asdict(space) | {
+        "text": list(text),
+        "joiner": "\n\n",
+        "chunker": "semantic-text-splitter" if space.chunk else None,
+    }
+    del shape["collection"], shape["metric"]  # the metric is how vectors are compared, not what they are
+    return hashlib.sha256(json.dumps(shape, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an embedder gives back for ``n`` texts: raw vectors ``(n, d)`` in the order asked, and what they cost.
+
+    ``tokens`` is None where the provider doesn't say. ``truncated`` counts texts cut at the model's token limit.
+    """
+
+    vectors: Vectors
+    tokens: int | None = None
+    truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One condition of a gate: what was measured, what was asked for, and what would open it."""
+
+    name: str
+    value: float | int | str | None
+    threshold: float | int | str | None
+    passed: bool
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a backfill or an index build is. ``total`` is counted once, as of the start, and then fixed; it is None
+    until that count is known. Times are active seconds.
+    """
+
+    what: str
+    done: int
+    total: int | None
+    unit: str = "rows"
+    tokens: int = 0
+    cost: float | None = None
+    active_seconds: float = 0.0
+    failed: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Units a second of active time."""
+        return self.done / self.active_seconds if self.active_seconds > 0 else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at the rate so far; None before anything is known."""
+        if self.total is None or self.rate == 0:
+            return None
+        return max(0, self.total - self.done) / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an operation would take: rows, tokens, dollars (None: unknown, never 0), bytes on disk."""
+
+    rows: int | None = None
+    tokens: int | None = None
+    cost: float | None = None
+    bytes: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much an embedder takes at once: texts a request, requests in flight, tokens a request and a text."""
+
+    batch_size: int = 256
+    concurrency: int = 1
+    tokens_per_request: int | None = None
+    tokens_per_text: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One row found through the alias. ``distance`` is in the space's metric: smaller is nearer."""
+
+    key: tuple[str, ...]
+    chunk: int
+    version: str
+    distance: float
+    columns: dict[str, Any] = field(default_factory=dict)
