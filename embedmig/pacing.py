@@ -9,6 +9,7 @@ Refusals (429) never count as failed attempts: the same request, in full, is sen
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
@@ -83,9 +84,11 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
-            return max(0.0, float(headers[name]) * unit)
+            seconds = float(headers[name]) * unit
         except (KeyError, ValueError):
             continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
     try:
         return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - now)
     except (KeyError, ValueError):
@@ -265,7 +268,7 @@ class Pacer:
         attempts.failures += 1
         if isinstance(failure, Refused):
             self._refusals += 1
-            if started >= self._shrunk_at:
+            if started > self._shrunk_at:
                 self._limiter.shrink()
                 self._shrunk_at = now
         else:

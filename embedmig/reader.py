@@ -125,8 +125,9 @@ class Reader:
 
     def _resolve(self) -> Resolved:
         record = self._record()
-        assert record.version and record.fingerprint
-        assert record.encoder
+        assert record.version is not None
+        assert record.fingerprint is not None
+        assert record.encoder is not None
         space, weights = space_of(record.encoder)
         names = [
             row[0]

@@ -255,9 +255,18 @@ async def together(work: Sequence[Coroutine[Any, Any, T]], concurrency: int) -> 
     """The results in order, at most ``concurrency`` at once; the first failure cancels the rest and is raised."""
     room = asyncio.Semaphore(concurrency)
 
+    failed = False
+
     async def one(part: Coroutine[Any, Any, T]) -> T:
+        nonlocal failed
         async with room:
-            return await part
+            if failed:  # between the first failure and the cancelling, the next would slip in and be paid for
+                raise asyncio.CancelledError
+            try:
+                return await part
+            except BaseException:
+                failed = True
+                raise
 
     tasks = [asyncio.ensure_future(one(part)) for part in work]
     try:

@@ -241,6 +241,8 @@ def decode(body: bytes, count: int) -> Answer:
 
 def reorder(vectors: list[Any], indices: list[Any]) -> list[Any]:
     """Vectors in the order of their indices; raises :class:`BadAnswer` unless each index is there once."""
+    if not all(isinstance(index, int) for index in indices):
+        raise BadAnswer(f"the answer's indices are not numbers: {indices[:3]}")
     ordered: dict[int, Any] = dict(zip(indices, vectors, strict=True))
     if set(ordered) != set(range(len(vectors))):
         twice = sorted({index for index in indices if indices.count(index) > 1}, key=str)
@@ -254,16 +256,21 @@ def reorder(vectors: list[Any], indices: list[Any]) -> list[Any]:
 
 def to_array(vectors: list[Any]) -> Vectors:
     """``(n, d)`` float32 from base64 strings of little-endian float32, or from lists of numbers."""
+    if not vectors:
+        return np.zeros((0, 0), np.float32)
     try:
-        if vectors and all(isinstance(vector, str) for vector in vectors):
+        if all(isinstance(vector, str) for vector in vectors):
             raw = [a2b_base64(vector) for vector in vectors]
-            if len({len(piece) for piece in raw}) > 1:
-                raise ValueError("their lengths differ")
-            return np.frombuffer(b"".join(raw), dtype="<f4").reshape(len(raw), -1).astype(np.float32, copy=False)
-        array = np.asarray(vectors, dtype=np.float32)  # the server ignores encoding_format; null reads as NaN
+            if len({len(piece) for piece in raw}) > 1 or not raw[0]:
+                raise ValueError("their lengths differ, or they are empty")
+            array = np.frombuffer(b"".join(raw), dtype="<f4").reshape(len(raw), -1)
+        else:
+            array = np.asarray(vectors, dtype=np.float32)  # encoding_format was ignored; null reads as NaN
     except (ValueError, TypeError, Base64Error) as error:
         raise BadAnswer(f"the answer's vectors can't be read: {error}") from error
-    return array if array.ndim == 2 else array.reshape(len(vectors), -1)
+    if array.ndim != 2:
+        raise BadAnswer(f"the answer's vectors can't be read: they make an array of shape {array.shape}")
+    return array.astype(np.float32, copy=False)
 
 
 def _tokens(answer: dict[str, Any]) -> int | None:

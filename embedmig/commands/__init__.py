@@ -1,0 +1,17 @@
+"""The command line without the terminal: one function a command, returning dataclasses.
+
+Commands that only look open a read-only session and want SELECT alone.
+"""
+
+from embedmig.commands.asking import Found, gate, search
+from embedmig.commands.looking import Finding, HistoryEntry, Shown, check, current, heads, history, show
+from embedmig.commands.migrating import PlannedOperation, PlannedRevision, Ran, downgrade, dry_run, stamp, upgrade
+from embedmig.commands.project import Project, open_project
+from embedmig.commands.standing import CollectionStatus, SpaceStatus, Status, status
+from embedmig.commands.writing import Wanted, init, merge, rebase, revision
+
+__all__ = [
+    "CollectionStatus", "Finding", "Found", "HistoryEntry", "PlannedOperation", "PlannedRevision", "Project", "Ran",
+    "Shown", "SpaceStatus", "Status", "Wanted", "check", "current", "downgrade", "dry_run", "gate", "heads", "history",
+    "init", "merge", "open_project", "rebase", "revision", "search", "show", "stamp", "status", "upgrade",
+]  # fmt: skip

@@ -1,0 +1,76 @@
+"""Asking a space: search and gate."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from embedmig.commands.project import Project
+from embedmig.db import Connection
+from embedmig.errors import UnknownTarget, UsageError
+from embedmig.ledger import ledger_exists
+from embedmig.operations.base import Site
+from embedmig.operations.gate import evaluate
+from embedmig.reader import Reader, Resolved, encode_query, encoder_for, nearest, split_columns
+from embedmig.registry import SpaceRecord
+from embedmig.types import Hit, Verdict
+
+
+def gate(project: Project, collection: str, version: str | None = None) -> list[Verdict]:
+    """Evaluates the gate with the thresholds of ``[gates]``; changes nothing. Without a version: the newest space's."""
+    with project.looking() as (site, conn):
+        return evaluate(site, conn, _find_space(project, site, conn, collection, version), None)
+
+
+def _find_space(project: Project, site: Site, conn: Connection, collection: str, version: str | None) -> SpaceRecord:
+    project.config.collection(collection)
+    found = site.registry.spaces(conn, collection) if ledger_exists(conn, site.database.schema) else []
+    live = [record for record in found if record.state != "retired" and version in (None, record.version)]
+    if not live:
+        known = ", ".join(record.version for record in found) or "none"
+        raise UnknownTarget(f"collection {collection!r} has no space {version or ''}".rstrip(), hint=f"known: {known}")
+    return live[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found, and through which version."""
+
+    version: str
+    fingerprint: str
+    hits: list[Hit]
+    milliseconds: float
+
+
+def search(project: Project, collection: str, text: str, k: int = 10, version: str | None = None) -> Found:
+    """Encodes with the model that made the vectors, and reads through the alias; or one version's space directly."""
+    project.config.collection(collection)
+    if k < 1:
+        raise UsageError("-k is at least 1")
+    began = time.monotonic()
+    if version is not None:
+        return _search_space(project, collection, text, k, version)
+    site = project.site(start=False)
+    with Reader(
+        site.database.url, collection, schema=site.database.schema, settings=project.config.embedders
+    ) as reader:
+        hits = reader.search(text, k)
+        return Found(reader.version, reader.fingerprint, hits, (time.monotonic() - began) * 1000)
+
+
+def _search_space(project: Project, collection: str, text: str, k: int, version: str) -> Found:
+    began = time.monotonic()
+    if not text.strip():
+        raise UsageError("the query is empty", hint="a text without words has no vector")
+    with project.looking() as (site, conn):
+        record = _find_space(project, site, conn, collection, version)
+        view = site.store(conn, record).view()
+        cursor = conn.execute(sql.SQL("select * from ({}) v limit 0").format(view))
+        names = [column.name for column in cursor.description or ()]
+        encoder = encoder_for(record.space, record.weights, project.config.settings(record.space.provider))
+        relation = sql.SQL("({})").format(view)
+        resolved = Resolved(relation, *split_columns(names), record.version, record.fingerprint, encoder)
+        hits = nearest(conn, resolved, encode_query(encoder, text), k)
+    return Found(record.version, record.fingerprint, hits, (time.monotonic() - began) * 1000)

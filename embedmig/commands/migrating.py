@@ -1,0 +1,159 @@
+"""Upgrade, downgrade, their dry runs, and stamp."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from embedmig.commands.project import Project, applied_heads, applied_revisions, ignore
+from embedmig.db import Connection
+from embedmig.errors import PlanError
+from embedmig.events import Event
+from embedmig.graph import Graph
+from embedmig.operations.base import Plan, Site
+from embedmig.runner import Runner, Step, plan_of, step_of, validate
+from embedmig.scripts import Script
+from embedmig.types import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a run did: the revisions in order, the heads after it, and wall-clock seconds."""
+
+    direction: str
+    revisions: list[str]
+    current: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOperation:
+    """An operation of a dry run: what it is, what it would take, its statements or why there are none."""
+
+    kind: str
+    description: str
+    estimate: Estimate
+    sql: list[str] | str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRevision:
+    """A revision of a dry run."""
+
+    revision: str
+    message: str
+    direction: str
+    operations: list[PlannedOperation]
+
+
+Direction = Literal["upgrade", "downgrade"]
+
+
+def upgrade(
+    project: Project,
+    target: str = "head",
+    *,
+    report: Callable[[Event], None] = ignore,
+    stop: threading.Event | None = None,
+) -> Ran:
+    """Applies what lies between the applied heads and ``target``."""
+    return _run(project, "upgrade", target, report, stop or threading.Event())
+
+
+def downgrade(
+    project: Project, target: str, *, report: Callable[[Event], None] = ignore, stop: threading.Event | None = None
+) -> Ran:
+    """Takes back what was applied after ``target``."""
+    return _run(project, "downgrade", target, report, stop or threading.Event())
+
+
+def _run(
+    project: Project, direction: Direction, target: str, report: Callable[[Event], None], stop: threading.Event
+) -> Ran:
+    began = time.monotonic()
+    site, ran = project.site(start=True), [""]
+
+    def steps(conn: Connection) -> list[Step]:
+        found = _steps(project, conn, site, direction, target)
+        ran[:] = [step.script.revision for step in found]
+        return found
+
+    Runner(site, report, stop).run(steps)
+    with site.database.connect("read") as conn:
+        current = list(applied_heads(project, site, conn))
+    return Ran(direction, ran, current, time.monotonic() - began)
+
+
+def _steps(project: Project, conn: Connection, site: Site, direction: Direction, target: str) -> list[Step]:
+    applied = applied_revisions(site, conn)
+    heads = project.graph.applied_heads(applied)
+    if direction == "upgrade":
+        return [step_of(script, "upgrade") for script in project.graph.upgrade_plan(heads, target)]
+    scripts = project.graph.downgrade_plan(heads, target)
+    refuse_edited(scripts, applied)
+    return [step_of(script, "downgrade") for script in scripts]
+
+
+def refuse_edited(scripts: list[Script], applied: Mapping[str, str]) -> None:
+    """What is taken back must be what was applied. Raises :class:`PlanError`."""
+    for script in scripts:
+        if applied.get(script.revision) not in (None, script.checksum):
+            raise PlanError(
+                f"{script.path.name} was edited after it was applied, so its downgrade() may not fit what was done",
+                hint=f"restore the file as it was reviewed, or record the new one: embedmig stamp {script.revision}",
+            )
+
+
+def dry_run(project: Project, direction: Direction, target: str) -> list[PlannedRevision]:
+    """Validates the plan against the database and says what it would take; changes nothing and calls no model."""
+    with project.looking() as (site, conn):
+        steps = _steps(project, conn, site, direction, target)
+        plan = plan_of(site, conn, offline=True)
+        planned = []
+        for step in steps:
+            validate(plan, [step])
+            planned.append(
+                PlannedRevision(
+                    step.script.revision,
+                    step.script.message,
+                    step.direction,
+                    [_planned(plan, op) for op in step.operations],
+                )
+            )
+        return planned
+
+
+def _planned(plan: Plan, operation: Any) -> PlannedOperation:
+    statements = operation.sql(plan)
+    if not isinstance(statements, str):
+        statements = [statement.as_string(plan.conn) for statement in statements]
+    return PlannedOperation(operation.kind, operation.describe(), operation.estimate(plan), statements)
+
+
+def stamp(project: Project, target: str) -> Ran:
+    """Records the revisions up to ``target`` as applied, and those after it as not, without running them."""
+    began, site = time.monotonic(), project.site(start=True)
+    graph = project.graph
+    wanted = set() if target == "base" else {script.revision for script in _lineage(graph, target)}
+
+    def write(conn: Connection) -> None:
+        applied = site.ledger.applied(conn)
+        with conn.transaction():
+            for script in reversed(graph.walk()):
+                before, now = script.revision in applied, script.revision in wanted
+                if now and applied.get(script.revision) != script.checksum:
+                    site.ledger.stamp(conn, script.revision, "stamp", script.checksum)
+                elif before and not now:
+                    site.ledger.stamp(conn, script.revision, "unstamp", script.checksum)
+
+    Runner(site, ignore, threading.Event()).run(lambda _: [], prepare=write)
+    with site.database.connect("read") as conn:
+        return Ran("stamp", sorted(wanted), list(applied_heads(project, site, conn)), time.monotonic() - began)
+
+
+def _lineage(graph: Graph, target: str) -> list[Script]:
+    targets = graph.heads() if target == "heads" else (graph.resolve(target).revision,)
+    return [script for name in targets for script in (*graph.ancestors(name), graph.get(name))]

@@ -1,0 +1,72 @@
+"""What every command starts from: the configuration, the scripts, the database's side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from embedmig import config as configuration
+from embedmig.config import Config
+from embedmig.db import Connection, Database, open_database, translated
+from embedmig.events import Event
+from embedmig.graph import Graph
+from embedmig.ledger import Ledger, ledger_exists
+from embedmig.operations.base import Site
+from embedmig.registry import Registry
+
+
+def ignore(event: Event) -> None:
+    """The report of a caller who doesn't want to hear anything."""
+
+
+@dataclass
+class Project:
+    """A configuration with what it points at, opened when it is first needed."""
+
+    config: Config
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The migration scripts. Raises :class:`GraphError`, :class:`ScriptError`."""
+        return Graph(self.config.migrations)
+
+    def site(self, *, start: bool) -> Site:
+        """The database's side; ``start`` creates the embedded server where there is none yet."""
+        return self._site if start else self._looking
+
+    @cached_property
+    def _site(self) -> Site:
+        return site_of(self.config, open_database(self.config))
+
+    @cached_property
+    def _looking(self) -> Site:
+        return site_of(self.config, open_database(self.config, start=False))
+
+    @contextmanager
+    def looking(self) -> Iterator[tuple[Site, Connection]]:
+        """A read-only session."""
+        site = self.site(start=False)
+        with translated("reading"), site.database.connect("read") as conn:
+            conn.execute("set default_transaction_read_only = on")
+            yield site, conn
+
+
+def site_of(config: Config, database: Database) -> Site:
+    """The parts of a site, put together."""
+    return Site(config, database, Ledger(database.schema), Registry(database.schema))
+
+
+def open_project(path: Path | None = None, *, database: str | None = None) -> Project:
+    """Reads the configuration; connects to nothing yet. Raises :class:`ConfigError`."""
+    return Project(configuration.load(path, database=database))
+
+
+def applied_revisions(site: Site, conn: Connection) -> dict[str, str]:
+    return site.ledger.applied(conn) if ledger_exists(conn, site.database.schema) else {}
+
+
+def applied_heads(project: Project, site: Site, conn: Connection) -> tuple[str, ...]:
+    return project.graph.applied_heads(applied_revisions(site, conn))

@@ -1,0 +1,155 @@
+"""Writing scripts: init, revision, merge, rebase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedmig import authoring
+from embedmig.commands.project import Project, applied_revisions
+from embedmig.errors import EmbedmigError, UsageError
+from embedmig.runner import plan_of, step_of
+from embedmig.types import MAX_INDEX_DIMENSIONS, Space
+
+
+def init(directory: Path) -> list[Path]:
+    """Begins a project; returns the files written."""
+    return authoring.init(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What ``embedmig revision`` was asked for; ``fields`` are those of :class:`Space` that were given."""
+
+    message: str
+    collection: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    adopt: str | None = None
+    autogenerate: bool = False
+    empty: bool = False
+    head: str = "head"
+    label: str | None = None
+
+
+def revision(project: Project, wanted: Wanted) -> Path:
+    """Writes the next script and returns its path. Raises :class:`UsageError`."""
+    body = authoring.empty_body() if wanted.empty else _body(project, wanted)
+    return authoring.new_revision(project.graph, wanted.message, body, head=wanted.head, label=wanted.label)
+
+
+def _body(project: Project, wanted: Wanted) -> authoring.Body:
+    collection = _collection_for(project, wanted)
+    space = _space_for(project, collection, wanted)
+    if wanted.adopt:
+        table, _, column = wanted.adopt.rpartition(".")
+        if not table:
+            raise UsageError(
+                f"--adopt {wanted.adopt}: is not TABLE.COLUMN", hint="for example --adopt documents.embedding"
+            )
+        return authoring.adopt_body(_pinned(project, space), table, column)
+    old = _latest_version(project, collection)
+    if old == space.tag:
+        raise UsageError(f"{collection!r} is at {old} already; there is nothing to migrate")
+    return authoring.space_body(_pinned(project, space), old, project.config.gates)
+
+
+def _collection_for(project: Project, wanted: Wanted) -> str:
+    if wanted.collection:
+        return project.config.collection(wanted.collection).name
+    if wanted.autogenerate:
+        return _outdated(project)
+    if len(project.config.collections) == 1:
+        return next(iter(project.config.collections))
+    raise UsageError(
+        "which collection?", hint=f"--collection {' or '.join(project.config.collections) or 'NAME'}, or --empty"
+    )
+
+
+def _outdated(project: Project) -> str:
+    """The one collection whose declared model is not the active version."""
+    declared = {
+        name: Space(collection=name, **_declared(project, name)).tag
+        for name, collection in project.config.collections.items() if collection.embedding
+    }  # fmt: skip
+    active = _active_versions(project)
+    found = [name for name, tag in declared.items() if tag not in (_latest_version(project, name), active.get(name))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(
+            f"{len(found)} collections differ from what the configuration declares",
+            hint=f"--collection {' or '.join(found)}",
+        )
+    raise UsageError(
+        "every declared model is the active version; there is nothing to generate",
+        hint="declare the wanted one in [collections.NAME.embedding], or give --model, --model-version and --dimensions",
+    )
+
+
+def _active_versions(project: Project) -> dict[str, str | None]:
+    """What each alias shows now, as the ledger's side knows it; nothing where the database is out of reach."""
+    try:
+        with project.looking() as (site, conn):
+            plan = plan_of(site, conn, offline=True)
+            return dict(plan.aliases)
+    except EmbedmigError:
+        return {}  # a script can be written without the database; the scripts say what came last
+
+
+def _declared(project: Project, collection: str) -> dict[str, Any]:
+    found = project.config.collection(collection)
+    return dict(found.embedding or {}) | ({"chunk": found.chunk} if found.chunk else {})
+
+
+def _space_for(project: Project, collection: str, wanted: Wanted) -> Space:
+    declared = _declared(project, collection)
+    fields = declared | wanted.fields if wanted.autogenerate or not wanted.fields.get("model") else wanted.fields
+    if project.config.collection(collection).chunk and not wanted.adopt:
+        fields = {"chunk": project.config.collection(collection).chunk} | fields
+    if wanted.adopt:
+        fields = {name: value for name, value in fields.items() if name != "chunk"}
+    if fields.get("dimensions", 0) > MAX_INDEX_DIMENSIONS["vector"] and not wanted.adopt:
+        fields = {"storage": "halfvec"} | fields  # an index on vector could not hold them
+    missing = [option for option, name in (("--model", "model"), ("--model-version", "version"), ("--dimensions", "dimensions")) if not fields.get(name)]  # fmt: skip
+    if missing:
+        raise UsageError(
+            f"{', '.join(missing)} is needed",
+            hint=f"or declare the model in [collections.{collection}.embedding] and use --autogenerate",
+        )
+    return Space(collection=collection, **fields)
+
+
+def _pinned(project: Project, space: Space) -> Space:
+    """The space with the hash of its weights, where they are on this disk: pinned in what is reviewed."""
+    from dataclasses import replace
+
+    from embedmig.embedders import create
+
+    try:
+        return replace(space, weights=create(space, project.config.settings(space.provider)).weights())
+    except EmbedmigError:
+        return space  # written on a machine without the model; the backfill pins what it finds
+
+
+def _latest_version(project: Project, collection: str) -> str | None:
+    """The version that the alias shows when every script has run: a new one builds on all of them."""
+    from embedmig.operations.flip_alias import FlipAlias
+
+    for script in project.graph.walk():
+        for operation in reversed(step_of(script, "upgrade").operations):
+            if isinstance(operation, FlipAlias) and operation.collection == collection and operation.version:
+                return operation.version
+    return None
+
+
+def merge(project: Project, revisions: list[str], message: str) -> Path:
+    """Writes a script that joins heads."""
+    return authoring.merge(project.graph, revisions, message)
+
+
+def rebase(project: Project, name: str) -> Path:
+    """Renumbers a script that is not applied onto the one other head."""
+    with project.looking() as (site, conn):
+        applied = applied_revisions(site, conn)
+    return authoring.rebase(project.config.migrations, name, applied)

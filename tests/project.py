@@ -1,0 +1,173 @@
+"""A project for tests: a configuration, scripts, a source table, and the installed command run as a real process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+COMMAND = str(Path(sysconfig.get_path("scripts")) / "embedmig")
+OLD_TAG = "wordllama-l2-supercat@0.4/dim-64/norm-l2"
+NEW_TAG = "wordllama-l2-supercat@0.4/dim-256/norm-l2"
+WORDS = [
+    "wind",
+    "tunnel",
+    "heat",
+    "boundary",
+    "layer",
+    "shock",
+    "wave",
+    "cone",
+    "plate",
+    "supersonic",
+    "flutter",
+    "panel",
+    "buckling",
+    "shell",
+]
+
+CONFIG = """
+[embedmig]
+database = "env:TEST_DATABASE_URL"
+migrations = "migrations"
+
+[collections.docs]
+table = "documents"
+key = "id"
+text = ["title", "body"]
+alias = "docs_embeddings"
+columns = ["title"]
+"""
+
+SPACE = """
+from embedmig import Space, op
+
+revision = {revision!r}
+down_revision = {down!r}
+
+NEW = Space(collection="docs", model={model!r}, version={version!r}, dimensions={dimensions}{more})
+
+
+def upgrade() -> None:
+    op.create_space(NEW)
+    op.backfill(NEW)
+    op.create_index(NEW)
+    op.gate(NEW, completeness=0.995)
+    op.flip_alias("docs", to=NEW)
+
+
+def downgrade() -> None:
+{downgrade}
+"""
+
+
+class Project:
+    """A folder with ``embedmig.toml`` and ``migrations/``, and the database that they are about."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.url = url
+        self.migrations = folder / "migrations"
+        self.migrations.mkdir()
+        self.environment: dict[str, str] = {}
+        self.processes: list[subprocess.Popen[str]] = []
+        self.configure(CONFIG)
+
+    def configure(self, text: str, more: str = "") -> None:
+        """Writes ``embedmig.toml``."""
+        (self.folder / "embedmig.toml").write_text(text + more)
+
+    def script(self, name: str, text: str) -> Path:
+        """Writes a migration script."""
+        path = self.migrations / name
+        path.write_text(text)
+        return path
+
+    def space_script(
+        self, revision: str = "0001", down: str | None = None, *, old: str | None = None,
+        model: str = "wordllama/l2-supercat", version: str = "0.4", dimensions: int = 64, more: str = "",
+    ) -> Path:  # fmt: skip
+        """Writes a revision that makes, fills, gates and shows a space."""
+        downgrade = "    op.flip_alias('docs', to=None)"
+        if old:
+            downgrade = f"    op.gate({old!r}, collection='docs')\n    op.flip_alias('docs', to={old!r})"
+        values = {"revision": revision, "down": down, "model": model, "version": version, "dimensions": dimensions}
+        text = SPACE.format(**values, more=f", {more}" if more else "", downgrade=downgrade)
+        return self.script(f"{revision}_space.py", text)
+
+    def two_spaces(self) -> None:
+        """Wordllama at 64 dimensions, then at 256: a small real upgrade."""
+        self.space_script("0001")
+        self.space_script("0002", "0001", old=OLD_TAG, dimensions=256)
+
+    def documents(self, rows: int = 50) -> None:
+        """``documents(id, title, body)`` with short, different texts."""
+        with self.connect() as conn:
+            conn.execute("create table documents (id bigint primary key, title text, body text)")
+            conn.cursor().executemany(
+                "insert into documents values (%s, %s, %s)",
+                [
+                    (n, f"{WORDS[n % len(WORDS)]} {n}", f"on the {WORDS[n % 7]} of a {WORDS[n % 11]}")
+                    for n in range(rows)
+                ],
+            )
+
+    def connect(self) -> psycopg.Connection:
+        """A connection to the project's database."""
+        return psycopg.connect(self.url, autocommit=True)
+
+    def one(self, query: str) -> Any:
+        """The first value of a query."""
+        with self.connect() as conn:
+            row = conn.execute(query).fetchone()  # type: ignore[arg-type]
+            return row[0] if row else None
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("EMBEDMIG_")}
+        return clean | {"TEST_DATABASE_URL": self.url, "PYTHONPATH": str(self.folder)} | self.environment
+
+    def run(self, *arguments: str, expect: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Runs ``embedmig`` to its end; fails the test if the exit code is not the one expected."""
+        done = subprocess.run(
+            [COMMAND, *arguments],
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert expect is None or done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *arguments: str, expect: int = 0) -> dict[str, Any]:
+        """Runs ``embedmig --json`` and reads its document."""
+        document: dict[str, Any] = json.loads(self.run("--json", *arguments, expect=expect).stdout)
+        assert document["schema"] == 1
+        return document
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Starts ``embedmig`` and doesn't wait."""
+        process = subprocess.Popen(
+            [COMMAND, *arguments],
+            cwd=self.folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """Ends what is still running."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()

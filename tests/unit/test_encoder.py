@@ -1,0 +1,201 @@
+"""What the Encoder promises around any provider: identity, the door, and poison passed by."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedmig import testing
+from embedmig.embedders import EmbedderSettings, create, prices, providers
+from embedmig.embedders.encoder import CANARY, Encoded, Encoder, pack, row_faults, unit
+from embedmig.embedders.weights import is_prefix
+from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, InputRefused
+from embedmig.testing import FakeEmbedder, fake_space, fake_vectors
+from embedmig.types import Answer, Limits, Space
+
+
+def encode(texts: list[str], embedder: FakeEmbedder | None = None, role: Any = "document", **space: Any) -> Encoded:
+    return asyncio.run(Encoder(fake_space(**space), embedder or FakeEmbedder()).encode(texts, role))
+
+
+def words(count: int) -> list[str]:
+    return [f"text {number}" for number in range(count)]
+
+
+def short(texts: list[str]) -> Answer:
+    return Answer(fake_vectors(texts[:-1], 8))
+
+
+@pytest.mark.parametrize("promise", testing.EMBEDDER_PROMISES, ids=lambda promise: promise.__name__)
+def test_the_fake_embedder_passes_the_suite(promise: testing.Promise) -> None:
+    asyncio.run(promise(Encoder(fake_space(), FakeEmbedder())))
+
+
+def test_prefixes_are_added_by_role() -> None:
+    embedder = FakeEmbedder()
+    encode(["x"], embedder, "document", document_prefix="passage: ", query_prefix="query: ")
+    encode(["x"], embedder, "query", document_prefix="passage: ", query_prefix="query: ")
+    assert embedder.calls == [["passage: x"], ["query: x"]]
+
+
+def test_vectors_under_norm_none_are_untouched() -> None:
+    encoded = encode(words(3), normalize="none")
+    assert (encoded.vectors == fake_vectors(words(3), 8)).all()
+
+
+def test_unusual_but_sound_vectors_are_normalized_exactly() -> None:
+    odd = np.array([[3e30, 4e30], [3e-30, 4e-30], [3, 4]], np.float32)
+    assert row_faults(odd) == {}
+    assert np.allclose(unit(odd), [[0.6, 0.8]] * 3, atol=1e-6)
+
+
+def test_an_empty_text_is_rejected_without_being_sent() -> None:
+    embedder = FakeEmbedder()
+    assert list(encode(["a", "", "b"], embedder).rejected) == [1]
+    assert embedder.calls == [["a", "b"]]
+
+
+def test_long_input_is_split_by_count() -> None:
+    embedder = FakeEmbedder(limits=Limits(batch_size=10, concurrency=3))
+    encode(words(25), embedder)
+    assert sorted(map(len, embedder.calls)) == [5, 10, 10]
+
+
+def test_long_input_is_split_by_tokens_and_one_huge_text_goes_alone() -> None:
+    limits = Limits(batch_size=10, tokens_per_request=100)
+    assert [len(part) for part in pack(["x" * 150, "x" * 150, "x" * 90, "x" * 900], limits)] == [1, 2, 1]
+
+
+def test_a_wrong_dimension_is_named_with_both_numbers_and_not_asked_again() -> None:
+    embedder = FakeEmbedder(dimensions=5)
+    with pytest.raises(BadAnswer, match="gave vectors of 5 dimensions, 8 are expected") as caught:
+        encode(words(3), embedder)
+    assert caught.value.hint
+    assert len(embedder.calls) == 1
+
+
+def test_the_probe_calls_a_wrong_dimension_a_matter_of_configuration() -> None:
+    with pytest.raises(EmbedderMisconfigured, match="5 dimensions"):
+        asyncio.run(Encoder(fake_space(), FakeEmbedder(dimensions=5)).probe())
+
+
+def test_the_probe_gives_one_vector() -> None:
+    embedder = FakeEmbedder()
+    assert asyncio.run(Encoder(fake_space(), embedder).probe()).vectors.shape == (1, 8)
+    assert embedder.calls == [[CANARY]]
+
+
+def test_too_few_vectors_are_asked_for_once_more_and_then_are_an_error() -> None:
+    once = FakeEmbedder(script=[short])
+    assert encode(words(3), once).vectors.shape == (3, 8)
+    assert [len(call) for call in once.calls] == [3, 3]
+    with pytest.raises(BadAnswer, match="gave 2 vectors for 3 texts"):
+        encode(words(3), FakeEmbedder(script=[short, short]))
+
+
+def test_one_poison_text_is_found_by_halving_and_the_rest_embedded() -> None:
+    texts = words(64)
+    texts[41] = "POISON"
+    embedder = FakeEmbedder(poison="POISON")
+    encoded = encode(texts, embedder, normalize="none")
+    good = [row for row in range(64) if row != 41]
+    assert encoded.rejected == {41: "poison"}
+    assert (encoded.vectors[good] == fake_vectors(texts, 8)[good]).all()
+    assert len(embedder.calls) <= 2 + 2 * 6  # the batch, the canary, and two halves a level
+
+
+def test_several_poison_texts_are_all_found() -> None:
+    texts = words(32)
+    for row in (0, 1, 31):
+        texts[row] = f"POISON {row}"
+    assert list(encode(texts, FakeEmbedder(poison="POISON")).rejected) == [0, 1, 31]
+
+
+def test_a_server_that_refuses_a_harmless_text_too_is_misconfigured() -> None:
+    refusals = [InputRefused("HTTP 400: no such option")] * 2
+    embedder = FakeEmbedder(script=refusals)
+    with pytest.raises(EmbedderMisconfigured, match="refuses every text: HTTP 400: no such option"):
+        encode(words(64), embedder)
+    assert len(embedder.calls) == 2
+
+
+def test_a_row_that_is_not_finite_once_is_mended_by_asking_once_more_for_it_alone() -> None:
+    def glitch(texts: list[str]) -> Answer:
+        vectors = fake_vectors(texts, 8)
+        vectors[1, 3] = np.inf
+        return Answer(vectors)
+
+    embedder = FakeEmbedder(script=[glitch])
+    encoded = encode(words(4), embedder, normalize="none")
+    assert not encoded.rejected
+    assert (encoded.vectors == fake_vectors(words(4), 8)).all()
+    assert embedder.calls[1] == ["text 1"]
+
+
+@pytest.mark.parametrize(("value", "reason"), [(np.nan, "NaN"), (np.inf, "infinity"), (0.0, "zero")])
+def test_a_row_that_stays_unusable_is_rejected_with_its_reason(value: float, reason: str) -> None:
+    def broken(texts: list[str]) -> Answer:
+        vectors = fake_vectors(texts, 8)
+        vectors[0] = value
+        return Answer(vectors)
+
+    encoded = encode(words(3), FakeEmbedder(script=[broken, broken]))
+    assert list(encoded.rejected) == [0]
+    assert reason in encoded.rejected[0]
+    assert np.isfinite(encoded.vectors[1:]).all()
+
+
+def test_a_failing_api_is_the_callers_to_see_and_cancels_what_was_under_way() -> None:
+    embedder = FakeEmbedder(limits=Limits(4, 1), script=[EmbedderUnavailable("gone")])
+    with pytest.raises(EmbedderUnavailable):
+        encode(words(40), embedder)
+    assert len(embedder.calls) == 1
+
+
+def test_tokens_are_summed_over_requests() -> None:
+    assert encode(words(130)).tokens == 260
+
+
+def test_weights_other_than_the_pinned_ones_are_refused() -> None:
+    Encoder(fake_space(weights="sha256:aa"), FakeEmbedder(weights="sha256:aa")).check()
+    with pytest.raises(EmbedderMisconfigured, match="sha256:bb, the space pins sha256:aa"):
+        Encoder(fake_space(weights="sha256:aa"), FakeEmbedder(weights="sha256:bb")).check()
+
+
+def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(EmbedderMisconfigured) as caught:
+        create(fake_space())
+    assert all(name in (caught.value.hint or "") for name in providers())
+
+
+def test_the_api_key_is_not_in_the_settings_repr() -> None:
+    assert "sk-secret" not in repr(EmbedderSettings(api_key="sk-secret"))
+
+
+def test_importing_the_registry_imports_no_provider() -> None:
+    heavy = "openai", "wordllama", "torch", "sentence_transformers", "tokenizers"
+    code = f"import sys, embedmig.embedders.encoder; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_version_pins_up_to_a_dot() -> None:
+    assert is_prefix("0.4", "0.4.0.post1")
+    assert is_prefix("0.4.0.post1", "0.4.0.post1")
+    assert not is_prefix("0.4", "0.40.1")
+    assert not is_prefix("0.4.1", "0.4")
+
+
+def test_an_unknown_price_is_unknown_and_never_zero() -> None:
+    small = Space("docs", "openai/text-embedding-3-small", "1", 1536)
+    assert prices.cost(small, 1_000_000) == 0.02
+    assert prices.cost(small, 1_000_000, EmbedderSettings(price=0.5)) == 0.5
+    assert prices.cost(small, 1_000_000, EmbedderSettings(base_url="http://vllm/v1")) is None
+    assert prices.cost(small, None) is None
+    assert prices.cost(Space("docs", "openai/some-new-model", "1", 8), 1000) is None
+    assert prices.cost(Space("docs", "wordllama/l2-supercat", "0.4", 64), None) == 0.0
