@@ -113,7 +113,8 @@ def put_view(conn: Connection, source: Source, store: Store) -> None:
                 hint="drop those views first and create them again after the flip",
             ) from error
         conn.execute(view_statement(source, store, replace=False))
-        saved.restore(conn)
+        if saved:
+            saved.restore(conn)
 
 
 def remove(conn: Connection, registry: Registry, source: Source) -> None:
@@ -126,6 +127,22 @@ def remove(conn: Connection, registry: Registry, source: Source) -> None:
         registry.set_state(conn, previous.space, "retained")
     registry.point_alias(conn, source.collection.name, (previous.alias_schema, previous.alias_name), None, None)
     conn.execute("select pg_notify(%s, %s)", (CHANNEL, source.collection.name))
+
+
+def take_away(conn: Connection, registry: Registry, source: Source) -> None:
+    """Inside a transaction: drops the view, and keeps its owner, comment and grants in the registry."""
+    if rights := save_rights(conn, *alias_name(source)):
+        conn.execute(sql.SQL("drop view {}").format(ident(*alias_name(source))))
+        registry.save_alias_rights(conn, source.collection.name, rights.as_json())
+
+
+def bring_back(conn: Connection, registry: Registry, source: Source, store: Store) -> None:
+    """Inside a transaction: makes the view of what is active anew, and gives back the rights it had."""
+    put_view(conn, source, store)
+    saved = registry.alias_rights(conn, source.collection.name)
+    if saved:
+        Rights.from_json(ident(*alias_name(source)), saved).restore(conn)
+        registry.save_alias_rights(conn, source.collection.name, None)
 
 
 def encoder_of(record: SpaceRecord) -> dict[str, Any]:
@@ -147,6 +164,15 @@ class Rights:
     comment: str | None
     grants: tuple[tuple[str, str, bool], ...]
 
+    def as_json(self) -> dict[str, Any]:
+        """For the time that the view is away."""
+        return {"owner": self.owner, "comment": self.comment, "grants": [list(grant) for grant in self.grants]}
+
+    @classmethod
+    def from_json(cls, view: sql.Identifier, saved: dict[str, Any]) -> Rights:
+        """The reverse of :meth:`as_json`."""
+        return cls(view, saved["owner"], saved["comment"], tuple((g[0], g[1], g[2]) for g in saved["grants"]))
+
     def restore(self, conn: Connection) -> None:
         """Puts them back, in the same transaction."""
         for privilege, grantee, grantable in self.grants:
@@ -158,14 +184,15 @@ class Rights:
         conn.execute(sql.SQL("alter view {} owner to {}").format(self.view, ident(self.owner)))
 
 
-def save_rights(conn: Connection, schema: str, name: str) -> Rights:
-    """Reads them from the catalog."""
+def save_rights(conn: Connection, schema: str, name: str) -> Rights | None:
+    """Reads them from the catalog; None where there is no such view."""
     row = conn.execute(
         """select c.oid, pg_get_userbyid(c.relowner), obj_description(c.oid, 'pg_class') from pg_class c
            where c.relnamespace = to_regnamespace(%s) and c.relname = %s""",
         (ident(schema).as_string(conn), name),
     ).fetchone()
-    assert row is not None
+    if row is None:
+        return None
     grants = conn.execute(
         """select privilege_type, case when grantee = 0 then '' else pg_get_userbyid(grantee) end, is_grantable
            from pg_class c, aclexplode(c.relacl) where c.oid = %s and grantee <> c.relowner""",

@@ -169,9 +169,17 @@ def revision(
 
 
 @app.command(rich_help_panel=MIGRATING)
-def upgrade(target: Target = "head", dry_run: DryRun = False, sql: AsSql = False) -> None:
+def upgrade(
+    target: Target = "head",
+    dry_run: DryRun = False,
+    sql: AsSql = False,
+    no_wait: Annotated[
+        bool,
+        typer.Option("--no-wait", help="Do what is quick, leave embedding to workers; exit 3 while rows are left."),
+    ] = False,
+) -> None:
     """Apply revisions: make spaces, backfill, index, gate, flip."""
-    _migrate("upgrade", target, dry_run, sql)
+    _migrate("upgrade", target, dry_run, sql, no_wait=no_wait)
 
 
 @app.command(rich_help_panel=MIGRATING, context_settings={"ignore_unknown_options": True})
@@ -182,7 +190,7 @@ def downgrade(
     _migrate("downgrade", target, dry_run, sql)
 
 
-def _migrate(direction: Any, target: str, dry_run: bool, as_sql: bool) -> None:
+def _migrate(direction: Any, target: str, dry_run: bool, as_sql: bool, **more: bool) -> None:
     from embedmig import commands
 
     project = settings.project()
@@ -193,7 +201,7 @@ def _migrate(direction: Any, target: str, dry_run: bool, as_sql: bool) -> None:
         settings.show("plan", planned, lambda: plan_tables(planned, as_sql=as_sql))
         return
     with _live() as live, _interruptible() as stop:
-        ran: Ran = getattr(commands, direction)(project, target, report=live, stop=stop)
+        ran: Ran = getattr(commands, direction)(project, target, report=live, stop=stop, **more)
     if settings.json:
         settings.show("ran", ran, lambda: "")
     elif not ran.revisions:
@@ -339,6 +347,129 @@ def search(
 
 
 @app.command(rich_help_panel=OPERATING)
+def backfill(collection: Collection, version: VersionTag = None) -> None:
+    """Fill a space that upgrade --no-wait left to a worker: the newest one, or a version's."""
+    from embedmig import commands
+
+    with _live() as live, _interruptible() as stop:
+        tally = commands.backfill(settings.project(), collection, version, report=live, stop=stop)
+    settings.show("tally", tally, lambda: f"{tally.rows:,} rows embedded")
+
+
+OneCollection = Annotated[
+    str | None, typer.Argument(metavar="[COLLECTION]", help="One collection; all of them if none is named.")
+]
+Why = Annotated[str, typer.Option("--reason", help="Shown by status to whoever wonders.")]
+
+
+@app.command(rich_help_panel=OPERATING)
+def sync(
+    collection: OneCollection = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until stopped; several may run at once.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make the triggers anew and compare every row, after a time without them.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again the rows that a model refused.")
+    ] = False,
+) -> None:
+    """Take the changes that wait into every live space."""
+    from embedmig import commands
+    from embedmig.report.tables import synced_table
+
+    with _interruptible() as stop:
+        if follow:
+            _follow(collection, stop)
+            return
+        found = commands.sync(settings.project(), collection, repair=repair, retry_failed=retry_failed, stop=stop)
+    settings.show("spaces", found, lambda: synced_table(found))
+    if any(one.error for one in found):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _follow(collection: str | None, stop: threading.Event) -> None:
+    """The daemon: a health line when something was done, and every 30 seconds."""
+    from embedmig import commands
+    from embedmig.report.live import HealthLine
+
+    health = HealthLine(settings.err)
+    commands.follow(settings.project(), collection, report=health, stop=stop)
+    settings.err.print("stopped; what was claimed is settled")
+
+
+@app.command(rich_help_panel=OPERATING)
+def pause(collection: OneCollection = None, reason: Why = "") -> None:
+    """Hold running backfills and syncs, within a batch."""
+    from embedmig import commands
+
+    names = commands.pause(settings.project(), collection, reason)
+    settings.show("paused", names, lambda: f"paused: {', '.join(names)}; embedmig resume lets them go on")
+
+
+@app.command(rich_help_panel=OPERATING)
+def resume(collection: OneCollection = None) -> None:
+    """Let paused backfills and syncs go on."""
+    from embedmig import commands
+
+    names = commands.resume(settings.project(), collection)
+    settings.show("resumed", names, lambda: f"going on: {', '.join(names)}")
+
+
+@app.command(rich_help_panel=OPERATING)
+def throttle(
+    speed: Annotated[str, typer.Argument(metavar="ROWS/S", help="Rows a second, such as 200; or off.")],
+    collection: OneCollection = None,
+    reason: Why = "",
+) -> None:
+    """Hold running backfills and syncs to a speed."""
+    from embedmig import commands
+
+    names = commands.throttle(settings.project(), _speed(speed), collection, reason)
+    settings.show("throttled", names, lambda: f"{', '.join(names)}: {speed}")
+
+
+def _speed(text: str) -> float | None:
+    if text == "off":
+        return None
+    try:
+        return float(text.removesuffix("rows/s").strip())
+    except ValueError:
+        raise UsageError(f"{text!r} is not a speed", hint="rows a second, such as 200; or off") from None
+
+
+@app.command(rich_help_panel=OPERATING)
+def alias(
+    action: Annotated[str, typer.Argument(help="drop: make room for ALTER TABLE. rebuild: bring it back.")],
+    collection: Collection,
+) -> None:
+    """Take the alias view away for a schema change of the source, and bring it back."""
+    from embedmig import commands
+
+    if action not in ("drop", "rebuild"):
+        raise UsageError(f"alias {action}: is not an action", hint="drop or rebuild")
+    name = getattr(commands, f"alias_{action}")(settings.project(), collection)
+    done = {"drop": "dropped; embedmig alias rebuild brings it back", "rebuild": "is there"}[action]
+    settings.show("alias", {"alias": name, "action": action}, lambda: f"{name} {done}")
+
+
+@app.command(rich_help_panel=OPERATING)
+def retire(
+    collection: Collection,
+    version: Annotated[str, typer.Argument(metavar="TAG", help="The version whose vectors are to go.")],
+    after: Annotated[str, typer.Option(help="How long it must have been retained.")] = "21d",
+    confirm: Annotated[
+        str | None, typer.Option(metavar="TAG", help="The version again: this can't be taken back.")
+    ] = None,
+) -> None:
+    """Drop the vectors of an old version, for good. Exit 3 while it is too early."""
+    from embedmig import commands
+    from embedmig.report.tables import size
+
+    gone = commands.retire(settings.project(), collection, version, after=after, confirm=confirm)
+    settings.show("retired", gone, lambda: f"{gone.version}: {size(gone.bytes)} freed in {gone.milliseconds:.0f} ms")
+
+
+@app.command(rich_help_panel=OPERATING)
 def server(action: Annotated[str, typer.Argument(help="url, start or stop.")] = "url") -> None:
     """The embedded PostgreSQL: print its URL for psql, start it, stop it."""
     from embedmig.db import open_database, stop_embedded
@@ -374,7 +505,10 @@ def _interruptible() -> Iterator[threading.Event]:
 
     def asked(_number: int, _frame: object) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            # Nothing less ends a run whose model never answers: its thread can't be cancelled, and would be waited for.
+            settings.err.show_cursor()
+            settings.err.print("interrupted; run the same command again: it goes on where it stopped")
+            os._exit(EXIT_INTERRUPTED)
         stop.set()
         settings.err.print("\nstopping after the batch in hand; once more to stop at once", style="yellow")
 

@@ -235,7 +235,10 @@ def translated(doing: str) -> Iterator[None]:
             hint="when the database is back, run the same command again: it goes on where it stopped",
         ) from error
     except psycopg.Error as error:
-        raise DatabaseFailed(f"the database refused while {doing}: {first_line(error)}") from error
+        raise DatabaseFailed(
+            f"the database refused while {doing}: {first_line(error)}",
+            hint="what was committed is kept; when the cause is mended, run the same command again",
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

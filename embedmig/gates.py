@@ -4,9 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from embedmig.stores import IndexState, SpaceCounts
+from embedmig.changes import Waiting
+from embedmig.stores import IndexState, Key, SpaceCounts
 from embedmig.types import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A space at one moment, all of one snapshot. ``waiting`` is None where the application writes the vectors.
+
+    ``unaccounted`` are some keys that are missing and neither wait to be taken in nor were refused by the model.
+    """
+
+    counts: SpaceCounts
+    index: IndexState
+    waiting: Waiting | None = None
+    capture: str = "none"
+    unaccounted: Sequence[Key] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What a gate asks for: a share, and seconds."""
+
+    completeness: float
+    freshness: float
+
+
+def evaluate(found: Measured, asked: Thresholds) -> list[Verdict]:
+    """All verdicts of a gate, in the order in which they are shown."""
+    verdicts = [completeness(found.counts, asked.completeness), refused(found.counts, asked.completeness)]
+    if found.waiting is not None:
+        verdicts += [freshness(found.waiting, asked.freshness), accounted(found), capture(found.capture)]
+    return [*verdicts, index(found.index)]
+
+
+def closed(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Those that keep the gate closed."""
+    return [verdict for verdict in verdicts if not verdict.passed]
 
 
 def completeness(counts: SpaceCounts, threshold: float) -> Verdict:
@@ -15,17 +52,39 @@ def completeness(counts: SpaceCounts, threshold: float) -> Verdict:
     left = f"{counts.missing:,} of {counts.eligible:,} rows are missing or out of date{basis}"
     share = math.floor(counts.completeness * 1e6) / 1e6
     passed = counts.complete >= threshold * counts.eligible
-    return Verdict(
-        "completeness", share, threshold, passed, "" if passed else f"{left}; run the same command again to embed them"
-    )
+    advice = f"{left}; run the same command again to embed them"
+    return Verdict("completeness", share, threshold, passed, "" if passed else advice)
 
 
 def refused(counts: SpaceCounts, threshold: float) -> Verdict:
     """Dead letters, against what completeness leaves open."""
     allowed = math.floor((1 - threshold) * counts.eligible + 1e-9)
     passed = counts.failed <= allowed
-    advice = f"{counts.failed:,} rows were refused by the model; embedmig status names them with the reason"
+    advice = f"{counts.failed:,} rows were refused by the model; embedmig status --json names them with the reason"
     return Verdict("failed_rows", counts.failed, allowed, passed, "" if passed else advice)
+
+
+def freshness(waiting: Waiting, threshold: float) -> Verdict:
+    """Age in seconds of the oldest change that the space has not taken in."""
+    passed = waiting.oldest_seconds <= threshold
+    advice = f"{waiting.count:,} changes wait; embedmig sync takes them in"
+    return Verdict("freshness", round(waiting.oldest_seconds, 1), threshold, passed, "" if passed else advice)
+
+
+def accounted(found: Measured) -> Verdict:
+    """What completeness leaves open must be known: waiting within the budget, or refused with a reason."""
+    keys = ", ".join("(" + ", ".join(key) + ")" for key in found.unaccounted[:10])
+    more = " and more" if len(found.unaccounted) > 10 else ""
+    advice = f"missing, and no change waits for them: {keys}{more}; run the same command again to embed them"
+    passed = not found.unaccounted
+    return Verdict("unaccounted_rows", len(found.unaccounted), 0, passed, "" if passed else advice)
+
+
+def capture(state: str) -> Verdict:
+    """Without capture, nobody knows what is stale."""
+    passed = state in ("installed", "watermark")
+    advice = f"capture is {state}: embedmig sync --repair installs the triggers and compares every row"
+    return Verdict("capture", state, "installed", passed, "" if passed else advice)
 
 
 def index(state: IndexState) -> Verdict:
@@ -37,13 +96,3 @@ def index(state: IndexState) -> Verdict:
         "building": "the index is being built; run the same command again when it is done",
     }.get(state, "")
     return Verdict("index", state, "valid", passed, advice)
-
-
-def evaluate(counts: SpaceCounts, state: IndexState, threshold: float) -> list[Verdict]:
-    """All verdicts of a gate, in the order in which they are shown."""
-    return [completeness(counts, threshold), refused(counts, threshold), index(state)]
-
-
-def closed(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Those that keep the gate closed."""
-    return [verdict for verdict in verdicts if not verdict.passed]

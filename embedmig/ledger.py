@@ -24,7 +24,7 @@ from embedmig.db import Connection, ident
 from embedmig.errors import RunSuperseded
 from embedmig.types import Verdict
 
-Direction = Literal["upgrade", "downgrade", "stamp", "unstamp"]
+Direction = Literal["upgrade", "downgrade", "stamp", "unstamp", "retire"]
 Status = Literal["running", "done", "failed", "gated", "interrupted"]
 
 
@@ -75,7 +75,7 @@ class Ledger:
         query = sql.SQL(
             """select revision, checksum from (
                  select distinct on (revision) revision, checksum, direction from {}
-                 where status = 'done' order by revision, id desc) last
+                 where status = 'done' and direction <> 'retire' order by revision, id desc) last
                where direction in ('upgrade', 'stamp')"""
         ).format(self.attempts_table)
         return {row[0]: row[1] for row in conn.execute(query)}
@@ -95,7 +95,7 @@ class Ledger:
             """select o.position from {operations} o join {attempts} a on a.id = o.attempt
                where a.revision = %(revision)s and a.direction = %(direction)s and a.checksum = %(checksum)s
                  and o.finished_at is not null
-                 and a.id > coalesce((select max(id) from {attempts} where revision = %(revision)s and status = 'done'), 0)"""
+                 and a.id > coalesce((select max(id) from {attempts} where revision = %(revision)s and status = 'done' and direction <> 'retire'), 0)"""
         ).format(operations=self.operations_table, attempts=self.attempts_table)
         values = {"revision": revision, "direction": direction, "checksum": checksum}
         return {row[0] for row in conn.execute(query, values)}
@@ -177,6 +177,15 @@ class Ledger:
                values (%s, %s, 'done', %s, now(), %s, %s, %s)"""
         ).format(self.attempts_table)
         conn.execute(query, (revision, direction, checksum, username(), socket.gethostname(), __version__))
+
+    def note_retirement(self, conn: Connection, revision: str, version: str) -> None:
+        """A row that marks the point of no return of the revision that made a version, when it was retired by hand."""
+        query = sql.SQL(
+            """insert into {} (revision, direction, status, checksum, finished_at, applied_by, host, tool_version, error)
+               values (%s, 'retire', 'done', %s, now(), %s, %s, %s, %s)"""
+        ).format(self.attempts_table)
+        said = f"{version} was retired: its vectors are gone"
+        conn.execute(query, (revision, version, username(), socket.gethostname(), __version__, said))
 
 
 def username() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from psycopg import sql
 
-from embedmig.db import Connection, ident
+from embedmig.db import Connection, ident, scalar
 from embedmig.types import Space, SpaceState
 
 
@@ -35,6 +35,7 @@ class SpaceRecord:
     weights: str
     resume_after: list[str] | None
     state_since: datetime | None
+    model_error: str | None = None
 
     @property
     def space(self) -> Space:
@@ -64,7 +65,8 @@ class AliasRecord:
 
 SPACE_FIELDS = sql.SQL(
     "id, collection, version, fingerprint, revision, state, adopted, table_schema, table_name, embedding_column, "
-    "version_column, writer, definition, text_columns, weights, resume_after, state_since"
+    "version_column, writer, definition, text_columns, weights, resume_after, state_since, "
+    "model_error"
 )
 ALIAS_FIELDS = sql.SQL(
     "collection, alias_schema, alias_name, space, version, fingerprint, encoder, flipped_at, flip_ms"
@@ -79,6 +81,9 @@ class Registry:
         self.spaces_table = ident(schema, "spaces")
         self.aliases_table = ident(schema, "aliases")
         self.failed_table = ident(schema, "failed_rows")
+        self.pending_table = ident(schema, "pending_changes")
+        self.captures_table = ident(schema, "captures")
+        self.controls_table = ident(schema, "controls")
 
     def spaces(self, conn: Connection, collection: str | None = None) -> list[SpaceRecord]:
         """All spaces, or those of one collection, in the order in which they were made."""
@@ -144,6 +149,16 @@ class Registry:
         shown = (record.id, record.version, record.fingerprint) if record else (None, None, None)
         conn.execute(query, (collection, *name, *shown, json.dumps(encoder) if encoder else None))
 
+    def alias_rights(self, conn: Connection, collection: str) -> dict[str, Any] | None:
+        """Owner, comment and grants of a view that was taken away for a moment."""
+        query = sql.SQL("select rights from {} where collection = %s").format(self.aliases_table)
+        return scalar(conn, query, (collection,))  # type: ignore[no-any-return]
+
+    def save_alias_rights(self, conn: Connection, collection: str, rights: dict[str, Any] | None) -> None:
+        """Keeps them until the view is back."""
+        query = sql.SQL("update {} set rights = %s where collection = %s").format(self.aliases_table)
+        conn.execute(query, (json.dumps(rights) if rights else None, collection))
+
     def time_flip(self, conn: Connection, collection: str, milliseconds: float) -> None:
         """Keeps how long the last flip took, which is what a rollback would take."""
         conn.execute(
@@ -167,6 +182,58 @@ class Registry:
         """Some dead letters, newest first: key and reason."""
         query = sql.SQL("select key, reason from {} where space = %s order by failed_at desc, key limit %s")
         return [(row[0], row[1]) for row in conn.execute(query.format(self.failed_table), (space, limit))]
+
+    # capture
+
+    def save_capture(
+        self, conn: Connection, collection: str, mode: str, source: str, outbox: str | None, digest: str | None
+    ) -> bool:
+        """Writes down what was installed; returns True."""
+        query = sql.SQL(
+            """insert into {} (collection, mode, source, outbox, digest) values (%s, %s, %s, %s, %s)
+               on conflict (collection) do update set mode = excluded.mode, source = excluded.source,
+                 outbox = excluded.outbox, digest = excluded.digest, installed_at = now()"""
+        ).format(self.captures_table)
+        conn.execute(query, (collection, mode, source, outbox, digest))
+        return True
+
+    def capture_digest(self, conn: Connection, collection: str) -> str | None:
+        """What the installed triggers were made for; None where there are none."""
+        query = sql.SQL("select digest from {} where collection = %s").format(self.captures_table)
+        return scalar(conn, query, (collection,))  # type: ignore[no-any-return]
+
+    def capture_outbox(self, conn: Connection, collection: str) -> str | None:
+        """The outbox's name; None where there is none."""
+        query = sql.SQL("select outbox from {} where collection = %s").format(self.captures_table)
+        return scalar(conn, query, (collection,))  # type: ignore[no-any-return]
+
+    def watermark(self, conn: Connection, collection: str) -> str | None:
+        """The newest ``changed_at`` seen, as text."""
+        query = sql.SQL("select watermark from {} where collection = %s").format(self.captures_table)
+        return scalar(conn, query, (collection,))  # type: ignore[no-any-return]
+
+    def save_watermark(self, conn: Connection, collection: str, mark: str) -> None:
+        """How far the last look came."""
+        query = sql.SQL("update {} set watermark = %s where collection = %s").format(self.captures_table)
+        conn.execute(query, (mark, collection))
+
+    def save_model_error(self, conn: Connection, space: int, error: str | None) -> None:
+        """Whether a space's model could be reached when it was last needed: known before a rollback needs it."""
+        query = sql.SQL("update {} set model_error = %s where id = %s and model_error is distinct from %s")
+        conn.execute(query.format(self.spaces_table), (error, space, error))
+
+    def retry_failed(self, conn: Connection, space: int) -> int:
+        """Forgets a space's dead letters and queues their rows again; returns how many."""
+        query = sql.SQL(
+            """with given_up as (delete from {failed} where space = %s returning space, key)
+               insert into {pending} as p (space, key, changed_at) select space, key, now() from given_up
+               on conflict (space, key) do update set not_before = now(), generation = p.generation + 1"""
+        ).format(failed=self.failed_table, pending=self.pending_table)
+        return conn.execute(query, (space,)).rowcount
+
+    def forget_capture(self, conn: Connection, collection: str) -> None:
+        """The reverse of :meth:`save_capture`."""
+        conn.execute(sql.SQL("delete from {} where collection = %s").format(self.captures_table), (collection,))
 
 
 def read_space(row: Sequence[Any]) -> SpaceRecord:

@@ -23,11 +23,10 @@ from embedmig import aliases, schema
 from embedmig.db import TRANSIENT, Connection, RunLock, check_suitable, ident, translated
 from embedmig.errors import (
     EXIT_FAILED,
-    EXIT_NO,
     EXIT_USAGE,
+    AnswerIsNo,
     CutoverBlocked,
     EmbedmigError,
-    GateClosed,
     Interrupted,
     PlanError,
 )
@@ -100,6 +99,7 @@ class Runner:
     site: Site
     report: Callable[[Event], None]
     stop: threading.Event
+    no_wait: bool = False
 
     def run(
         self, plan_steps: Callable[[Connection], Sequence[Step]], *, prepare: Callable[[Connection], None] | None = None
@@ -113,6 +113,8 @@ class Runner:
             lock = stack.enter_context(RunLock(self.site.database))
             conn = stack.enter_context(self.site.database.connect("runner"))
             check_suitable(conn)
+            if schema.installed(conn, self.site.database.schema):
+                schema.upgrade(self.site.database)  # an older embedmig's tables: before anything reads them
             steps = plan_steps(conn)
             plan = plan_of(self.site, conn, offline=False)
             showing = dict(plan.aliases)
@@ -134,7 +136,9 @@ class Runner:
         done = self.site.ledger.done_operations(conn, script.revision, step.direction, script.checksum)
         attempt = self.site.ledger.begin(conn, script.revision, step.direction, script.checksum)
         self.report(RevisionStarted(script.revision, script.message, step.direction, len(step.operations)))
-        run = Run(self.site, conn, attempt, script.revision, self.report, self.stop, lock.require, showing)
+        run = Run(
+            self.site, conn, attempt, script.revision, self.report, self.stop, lock.require, showing, self.no_wait
+        )
         try:
             with translated(f"running {script.revision}"):
                 for position, operation in enumerate(step.operations):
@@ -155,9 +159,9 @@ class Runner:
     def _record_failure(self, run: Run, error: BaseException, seconds: float) -> None:
         """The attempt's end goes to the ledger on a connection of its own: the run's may be what failed."""
         status: Status = "failed"
-        if isinstance(error, GateClosed):
+        if isinstance(error, AnswerIsNo):
             status = "gated"
-        elif isinstance(error, Interrupted | KeyboardInterrupt) or getattr(error, "exit_code", None) == EXIT_NO:
+        elif isinstance(error, Interrupted | KeyboardInterrupt):
             status = "interrupted"
         try:
             with self.site.database.connect("record") as conn:

@@ -47,6 +47,13 @@ class Source:
     text: tuple[Column, ...]
     columns: tuple[Column, ...]
     row_security: bool
+    partitioned: bool = False
+    changed_at: tuple[Column, ...] = ()  # one where changes are found by a watermark, none where by triggers
+
+    @property
+    def predicate(self) -> sql.SQL:
+        """Which rows are eligible, over the table's own column names; ``true`` where all are."""
+        return literal(f"({self.collection.where})") if self.collection.where else sql.SQL("true")
 
     @property
     def relation(self) -> sql.Identifier:
@@ -89,8 +96,7 @@ class Source:
         if text:
             parts = comma(ident(column.name) for column in self.text)
             items.append(sql.SQL(r"concat_ws(E'\n\n', {}) as doc").format(parts))
-        where = literal(f"({self.collection.where})") if self.collection.where else sql.SQL("true")
-        return sql.SQL("(select {} from {} where {})").format(sql.SQL(", ").join(items), self.relation, where)
+        return sql.SQL("(select {} from {} where {})").format(comma(items), self.relation, self.predicate)
 
 
 def comma(parts: Iterable[sql.Composable]) -> sql.Composed:
@@ -119,6 +125,8 @@ def resolve(conn: Connection, collection: Collection) -> Source:
         text=tuple(pick(known, name, collection, "text") for name in collection.text),
         columns=tuple(pick(known, name, collection, "columns") for name in collection.columns if name not in collection.key),
         row_security=row_security,
+        partitioned=kind == "p",
+        changed_at=tuple(pick(known, name, collection, "changed_at") for name in [collection.changed_at] if name),
     )  # fmt: skip
     check_predicate(conn, source)
     return source

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import logging
 import os
 import subprocess
 import sysconfig
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
+
+from embedmig import commands
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "embedmig")
 OLD_TAG = "wordllama-l2-supercat@0.4/dim-64/norm-l2"
@@ -127,9 +133,30 @@ class Project:
             row = conn.execute(query).fetchone()  # type: ignore[arg-type]
             return row[0] if row else None
 
+    def opened(self) -> commands.Project:
+        """The project for calls within this process, read anew."""
+        return commands.open_project(self.folder / "embedmig.toml", database=self.url)
+
+    def expect_exact(self, where: str = "true") -> None:
+        """Every live space of ``docs`` holds what embedding the source from scratch would give: no more, no less."""
+        with self.connect() as conn:
+            rows = conn.execute(
+                f"select id::text, concat_ws(E'\\n\\n', title, body) from documents where {where} order by id"  # type: ignore[arg-type]
+            ).fetchall()
+            wanted = {key: text for key, text in rows if text.strip()}
+            spaces = conn.execute(
+                "select table_name, (definition->>'dimensions')::int from embedmig.spaces"
+                " where collection = 'docs' and not adopted and state <> 'retired'"
+            ).fetchall()
+            for table, dimensions in spaces:
+                held = conn.execute(f"select id::text, content_hash, embedding::text from embedmig.{table}").fetchall()  # type: ignore[arg-type]
+                check_space(wanted, {key: (digest, vector) for key, digest, vector in held}, dimensions)
+
     @property
     def _environment(self) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("EMBEDMIG_")}
+        # Byte code may be kept: without it every process would compile SQLAlchemy anew.
+        dropped = ("EMBEDMIG_", "PYTHONDONTWRITEBYTECODE")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         return clean | {"TEST_DATABASE_URL": self.url, "PYTHONPATH": str(self.folder)} | self.environment
 
     def run(self, *arguments: str, expect: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -171,3 +198,25 @@ class Project:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+
+
+def check_space(wanted: dict[str, str], held: dict[str, tuple[bytes, str]], dimensions: int) -> None:
+    """Compares a space with what it should hold, computed here and not by embedmig."""
+    assert held.keys() == wanted.keys()
+    model = embeddings(dimensions)
+    expected = model.embed(list(wanted.values()), norm=True) if wanted else []
+    for (key, text), vector in zip(wanted.items(), expected, strict=True):
+        digest, found = held[key]
+        assert digest == hashlib.sha256(text.encode()).digest(), f"row {key} has another text's vector"
+        assert np.allclose(np.array(json.loads(found), dtype=np.float32), vector, atol=1e-5), f"row {key}: wrong vector"
+
+
+@functools.cache
+def embeddings(dimensions: int) -> Any:
+    """Wordllama by itself."""
+    import wordllama
+
+    logging.getLogger().setLevel(logging.WARNING)
+    return wordllama.WordLlama.load(
+        cache_dir=Path(wordllama.__file__).parent, disable_download=True, trunc_dim=dimensions
+    )

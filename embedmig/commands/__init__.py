@@ -6,12 +6,24 @@ Commands that only look open a read-only session and want SELECT alone.
 from embedmig.commands.asking import Found, gate, search
 from embedmig.commands.looking import Finding, HistoryEntry, Shown, check, current, heads, history, show
 from embedmig.commands.migrating import PlannedOperation, PlannedRevision, Ran, downgrade, dry_run, stamp, upgrade
+from embedmig.commands.operating import (
+    Retired,
+    alias_drop,
+    alias_rebuild,
+    backfill,
+    follow,
+    pause,
+    resume,
+    retire,
+    sync,
+    throttle,
+)
 from embedmig.commands.project import Project, open_project
-from embedmig.commands.standing import CollectionStatus, SpaceStatus, Status, status
+from embedmig.commands.standing import CollectionStatus, Rollback, SpaceStatus, Status, status
 from embedmig.commands.writing import Wanted, init, merge, rebase, revision
 
 __all__ = [
-    "CollectionStatus", "Finding", "Found", "HistoryEntry", "PlannedOperation", "PlannedRevision", "Project", "Ran",
-    "Shown", "SpaceStatus", "Status", "Wanted", "check", "current", "downgrade", "dry_run", "gate", "heads", "history",
-    "init", "merge", "open_project", "rebase", "revision", "search", "show", "stamp", "status", "upgrade",
+    "CollectionStatus", "Finding", "Found", "HistoryEntry", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
+    "Shown", "SpaceStatus", "Status", "Wanted", "alias_drop", "alias_rebuild", "backfill", "check", "current", "downgrade", "dry_run", "follow", "gate", "heads", "history",
+    "init", "merge", "open_project", "pause", "rebase", "resume", "retire", "revision", "search", "show", "stamp", "status", "sync", "throttle", "upgrade",
 ]  # fmt: skip

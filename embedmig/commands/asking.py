@@ -12,7 +12,7 @@ from embedmig.db import Connection
 from embedmig.errors import UnknownTarget, UsageError
 from embedmig.ledger import ledger_exists
 from embedmig.operations.base import Site
-from embedmig.operations.gate import evaluate
+from embedmig.operations.gate import Gate, evaluate
 from embedmig.reader import Reader, Resolved, encode_query, encoder_for, nearest, split_columns
 from embedmig.registry import SpaceRecord
 from embedmig.types import Hit, Verdict
@@ -21,7 +21,8 @@ from embedmig.types import Hit, Verdict
 def gate(project: Project, collection: str, version: str | None = None) -> list[Verdict]:
     """Evaluates the gate with the thresholds of ``[gates]``; changes nothing. Without a version: the newest space's."""
     with project.looking() as (site, conn):
-        return evaluate(site, conn, _find_space(project, site, conn, collection, version), None)
+        record = _find_space(project, site, conn, collection, version)
+        return evaluate(site, conn, record, Gate(collection, record.version).thresholds(site))
 
 
 def _find_space(project: Project, site: Site, conn: Connection, collection: str, version: str | None) -> SpaceRecord:

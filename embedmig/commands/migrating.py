@@ -56,11 +56,15 @@ def upgrade(
     project: Project,
     target: str = "head",
     *,
+    no_wait: bool = False,
     report: Callable[[Event], None] = ignore,
     stop: threading.Event | None = None,
 ) -> Ran:
-    """Applies what lies between the applied heads and ``target``."""
-    return _run(project, "upgrade", target, report, stop or threading.Event())
+    """Applies what lies between the applied heads and ``target``.
+
+    ``no_wait`` does what is quick and leaves the embedding to workers: raises :class:`AnswerIsNo` while rows are left.
+    """
+    return _run(project, "upgrade", target, report, stop or threading.Event(), no_wait=no_wait)
 
 
 def downgrade(
@@ -71,7 +75,13 @@ def downgrade(
 
 
 def _run(
-    project: Project, direction: Direction, target: str, report: Callable[[Event], None], stop: threading.Event
+    project: Project,
+    direction: Direction,
+    target: str,
+    report: Callable[[Event], None],
+    stop: threading.Event,
+    *,
+    no_wait: bool = False,
 ) -> Ran:
     began = time.monotonic()
     site, ran = project.site(start=True), [""]
@@ -81,7 +91,7 @@ def _run(
         ran[:] = [step.script.revision for step in found]
         return found
 
-    Runner(site, report, stop).run(steps)
+    Runner(site, report, stop, no_wait).run(steps)
     with site.database.connect("read") as conn:
         current = list(applied_heads(project, site, conn))
     return Ran(direction, ran, current, time.monotonic() - began)

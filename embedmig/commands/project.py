@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from embedmig import config as configuration
+from embedmig import schema
 from embedmig.config import Config
 from embedmig.db import Connection, Database, open_database, translated
 from embedmig.events import Event
@@ -51,6 +52,7 @@ class Project:
         site = self.site(start=False)
         with translated("reading"), site.database.connect("read") as conn:
             conn.execute("set default_transaction_read_only = on")
+            schema.require_current(conn, site.database.schema)
             yield site, conn
 
 

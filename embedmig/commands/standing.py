@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from embedmig import gates
+from embedmig import capture, gates
+from embedmig.brake import Control, control
 from embedmig.commands.project import Project, applied_revisions
 from embedmig.db import Connection
+from embedmig.errors import EmbedmigError
 from embedmig.ledger import Attempt, ledger_exists
+from embedmig.measuring import measure
 from embedmig.operations.base import Site
 from embedmig.registry import SpaceRecord
 from embedmig.source import count_rows
@@ -23,20 +26,38 @@ class SpaceStatus:
     revision: str
     state: str
     dimensions: int
-    rows: int
-    complete: int
-    completeness: float
-    pending_changes: int | None
-    oldest_pending_seconds: float | None
-    failed_rows: int
-    orphans: int
-    untagged: int
-    content: Literal["checked", "unknown"]
-    index: str
-    gates: list[Verdict]
-    evals: dict[str, float]
-    bytes: int
+    rows: int = 0
+    complete: int = 0
+    completeness: float = 0.0
+    pending_changes: int | None = None
+    oldest_pending_seconds: float | None = None
+    failed_rows: int = 0
+    index: str = "none"
+    gates: list[Verdict] = field(default_factory=list)
+    evals: dict[str, float] = field(default_factory=dict)
+    bytes: int = 0
+    source_rows: int = 0
+    orphans: int = 0
+    untagged: int = 0
+    content: Literal["checked", "unknown"] = "checked"
     failures: list[dict[str, Any]] = field(default_factory=list)
+    model_error: str | None = None
+    unaccounted: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """What going back would be like right now. ``milliseconds`` is what the last flip took, measured.
+
+    ``rows`` are missing or stale in the version gone back to, ``oldest_seconds`` the age of the oldest change it
+    lacks; ``obstacle`` says why it could not be kept fresh, or reached, any more.
+    """
+
+    to: str
+    milliseconds: float | None
+    rows: int
+    oldest_seconds: float | None
+    obstacle: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +70,9 @@ class CollectionStatus:
     blank_rows: int
     flip_ms: float | None
     spaces: list[SpaceStatus]
+    capture: str = "none"
+    held_back: str | None = None
+    rollback: Rollback | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +117,7 @@ def status(project: Project) -> Status:
 
 
 def attempt_line(attempt: Attempt) -> dict[str, Any]:
+    """An attempt as JSON shows it."""
     return {
         "revision": attempt.revision, "direction": attempt.direction, "status": attempt.status,
         "started_at": attempt.started_at.isoformat(), "rows_done": attempt.rows_done, "tokens": attempt.tokens,
@@ -103,22 +128,63 @@ def attempt_line(attempt: Attempt) -> dict[str, Any]:
 def _collection_status(site: Site, conn: Connection, name: str, there: bool) -> CollectionStatus:
     source = site.source(conn, name)
     counted = count_rows(conn, source)
-    alias = site.registry.alias(conn, name) if there else None
-    spaces = [_space_status(site, conn, record) for record in site.registry.spaces(conn, name)] if there else []
+    if not there:
+        return CollectionStatus(source.collection.alias, None, counted.eligible, counted.blank, None, [])
+    alias = site.registry.alias(conn, name)
+    flip_ms = alias.flip_ms if alias else None
+    records = site.registry.spaces(conn, name)
+    spaces = [_space_status(site, conn, record) for record in records]
     return CollectionStatus(
-        source.collection.alias, alias.version if alias else None, counted.eligible, counted.blank,
-        alias.flip_ms if alias else None, spaces,
+        source.collection.alias, alias.version if alias else None, counted.eligible, counted.blank, flip_ms, spaces,
+        capture.state(conn, site.registry, source), _held_back(control(conn, site.registry, name)), _rollback(records, spaces, flip_ms),
     )  # fmt: skip
+
+
+def _held_back(found: Control) -> str | None:
+    """What an operator asked of running backfills, in words."""
+    why = f" by {found.set_by}" + (f": {found.reason}" if found.reason else "")
+    if found.paused:
+        return f"paused{why}"
+    return f"throttled to {found.rows_per_second:g} rows/s{why}" if found.rows_per_second else None
+
+
+def _rollback(records: list[SpaceRecord], spaces: list[SpaceStatus], flip_ms: float | None) -> Rollback | None:
+    """Back to the version that was shown last."""
+    retained = [pair for pair in zip(records, spaces, strict=True) if pair[0].state == "retained"]
+    if not retained:
+        return None
+    record, space = max(retained, key=lambda pair: str(pair[0].state_since))
+    return Rollback(
+        record.version,
+        flip_ms,
+        max(0, round(space.source_rows - space.complete)),
+        space.oldest_pending_seconds,
+        space.model_error,
+    )
 
 
 def _space_status(site: Site, conn: Connection, record: SpaceRecord) -> SpaceStatus:
-    store = site.store(conn, record)
-    counts, index = store.counts(conn, site.registry), store.index_state(conn)
+    if record.state == "retired":
+        return SpaceStatus(record.version, record.revision, record.state, record.space.dimensions, content="unknown")
+    found = measure(conn, site.registry, site.source(conn, record.collection), record)
+    counts, waits, asked = found.counts, found.waiting, site.config.gates
     failures = [{"key": key, "reason": reason} for key, reason in site.registry.failures(conn, record.id)]
     return SpaceStatus(
         version=record.version, revision=record.revision, state=record.state, dimensions=record.space.dimensions,
-        rows=counts.vectors, complete=counts.complete, completeness=counts.completeness, pending_changes=None,
-        oldest_pending_seconds=None, failed_rows=counts.failed, orphans=counts.orphans, untagged=counts.untagged,
-        content="checked" if counts.hash_known else "unknown", index=index,
-        gates=gates.evaluate(counts, index, site.config.gates.completeness), evals={}, bytes=store.bytes(conn), failures=failures,
+        source_rows=counts.eligible, rows=counts.vectors, complete=counts.complete, completeness=counts.completeness,
+        pending_changes=waits.count if waits else None, oldest_pending_seconds=waits.oldest_seconds if waits else None,
+        failed_rows=counts.failed, orphans=counts.orphans, untagged=counts.untagged,
+        content="checked" if counts.hash_known else "unknown", index=found.index,
+        gates=gates.evaluate(found, gates.Thresholds(asked.completeness, asked.freshness)),
+        bytes=site.store(conn, record).bytes(conn), failures=failures, model_error=_model_error(site, record),
+        unaccounted=[", ".join(key) for key in found.unaccounted],
     )  # fmt: skip
+
+
+def _model_error(site: Site, record: SpaceRecord) -> str | None:
+    """Why the space's model could not be used now: said before a rollback needs it. Calls no API."""
+    try:
+        site.encoder(record.space, record.weights)
+    except EmbedmigError as error:
+        return error.message
+    return record.model_error

@@ -80,7 +80,10 @@ class Encoder:
         except BadAnswer as wrong:
             raise EmbedderMisconfigured(wrong.message, hint=wrong.hint) from wrong
         if encoded.rejected:
-            raise EmbedderMisconfigured(f"{self.space.model} gives no vector for {CANARY!r}: {encoded.rejected[0]}")
+            raise EmbedderMisconfigured(
+                f"{self.space.model} gives no vector for {CANARY!r}: {encoded.rejected[0]}",
+                hint="any ordinary text must have one: check the model's files or its server",
+            )
         return Answer(encoded.vectors, encoded.tokens, encoded.truncated)
 
     async def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +114,23 @@ def load(folder: str, device: str | None, dtype: str | None) -> Any:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(folder, device=device, local_files_only=True)
+    with without_progress_bar():
+        model = SentenceTransformer(folder, device=device, local_files_only=True)
     model.default_prompt_name = None  # prefixes are the space's, which the fingerprint covers
     kind = dtype or ("float16" if model.device.type == "cuda" else "float32")
     if not isinstance(getattr(torch, kind, None), torch.dtype):
         raise EmbedderMisconfigured(f"dtype {kind!r} is not known", hint="float32, float16 or bfloat16")
     return model.to(getattr(torch, kind)).eval()
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Loading draws a bar on stderr, in the middle of ours; the application's own choice is put back."""
+    logging: Any = import_module("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

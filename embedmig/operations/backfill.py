@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from embedmig import source as sources
 from embedmig.backfill import Backfill
+from embedmig.db import Connection
 from embedmig.embedders import create
 from embedmig.embedders.prices import price as price_of
-from embedmig.errors import EmbedmigError, PlanError
-from embedmig.operations.base import Operation, Plan, Run
+from embedmig.errors import AnswerIsNo, EmbedmigError, PlanError
+from embedmig.events import Event
+from embedmig.operations.base import Operation, Plan, Run, Site
+from embedmig.pipeline import Tally
+from embedmig.registry import SpaceRecord
 from embedmig.stores.pgvector import PgvectorStore
 from embedmig.types import Estimate, Space
 
@@ -76,17 +82,48 @@ class BackfillSpace(Operation):
     def run(self, run: Run) -> str:
         """Runs the pipeline until nothing is left that this run can do."""
         record = run.record(self.space.collection, self.space.tag)
-        store = run.site.store(run.conn, record)
-        assert isinstance(store, PgvectorStore)
-        settings = run.site.config.settings(self.space.provider)
-        tally = Backfill(
-            run.site.database, run.site.registry, run.site.ledger, run.attempt, store,
-            run.site.encoder(self.space, record.weights), run.report, run.stop, run.guard,
-            price_of(self.space, settings), settings.max_cost,
-        ).run()  # fmt: skip
-        if record.state == "building":
-            run.site.registry.set_state(run.conn, record.id, "ready")
+        if run.no_wait and (left := rows_left(run.site, run.conn, record)):
+            raise AnswerIsNo(
+                f"{left:,} rows are still to be embedded into {record.version}",
+                hint=f"embedmig backfill {record.collection} does it; then run the same command again",
+            )
+        ledger, attempt = run.site.ledger, run.attempt
+
+        def fence(conn: Connection, rows: int, tokens: int, cost: float | None) -> None:
+            ledger.fence(conn, attempt, rows=rows, tokens=tokens, cost=cost)
+
+        tally = fill(run.site, run.conn, record, Orders(run.report, run.stop, run.guard, fence))
         notes = [f"{tally.rows:,} rows embedded"]
         notes += [f"{tally.failed:,} refused by the model"] if tally.failed else []
         notes += [f"{tally.truncated:,} texts cut at the model's limit"] if tally.truncated else []
         return ", ".join(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """On whose behalf a space is filled: who hears of it, who may stop it, and what each commit must find true."""
+
+    report: Callable[[Event], None]
+    stop: threading.Event
+    guard: Callable[[], None]
+    fence: Callable[[Connection, int, int, float | None], None] = lambda *_: None
+
+
+def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> Tally:
+    """Runs the pipeline into a space; one that was being built is ready when nothing is left."""
+    store = site.store(conn, record)
+    assert isinstance(store, PgvectorStore)
+    settings = site.config.settings(record.space.provider)
+    tally = Backfill(
+        site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,
+        orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
+    ).run()  # fmt: skip
+    if record.state == "building":
+        site.registry.set_state(conn, record.id, "ready")
+    return tally
+
+
+def rows_left(site: Site, conn: Connection, record: SpaceRecord) -> int:
+    """Rows that a backfill would still embed."""
+    counts = site.store(conn, record).counts(conn, site.registry)
+    return counts.missing - counts.failed

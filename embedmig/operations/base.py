@@ -19,12 +19,14 @@ from embedmig.config import Config
 from embedmig.db import Connection, Database
 from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
+from embedmig.embedders.prices import price
 from embedmig.errors import EmbedderMisconfigured, PlanError
 from embedmig.events import Event
 from embedmig.ledger import Ledger
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import Source
 from embedmig.stores import Store, open_store
+from embedmig.sync import Sync
 from embedmig.types import Estimate, Space, Verdict, fingerprint
 
 
@@ -65,6 +67,19 @@ class Site:
                     hint="install the same model files, or migrate to the new ones under a new version",
                 )
         return Encoder(space, embedder)
+
+    def sync(self, conn: Connection, collection: str, stop: threading.Event) -> Sync:
+        """What takes captured changes into the collection's spaces."""
+        settings = self.config.settings
+        return Sync(
+            self.database,
+            self.registry,
+            self.source(conn, collection),
+            encoder=lambda record: self.encoder(record.space, record.weights),
+            stop=stop,
+            price=lambda record: price(record.space, settings(record.space.provider)),
+            max_cost=lambda record: settings(record.space.provider).max_cost,
+        )
 
     def probe(self, space: Space, pinned: str = "", *, created: bool) -> str:
         """Embeds one harmless text, so that a wrong key, name or dimension is found before anything is changed.
@@ -124,10 +139,18 @@ class Plan:
             )
         if planned.record and planned.record.state == "retired":
             raise PlanError(
-                f"space {version} of {collection!r} is retired: its vectors are gone",
-                hint="create it anew under another version, which embeds the collection again",
+                f"space {version} of {collection!r} is retired: its vectors are gone, and there is no way back to it",
+                hint=f"a new revision can make it anew under another version; {self._price_of_return(planned.space)}",
             )
         return planned
+
+    def _price_of_return(self, space: Space) -> str:
+        """What embedding the collection again would take, in words."""
+        counted = sources.count_rows(self.conn, self.source(space.collection))
+        tokens = counted.characters / 4
+        usd = price(space, self.site.config.settings(space.provider))
+        cost = "at an unknown price" if usd is None else f"about ${tokens * usd / 1e6:,.2f}"
+        return f"that embeds {counted.eligible:,} rows again, some {tokens:,.0f} tokens, {cost}"
 
     def claim(self, space: Space, *, adopted: bool) -> PlannedSpace:
         """Notes that a space is made here. Raises :class:`PlanError` if its tag already means something else."""
@@ -184,6 +207,7 @@ class Run:
     stop: threading.Event
     guard: Callable[[], None]
     aliases: dict[str, str | None]
+    no_wait: bool = False
     verdicts: list[Verdict] = field(default_factory=list)
 
     def record(self, collection: str, version: str) -> SpaceRecord:

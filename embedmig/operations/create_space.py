@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from psycopg import sql
 
+from embedmig import capture
 from embedmig import source as sources
 from embedmig.db import Connection
 from embedmig.errors import PlanError
@@ -33,6 +34,8 @@ class CreateSpace(Operation):
         source = plan.source(self.space.collection)
         refuse_reserved(source)
         sources.check_key(plan.conn, source)
+        if source.collection.capture == "triggers":
+            capture.refuse_without_trigger_right(plan.conn, source)
         planned = plan.claim(self.space, adopted=False)
         if not plan.offline:
             created = planned.record is not None
@@ -45,13 +48,17 @@ class CreateSpace(Operation):
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and makes its table, both or neither."""
-        if run.site.registry.space(conn, self.space.collection, self.space.tag):
-            return "was there"
         source = run.site.source(conn, self.space.collection)
+        text = [column.name for column in source.text]
+        if run.site.registry.space(conn, self.space.collection, self.space.tag):
+            capture.install(conn, run.site.registry, source, text)
+            return "was there"
         weights = run.site.encoder(self.space).embedder.weights()
         record = draft(self.space, source, run.site.database.schema, run.revision, weights)
         conn.execute(PgvectorStore(source, record).create())
         run.site.registry.add_space(conn, record)
+        # Before the backfill's first read: from here on every commit is captured, and what is older is there to be read.
+        capture.install(conn, run.site.registry, source, text)
         return f"table {record.table_schema}.{record.table_name}"
 
 

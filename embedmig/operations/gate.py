@@ -10,6 +10,7 @@ from embedmig.config import parse_duration
 from embedmig.db import Connection
 from embedmig.errors import GateClosed, PlanError
 from embedmig.events import GateEvaluated
+from embedmig.measuring import measure
 from embedmig.operations.base import Operation, Plan, Run, Site
 from embedmig.registry import SpaceRecord
 from embedmig.types import Verdict
@@ -51,20 +52,27 @@ class Gate(Operation):
         return "not SQL: compares space and source when it is reached, and stops the run if the answer is no"
 
     def run(self, run: Run) -> str:
-        """Measures, keeps the verdicts, and goes on or raises :class:`GateClosed`."""
-        verdicts = evaluate(run.site, run.conn, run.record(self.collection, self.version), self.completeness)
+        """Takes in what waits, measures, keeps the verdicts, and goes on or raises :class:`GateClosed`."""
+        record = run.record(self.collection, self.version)
+        if not record.adopted:
+            run.site.sync(run.conn, self.collection, run.stop).once(only=self.version)
+        verdicts = evaluate(run.site, run.conn, record, self.thresholds(run.site))
         run.verdicts.extend(verdicts)
         run.report(GateEvaluated(self.version, verdicts))
         if shut := gates.closed(verdicts):
-            raise GateClosed(
-                f"the gate on {self.version} is closed: {'; '.join(f'{v.name} is {v.value}, asked for {v.threshold}' for v in shut)}",
-                hint=shut[0].advice,
-            )
+            reasons = "; ".join(f"{verdict.name} is {verdict.value}, asked for {verdict.threshold}" for verdict in shut)
+            raise GateClosed(f"the gate on {self.version} is closed: {reasons}", hint=shut[0].advice)
         return ", ".join(f"{verdict.name} {verdict.value}" for verdict in verdicts)
 
+    def thresholds(self, site: Site) -> gates.Thresholds:
+        """The script's, or those of ``[gates]``."""
+        given = site.config.gates
+        return gates.Thresholds(
+            given.completeness if self.completeness is None else self.completeness,
+            given.freshness if self.freshness is None else parse_duration(self.freshness),
+        )
 
-def evaluate(site: Site, conn: Connection, record: SpaceRecord, threshold: float | None) -> list[Verdict]:
+
+def evaluate(site: Site, conn: Connection, record: SpaceRecord, asked: gates.Thresholds) -> list[Verdict]:
     """Measures a space now. Wants SELECT alone."""
-    store = site.store(conn, record)
-    share = site.config.gates.completeness if threshold is None else threshold
-    return gates.evaluate(store.counts(conn, site.registry), store.index_state(conn), share)
+    return gates.evaluate(measure(conn, site.registry, site.source(conn, record.collection), record), asked)

@@ -19,6 +19,7 @@ from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.execute import Execute
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.gate import Gate
+from embedmig.operations.retire_space import RetireSpace
 from embedmig.types import Space
 
 _recorded: ContextVar[list[Operation] | None] = ContextVar("recorded", default=None)
@@ -105,6 +106,10 @@ class _Op:
         if isinstance(to, Space) and to.collection != collection:
             raise PlanError(f"flip_alias({collection!r}): the space is of collection {to.collection!r}")
         _add(FlipAlias(collection, None if to is None else tag_of(to)))
+
+    def retire_space(self, space: Space | str, *, after: str, collection: str | None = None) -> None:
+        """Drops the vectors of a version that has been retained for ``after`` and is no longer read: for good."""
+        _add(RetireSpace(collection_of(space, collection), tag_of(space), after))
 
     def execute(self, statement: str, *, transactional: bool = True) -> None:
         """Runs SQL of yours; ``transactional=False`` for what PostgreSQL won't do inside a transaction."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from embedmig.events import (
     RevisionStarted,
 )
 from embedmig.report.tables import verdict_table
+from embedmig.sync import Synced
 from embedmig.types import Progress
 
 PLAIN_SECONDS = 30.0
@@ -89,6 +91,26 @@ class Live:
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = None
+
+
+class HealthLine:
+    """What a syncing daemon says: a line when it did something, and one every 30 seconds that it is alive."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._said = float("-inf")
+
+    def __call__(self, found: Sequence[Synced]) -> None:
+        """Hears of every pass."""
+        rows = sum(one.rows for one in found)
+        if not rows and self._clock() - self._said < PLAIN_SECONDS:
+            return
+        self._said = self._clock()
+        waiting, oldest = sum(one.waiting for one in found), max((one.oldest_seconds for one in found), default=0.0)
+        errors = "".join(f"; {one.version}: {one.error}" for one in found if one.error)
+        line = f"{datetime.now(UTC):%H:%M:%S} synced {rows:,} rows, {waiting:,} wait, oldest {oldest:.0f} s{errors}"
+        self._console.print(Text(line), soft_wrap=True)
 
 
 def describe(event: Progress) -> str:

@@ -14,10 +14,12 @@ from embedmig.commands import (
     Found,
     HistoryEntry,
     PlannedRevision,
+    Rollback,
     Shown,
     SpaceStatus,
     Status,
 )
+from embedmig.sync import Synced
 from embedmig.types import Estimate, Verdict
 
 STATE_STYLE = {"active": "bold green", "ready": "cyan", "building": "yellow", "retained": "", "retired": "dim"}
@@ -71,12 +73,29 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
             Text(space.state, style=STATE_STYLE.get(space.state, "")), space.version, f"{space.rows:,}",
             percent(space.completeness), space.index, size(space.bytes), _notes(space),
         )  # fmt: skip
-    rollback = Text(f"last flip took {found.flip_ms:,.0f} ms", style="dim") if found.flip_ms is not None else Text("")
-    return Group(head, table, rollback)
+    lines = [
+        Text(
+            f"capture {found.capture}", style="" if found.capture in ("installed", "watermark", "none") else "bold red"
+        )
+    ]
+    lines += [Text(found.held_back, style="yellow")] if found.held_back else []
+    lines += [_rollback(found.rollback)] if found.rollback else []
+    return Group(head, table, *lines)
+
+
+def _rollback(found: Rollback) -> Text:
+    """The question of every design review."""
+    took = "one flip" if found.milliseconds is None else f"{found.milliseconds:,.0f} ms, as the last flip took"
+    lost = "nothing" if not found.rows else f"{found.rows:,} rows not up to date"
+    if found.rows and found.oldest_seconds:
+        lost += f", the oldest change {found.oldest_seconds:,.0f} s old"
+    line = Text(f"rollback to {found.to}: {took}; would lose {lost}")
+    return line.append(f"; its model can't be reached: {found.obstacle}", style="bold red") if found.obstacle else line
 
 
 def _notes(space: SpaceStatus) -> str:
     notes = [f"{space.failed_rows:,} refused"] if space.failed_rows else []
+    notes += [f"{space.pending_changes:,} changes wait"] if space.pending_changes else []
     notes += [f"{space.orphans:,} orphans"] if space.orphans else []
     notes += [f"{space.untagged:,} untagged"] if space.untagged else []
     notes += ["content unknown"] if space.content == "unknown" else []
@@ -207,3 +226,16 @@ def hits_table(found: Found) -> RenderableType:
             str(place), f"{hit.distance:.4f}", ", ".join(hit.key) + chunk, *(str(hit.columns[c]) for c in columns)
         )
     return table if found.hits else Text(f"nothing found through {found.version}")
+
+
+def synced_table(found: Sequence[Synced]) -> RenderableType:
+    """``embedmig sync``."""
+    if not found:
+        return Text("no space of embedmig's own yet")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("collection", "version", "rows", "refused", "still waiting", ""):
+        table.add_column(column, overflow="fold")
+    for one in found:
+        error = Text(one.error or "", style="bold red")
+        table.add_row(one.collection, one.version, f"{one.rows:,}", f"{one.failed:,}", f"{one.waiting:,}", error)
+    return table

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from psycopg import sql
 from sqlalchemy import create_engine, pool, text
 from sqlalchemy.engine import Connection as Session
 
 from embedmig.db import Connection, Database, ident, scalar
 from embedmig.errors import DatabaseUnsuitable
 
-HEAD = "0001"
+HEAD = "0002"
 VERSION_TABLE = "ledger_schema"
 
 
@@ -21,8 +22,6 @@ def installed(conn: Connection, schema: str) -> str | None:
     """
     if scalar(conn, "select to_regclass(%s)", (ident(schema, VERSION_TABLE).as_string(conn),)) is None:
         return None
-    from psycopg import sql
-
     found = scalar(conn, sql.SQL("select version_num from {}").format(ident(schema, VERSION_TABLE)))
     if found is not None and found > HEAD:
         raise DatabaseUnsuitable(
@@ -30,6 +29,16 @@ def installed(conn: Connection, schema: str) -> str | None:
             hint="pip install --upgrade embedmig",
         )
     return str(found) if found else None
+
+
+def require_current(conn: Connection, schema: str) -> None:
+    """Refuses to read tables of another version than this one knows. Raises :class:`DatabaseUnsuitable`."""
+    found = installed(conn, schema)
+    if found not in (None, HEAD):
+        raise DatabaseUnsuitable(
+            f"the ledger's tables are at {found}, and this embedmig wants {HEAD}",
+            hint="embedmig upgrade head brings them up to date before anything else",
+        )
 
 
 def upgrade(database: Database) -> None:

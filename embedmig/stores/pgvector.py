@@ -81,16 +81,18 @@ class PgvectorStore:
 
     # --- what is left
 
-    def _present(self, digest: sql.Composable) -> sql.Composed:
-        """Whether row ``s`` is in the space with that content hash.
-
-        A row's chunks are written in one transaction, so the first speaks for all of them here; the gate counts them.
-        """
-        return sql.SQL("exists (select from {} e where {} and e.chunk = 0 and e.content_hash = {})").format(
-            self.table, self.source.join("e", "s"), digest
+    def present(self, digest: sql.Composable) -> sql.Composed:
+        """Whether row ``s`` is in the space with that content hash, every chunk of it."""
+        whole = sql.SQL("")
+        if self.space.chunk:
+            whole = sql.SQL(  # type: ignore[assignment]
+                " and e.chunk_count = (select count(*) from {} c where {} and c.content_hash = e.content_hash)"
+            ).format(self.table, self.source.join("c", "e"))
+        return sql.SQL("exists (select from {} e where {} and e.chunk = 0 and e.content_hash = {}{})").format(
+            self.table, self.source.join("e", "s"), digest, whole
         )
 
-    def _refused(self, registry: Registry) -> sql.Composed:
+    def refused(self, registry: Registry) -> sql.Composed:
         """Whether row ``s`` is dead-lettered at its current content."""
         return sql.SQL("exists (select from {} f where f.space = {} and f.key = {} and f.content_hash = {})").format(
             registry.failed_table, sql.Literal(self.record.id), self.source.key_text("s"), DOC_HASH
@@ -118,7 +120,7 @@ class PgvectorStore:
                order by {order} limit {limit}"""
         ).format(
             hash=DOC_HASH, key=comma(sql.SQL("{}::text").format(ident("s", c.name)) for c in self.source.key),
-            rows=self.source.rows(), has_text=HAS_TEXT, present=self._present(DOC_HASH), refused=self._refused(registry),
+            rows=self.source.rows(), has_text=HAS_TEXT, present=self.present(DOC_HASH), refused=self.refused(registry),
             bounds=sql.Composed(bounds), order=self.source.key_of("s"), limit=sql.Literal(limit),
         )  # fmt: skip
         with conn.transaction():
@@ -127,6 +129,13 @@ class PgvectorStore:
                 "set local enable_sort = off; set local enable_hashjoin = off; set local enable_mergejoin = off"
             )
             return [Row(tuple(row[2:]), row[1], row[0]) for row in conn.cursor(binary=True).execute(query)]
+
+    def delete_orphans(self, conn: Connection) -> int:
+        """Removes vectors whose row is gone or no longer eligible; returns how many."""
+        query = sql.SQL("delete from {} e where not exists (select from {} s where {} and {})").format(
+            self.table, self.source.rows(), self.source.join("s", "e"), HAS_TEXT
+        )
+        return conn.execute(query).rowcount
 
     def last_key(self, conn: Connection) -> Key | None:
         """The upper end of the work, fixed when it starts, so that it is finite."""

@@ -287,7 +287,7 @@ def test_a_429_slows_down_without_shrinking_batches_and_says_so() -> None:
 
 def test_a_tokens_per_minute_limit_is_lived_with() -> None:
     with OpenAIServer(tokens_per_minute=6000) as server:
-        texts = ["word " * 400 for _ in range(12)]  # 12 × 501 tokens: more than the minute's 6,000
+        texts = ["word " * 400 for _ in range(12)]  # of 501 tokens each: more than the minute's 6,000
         patient = Policy(base=0.01, cap=0.1, give_up_after=30.0)
         encoded = encode(openai(server, policy=patient, batch_size=1), texts)
         assert not encoded.rejected
@@ -371,7 +371,7 @@ def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
         url = server.url
     space = openai_space()
     embedder = OpenAIEmbedder(space, EmbedderSettings(base_url=url), Pacer(concurrency=1, policy=QUICK))
-    with pytest.raises(EmbedderUnavailable, match="connection to 127.0.0.1"):
+    with pytest.raises(EmbedderUnavailable, match=r"connection to 127\.0\.0\.1"):
         encode(Encoder(space, embedder), words(1))
 
 

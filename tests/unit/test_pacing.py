@@ -84,16 +84,20 @@ def test_gives_up_after_the_deadline_without_any_success() -> None:
 
 def test_success_elsewhere_renews_the_patience() -> None:
     async def main() -> str:
-        paced = pacer(Time(), policy=Policy(give_up_after=35.0))
+        paced = pacer(time, policy=Policy(give_up_after=25.0), concurrency=64)
+        outcomes = [Refused("429", 10.0)] * 4
 
-        async def others() -> None:
-            for _ in range(12):
-                await paced.run(scripted("other"))
+        async def call() -> str:
+            await paced.run(scripted("another call's success"))
+            if outcomes:
+                raise outcomes.pop()
+            return "done"
 
-        refused = paced.run(scripted(*[Refused("429", 10.0)] * 8, "done"))
-        return (await asyncio.gather(refused, others()))[0]
+        return await paced.run(call)
 
+    time = Time()
     assert asyncio.run(main()) == "done"
+    assert time.now == 1040.0
 
 
 def test_a_wait_longer_than_the_deadline_is_not_begun() -> None:

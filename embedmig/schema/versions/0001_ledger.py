@@ -35,7 +35,7 @@ def upgrade() -> None:
         sa.Column("error", sa.Text),
         sa.Column("gates", pg.JSONB),
         sa.Column("heartbeat_at", sa.DateTime(timezone=True), nullable=False, server_default=NOW),
-        sa.CheckConstraint("direction in ('upgrade', 'downgrade', 'stamp', 'unstamp')", name="direction"),
+        sa.CheckConstraint("direction in ('upgrade', 'downgrade', 'stamp', 'unstamp', 'retire')", name="direction"),
         sa.CheckConstraint("status in ('running', 'done', 'failed', 'gated', 'interrupted')", name="status"),
         schema=schema,
         comment="embedmig's ledger: one row per attempt at a revision",

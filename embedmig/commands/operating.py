@@ -1,0 +1,243 @@
+"""Keeping things running: sync, pause and throttle, the alias around a schema change, retirement."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from embedmig import aliases, capture
+from embedmig.brake import Control, control, set_control
+from embedmig.commands.project import Project
+from embedmig.db import Connection, RunLock, retry_transient, translated, whoami
+from embedmig.errors import DatabaseFailed, DatabaseUnavailable, UnknownTarget, UsageError
+from embedmig.events import Event
+from embedmig.ledger import ledger_exists
+from embedmig.operations.backfill import Orders, fill
+from embedmig.operations.base import Site
+from embedmig.operations.retire_space import refuse_early, retire_now
+from embedmig.pipeline import Tally
+from embedmig.registry import Registry, SpaceRecord
+from embedmig.source import Source
+from embedmig.stores import Store
+from embedmig.stores.pgvector import PgvectorStore
+from embedmig.sync import Synced, reconcile
+
+NUDGE = "embedmig_sync"
+POLL_SECONDS = 1.0
+
+
+@contextmanager
+def working(project: Project) -> Iterator[tuple[Site, Connection]]:
+    """A session that may write, on a database that embedmig has run on."""
+    site = project.site(start=True)
+    with translated("working"), site.database.connect("operate") as conn:
+        if not ledger_exists(conn, site.database.schema):
+            raise UsageError("embedmig has not run on this database yet", hint="embedmig upgrade head")
+        yield site, conn
+
+
+# --- sync -----------------------------------------------------------------------------------------------------
+
+
+def sync(
+    project: Project,
+    collection: str | None = None,
+    *,
+    repair: bool = False,
+    retry_failed: bool = False,
+    stop: threading.Event | None = None,
+) -> list[Synced]:
+    """Takes the changes that wait now into every live space; one collection, or all of them."""
+    halt = stop or threading.Event()
+    with working(project) as (site, conn):
+        found: list[Synced] = []
+        for name in _names(project, collection):
+            if repair:
+                _repair(site, conn, name)
+            if retry_failed:
+                for record in site.registry.spaces(conn, name):
+                    site.registry.retry_failed(conn, record.id)
+            found += site.sync(conn, name, halt).once()
+        return found
+
+
+def follow(
+    project: Project,
+    collection: str | None,
+    *,
+    report: Callable[[list[Synced]], None],
+    stop: threading.Event,
+    seconds: float = POLL_SECONDS,
+) -> None:
+    """Syncs until told to stop. Several may run at once. Wakes at once when nudged by NOTIFY, and every second anyway:
+    a trigger that notified would make all writers commit one after another.
+
+    A database that goes away is waited for, longer each time.
+    """
+    patience = seconds
+    while not stop.is_set():
+        try:
+            with working(project) as (site, conn):
+                conn.execute(sql.SQL("listen {}").format(sql.Identifier(NUDGE)))
+                while not stop.is_set():
+                    report([s for name in _names(project, collection) for s in site.sync(conn, name, stop).once()])
+                    patience = seconds
+                    for _ in conn.notifies(timeout=seconds, stop_after=1):
+                        pass
+        except (DatabaseFailed, DatabaseUnavailable) as error:
+            if not isinstance(error.__cause__, psycopg.OperationalError):
+                raise
+            stop.wait(patience)
+            patience = min(patience * 2, 60.0)
+
+
+def backfill(
+    project: Project,
+    collection: str,
+    version: str | None = None,
+    *,
+    report: Callable[[Event], None],
+    stop: threading.Event,
+) -> Tally:
+    """Fills a space outside a revision: for pipelines whose ``upgrade --no-wait`` left that to a worker.
+
+    Takes the run lock: raises :class:`LockHeld` while an upgrade, or another worker, is at it.
+    """
+    with RunLock(project.site(start=True).database) as lock, working(project) as (site, conn):
+        live = [r for r in site.registry.spaces(conn, collection) if not r.adopted and r.state != "retired"]
+        record = next((r for r in reversed(live) if version in (None, r.version)), None)
+        if record is None:
+            raise UnknownTarget(
+                f"collection {collection!r} has no space {version or ''}".rstrip(), hint="embedmig status"
+            )
+        return fill(site, conn, record, Orders(report, stop, lock.require))
+
+
+def _names(project: Project, collection: str | None) -> list[str]:
+    return [project.config.collection(collection).name] if collection else list(project.config.collections)
+
+
+def _repair(site: Site, conn: Connection, collection: str) -> None:
+    """For a time without triggers: they are made again, then every row is compared."""
+    source = site.source(conn, collection)
+    spaces = [
+        record for record in site.registry.spaces(conn, collection) if record.state != "retired" and not record.adopted
+    ]
+    if not spaces:
+        return
+
+    def install() -> None:
+        with conn.transaction():
+            conn.execute("set local lock_timeout = '500ms'")
+            capture.install(conn, site.registry, source, [column.name for column in source.text])
+
+    retry_transient(install)
+    for record in spaces:
+        reconcile(conn, site.registry, PgvectorStore(source, record))
+
+
+# --- pause, resume, throttle ----------------------------------------------------------------------------------
+
+
+def pause(project: Project, collection: str | None = None, reason: str = "") -> list[str]:
+    """Running backfills and syncs stop within a batch, and go on where they were when resumed."""
+    return _set(project, collection, lambda old: Control(True, old.rows_per_second, reason, whoami()))
+
+
+def resume(project: Project, collection: str | None = None) -> list[str]:
+    """The reverse of :func:`pause`."""
+    return _set(project, collection, lambda old: Control(False, old.rows_per_second, "", whoami()))
+
+
+def throttle(
+    project: Project, rows_per_second: float | None, collection: str | None = None, reason: str = ""
+) -> list[str]:
+    """Holds running backfills and syncs to a speed; None lets them go."""
+    if rows_per_second is not None and rows_per_second <= 0:
+        raise UsageError(f"{rows_per_second:g} rows/s is no speed", hint="embedmig pause stops it")
+    return _set(project, collection, lambda old: Control(old.paused, rows_per_second, reason, whoami()))
+
+
+def _set(project: Project, collection: str | None, change: Callable[[Control], Control]) -> list[str]:
+    names = _names(project, collection)
+    with working(project) as (site, conn):
+        for name in names:
+            set_control(conn, site.registry, name, change(control(conn, site.registry, name)))
+    return names
+
+
+# --- the alias around a schema change ---------------------------------------------------------------------------
+
+
+def alias_drop(project: Project, collection: str) -> str:
+    """Takes the view away for a moment, so that the source's columns may be altered; returns its name.
+
+    What it showed stays written down: :func:`alias_rebuild` brings it back.
+    """
+    return _with_alias(project, collection, lambda conn, registry, source, _: aliases.take_away(conn, registry, source))
+
+
+def alias_rebuild(project: Project, collection: str) -> str:
+    """Makes the view of the active version anew, with the columns that the configuration names now."""
+    return _with_alias(project, collection, aliases.bring_back)
+
+
+def _with_alias(
+    project: Project, collection: str, change: Callable[[Connection, Registry, Source, Store], None]
+) -> str:
+    project.config.collection(collection)
+    with RunLock(project.site(start=True).database), working(project) as (site, conn):
+        source = site.source(conn, collection)
+        alias = site.registry.alias(conn, collection)
+        if alias is None or alias.version is None:
+            raise UsageError(f"the alias of {collection!r} shows nothing", hint="embedmig upgrade head")
+        record = site.registry.space(conn, collection, alias.version)
+        assert record is not None
+
+        def transaction() -> None:
+            with conn.transaction():
+                conn.execute("set local lock_timeout = '500ms'")
+                change(conn, site.registry, source, site.store(conn, record))
+
+        retry_transient(transaction)
+    return ".".join(aliases.alias_name(source))
+
+
+# --- retirement -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """What was dropped, and how long it took."""
+
+    version: str
+    bytes: int
+    milliseconds: float
+
+
+def retire(project: Project, collection: str, version: str, *, after: str, confirm: str | None) -> Retired:
+    """Drops the vectors of a retained version, for good. Raises :class:`AnswerIsNo` while it is too early."""
+    if confirm != version:
+        raise UsageError(
+            f"retiring {version} can't be taken back", hint=f"--confirm {version} says that you mean this one"
+        )
+    with RunLock(project.site(start=True).database), working(project) as (site, conn):
+        record = _retained(project, site, conn, collection, version)
+        refuse_early(site, conn, record, after)
+        size = site.store(conn, record).bytes(conn)
+        milliseconds = retire_now(site, conn, record)
+    return Retired(version, size, milliseconds)
+
+
+def _retained(project: Project, site: Site, conn: Connection, collection: str, version: str) -> SpaceRecord:
+    project.config.collection(collection)
+    record = site.registry.space(conn, collection, version)
+    if record is None:
+        known = ", ".join(found.version for found in site.registry.spaces(conn, collection)) or "none"
+        raise UnknownTarget(f"collection {collection!r} has no space {version}", hint=f"known: {known}")
+    return record

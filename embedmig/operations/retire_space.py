@@ -1,0 +1,113 @@
+"""retire_space: the vectors of an old version are dropped. The point of no return, recorded as such."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from psycopg import sql
+
+from embedmig import capture
+from embedmig.config import parse_duration
+from embedmig.db import Connection, scalar
+from embedmig.errors import AnswerIsNo, PlanError
+from embedmig.operations.base import Operation, Plan, Run, Site
+from embedmig.registry import SpaceRecord
+from embedmig.stores.pgvector import PgvectorStore
+
+QUIET_SECONDS = 3600.0  # a version is no longer read when its index has not been used for so long
+
+
+@dataclass(frozen=True, slots=True)
+class RetireSpace(Operation):
+    """See the module. ``after`` is how long the version must have been retained."""
+
+    kind: ClassVar[str] = "retire_space"
+    collection: str
+    version: str
+    after: str
+
+    def describe(self) -> str:
+        """One line."""
+        return (
+            f"retire {self.version} of {self.collection}: its vectors are dropped, {self.after} after it was last shown"
+        )
+
+    def validate(self, plan: Plan) -> None:
+        """The version must be embedmig's own, and not the one that the alias shows by then."""
+        planned = plan.expect(self.collection, self.version)
+        parse_duration(self.after)
+        if plan.aliases.get(self.collection) == self.version:
+            raise PlanError(f"retire_space: the alias of {self.collection!r} shows {self.version} at this point")
+        if planned.record and planned.record.adopted:
+            raise PlanError("adopted vectors belong to the application; embedmig doesn't drop them")
+        del plan.spaces[self.collection, self.version]
+
+    def sql(self, plan: Plan) -> list[sql.Composable] | str:
+        """One statement."""
+        record = plan.site.registry.space(plan.conn, self.collection, self.version)
+        return [PgvectorStore(plan.source(self.collection), record).drop()] if record else "made in this very plan"
+
+    def apply(self, run: Run, conn: Connection) -> str:
+        """Refuses while it is too early; the revision stays pending, and a later run asks again."""
+        record = run.record(self.collection, self.version)
+        if record.state == "retired":
+            return "was retired"
+        refuse_early(run.site, conn, record, self.after)
+        drop(run.site, conn, record)
+        return "dropped; there is no way back to it but to embed again"
+
+
+def refuse_early(site: Site, conn: Connection, record: SpaceRecord, after: str) -> None:
+    """Raises :class:`AnswerIsNo` while the version is shown, was shown too recently, or is still read."""
+    if record.adopted:
+        raise PlanError("adopted vectors belong to the application; embedmig doesn't drop them")
+    alias = site.registry.alias(conn, record.collection)
+    if record.state == "active" or (alias and alias.version == record.version):
+        raise AnswerIsNo(f"{record.version} is what the alias shows", hint="only a retained version can be retired")
+    if record.state != "retained":
+        raise AnswerIsNo(f"{record.version} is {record.state}, not retained")
+    kept = scalar(conn, "select extract(epoch from now() - %s)::float8", (record.state_since,))
+    if kept < parse_duration(after):
+        raise AnswerIsNo(
+            f"{record.version} has been retained for {kept / 86400:.1f} days, not for {after}",
+            hint="until then it is the way back",
+        )
+    if (idle := seconds_since_read(conn, record)) is not None and idle < QUIET_SECONDS:
+        raise AnswerIsNo(
+            f"{record.version} was read {idle:.0f} s ago, by something that doesn't go through the alias",
+            hint=f"find it in pg_stat_activity; the table is {record.table_schema}.{record.table_name}",
+        )
+
+
+def seconds_since_read(conn: Connection, record: SpaceRecord) -> float | None:
+    """How long ago a search used the space's vector index; None where it never was, or before PostgreSQL 16."""
+    if conn.info.server_version < 160000:
+        return None
+    query = """select extract(epoch from now() - s.last_idx_scan)::float8 from pg_stat_user_indexes s
+               join pg_class c on c.oid = s.indexrelid join pg_am a on a.oid = c.relam
+               where s.schemaname = %s and s.relname = %s and a.amname = 'hnsw' and s.last_idx_scan > %s"""
+    return scalar(conn, query, (record.table_schema, record.table_name, record.state_since))  # type: ignore[no-any-return]
+
+
+def drop(site: Site, conn: Connection, record: SpaceRecord) -> None:
+    """Inside a transaction: table, waiting changes and dead letters go, the registry's entry stays."""
+    source = site.source(conn, record.collection)
+    conn.execute(PgvectorStore(source, record).drop())
+    for table in (site.registry.pending_table, site.registry.failed_table):
+        conn.execute(sql.SQL("delete from {} where space = %s").format(table), (record.id,))
+    site.registry.set_state(conn, record.id, "retired")
+    live = [found for found in site.registry.spaces(conn, record.collection) if found.state != "retired"]
+    if not any(not found.adopted for found in live):
+        capture.uninstall(conn, site.registry, source)
+
+
+def retire_now(site: Site, conn: Connection, record: SpaceRecord) -> float:
+    """By hand: drops the space and leaves a ledger row that marks the point of no return. Returns milliseconds."""
+    began = time.monotonic()
+    with conn.transaction():
+        conn.execute("set local lock_timeout = '500ms'")
+        drop(site, conn, record)
+        site.ledger.note_retirement(conn, record.revision, record.version)
+    return (time.monotonic() - began) * 1000

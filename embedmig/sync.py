@@ -1,0 +1,166 @@
+"""Sync: takes captured changes into every live space, so that the version to go back to is as fresh as the one shown.
+
+Safe to run anywhere, any number of times at once, beside a running upgrade: entries are claimed, rows are written
+under their content hash. One provider that is down does not stop the other spaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from embedmig.backfill import live_work
+from embedmig.brake import Brake
+from embedmig.changes import LIVE, TAKE, Changes
+from embedmig.db import Connection, Database, ident, scalar, translated
+from embedmig.embedders.encoder import Encoder
+from embedmig.errors import EmbedderError
+from embedmig.pipeline import Pipeline, Tally, Work
+from embedmig.registry import Registry, SpaceRecord
+from embedmig.source import DOC_HASH, HAS_TEXT, Source
+from embedmig.stores.pgvector import PgvectorStore
+
+LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What one pass did to one space; ``error`` says why it did no more."""
+
+    collection: str
+    version: str
+    rows: int
+    failed: int
+    waiting: int
+    oldest_seconds: float
+    error: str | None
+
+
+@dataclass
+class Sync:
+    """Passes over the live spaces of one collection. ``encoder`` gives a space's model, as it was when it was made."""
+
+    database: Database
+    registry: Registry
+    source: Source
+    encoder: Callable[[SpaceRecord], Encoder]
+    stop: threading.Event
+    price: Callable[[SpaceRecord], float | None] = lambda _: 0.0
+    max_cost: Callable[[SpaceRecord], float | None] = lambda _: None
+    report: Callable[[str], None] = lambda _: None
+
+    def once(self, only: str | None = None) -> list[Synced]:
+        """Takes in what waits now, space by space; ``only`` names one version."""
+        with translated("syncing"), self.database.connect("sync reader") as reading:
+            if self.source.collection.capture == "watermark":
+                look_behind_watermark(reading, self.registry, self.source)
+            spaces = [
+                record
+                for record in self.registry.spaces(reading, self.source.collection.name)
+                if record.state in LIVE and not record.adopted and only in (None, record.version)
+            ]
+            return [self._space(reading, record) for record in spaces if not self.stop.is_set()]
+
+    def _space(self, reading: Connection, record: SpaceRecord) -> Synced:
+        store = PgvectorStore(self.source, record)
+        changes, tally, error = Changes(self.registry, store), Tally(), None
+        while changes.distribute(reading) >= TAKE:
+            pass
+        if changes.waiting(reading).count:
+            try:
+                tally = self._drain(reading, store)
+            except EmbedderError as failed:
+                error = failed.message
+            self.registry.save_model_error(reading, record.id, error)
+        left = changes.waiting(reading)
+        return Synced(
+            record.collection, record.version, tally.rows, tally.failed, left.count, left.oldest_seconds, error
+        )
+
+    def _drain(self, reading: Connection, store: PgvectorStore) -> Tally:
+        encoder = self.encoder(store.record)
+        with self.database.connect("sync writer") as writing:
+            store.prepare_writer(writing)
+            pipeline = Pipeline(
+                self.registry, store, encoder, writing, self.stop, guard=lambda: None, fence=lambda *_: None,
+                committed=lambda: None, price=self.price(store.record), max_cost=self.max_cost(store.record),
+            )  # fmt: skip
+            brake = Brake(self.registry, store.record.collection, self.stop, self.report)
+            asyncio.run(self._embed(reading, pipeline, brake))
+        return pipeline.tally
+
+    async def _embed(self, reading: Connection, pipeline: Pipeline, brake: Brake) -> None:
+        async def feed() -> AsyncIterator[Work]:
+            size = pipeline.encoder.limits.batch_size
+            async for work in live_work(reading, Changes(self.registry, pipeline.store), size):
+                await brake.wait(reading, len(work.rows))
+                yield work
+                if pipeline.halting():
+                    return
+
+        try:
+            await pipeline.run(feed())
+        finally:
+            await pipeline.encoder.embedder.aclose()
+
+
+# --- where there are no triggers, and where there were none for a while -----------------------------------------
+
+
+def look_behind_watermark(conn: Connection, registry: Registry, source: Source) -> None:
+    """Without triggers: finds rows by their ``changed_at`` column, and by a scan the hard deletes it can't show.
+
+    The look goes back a while behind the newest row seen: a row may be stamped long before it is committed. What is
+    found again costs a comparison of hashes, and no embedding.
+    """
+    column = source.changed_at[0].name
+    mark = registry.watermark(conn, source.collection.name)
+    newest = scalar(conn, sql.SQL("select max({})::timestamptz::text from {}").format(ident(column), source.relation))
+    for record in registry.spaces(conn, source.collection.name):
+        if record.state not in LIVE or record.adopted:
+            continue
+        store = PgvectorStore(source, record)
+        since = sql.SQL(
+            "({mark}::timestamptz is null or {column} >= {mark}::timestamptz - make_interval(mins => {late}))"
+        )
+        behind = since.format(mark=sql.Literal(mark), column=ident("s", column), late=sql.Literal(LATE_COMMIT_MINUTES))
+        enqueue_missing(conn, registry, store, behind)
+        store.delete_orphans(conn)
+    if newest is not None:
+        registry.save_watermark(conn, source.collection.name, newest)
+
+
+def reconcile(conn: Connection, registry: Registry, store: PgvectorStore) -> tuple[int, int]:
+    """Compares a space with its source from end to end: queues what is missing or stale, removes what is gone.
+
+    For a time without triggers. Returns how many rows of each there were.
+    """
+    return enqueue_missing(conn, registry, store, sql.SQL("true")), store.delete_orphans(conn)
+
+
+def enqueue_missing(conn: Connection, registry: Registry, store: PgvectorStore, where: sql.Composable) -> int:
+    """Queues the rows that a space lacks, or has with another content; ``where`` narrows them over ``s``."""
+    source = store.source
+    extra = source.changed_at
+    stamp = sql.SQL("coalesce({}::timestamptz, now())").format(ident("s", extra[0].name)) if extra else sql.SQL("now()")
+    query = sql.SQL(
+        """insert into {pending} as p (space, key, changed_at)
+           select {space}, {key}, {stamp} from {rows} s
+           where {has_text} and {where} and not {present} and not {refused}
+           on conflict (space, key) do nothing"""
+    ).format(
+        pending=registry.pending_table,
+        space=sql.Literal(store.record.id),
+        key=source.key_text("s"),
+        stamp=stamp,
+        rows=source.rows(extra=extra),
+        has_text=HAS_TEXT,
+        where=where,
+        present=store.present(DOC_HASH),
+        refused=store.refused(registry),
+    )
+    return conn.execute(query).rowcount

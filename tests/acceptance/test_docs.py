@@ -1,0 +1,216 @@
+"""The documentation is true: the reference names everything there is and nothing else, and what is shown is what happens."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import psycopg
+import pytest
+import typer
+
+from embedmig import config as configuration
+from embedmig.cli import app
+from embedmig.operations import op
+from embedmig.types import Space
+from tests.project import Project
+from tests.transcripts import ROOT, Session, agrees, blocks, live_through, prepare
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+LIVED = [ROOT / "README.md", ROOT / "docs" / "tutorial.md"]
+COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def name_of(document: Path) -> str:
+    """A document's name in a test's."""
+    return document.relative_to(ROOT).as_posix()
+
+
+def read(name: str) -> str:
+    """A page of docs/."""
+    return (ROOT / "docs" / name).read_text()
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under a heading, up to the next one of its level or above."""
+    level = len(heading) - len(heading.lstrip("#"))
+    _, found, rest = text.partition(f"\n{heading}")
+    assert found, f"there is no section {heading!r}"
+    return re.split(rf"\n#{{1,{level}}} ", rest)[0]
+
+
+def options_of(command: click.Command) -> set[str]:
+    """Every way to write the options of a command."""
+    return {spelling for parameter in command.params if parameter.param_type_name == "option"
+            for spelling in parameter.opts} - {"--help"}  # fmt: skip
+
+
+def described_options(text: str) -> set[str]:
+    """The options that a text describes: those in code that begin with a dash."""
+    code = " ".join(re.findall(r"`([^`]+)`", text))
+    return set(re.findall(r"(?<![\w-])(--[a-z][a-z-]*|-[a-z])\b", code))
+
+
+# --- the reference --------------------------------------------------------------------------------------------
+
+
+def test_every_command_is_in_the_reference_and_every_one_in_the_reference_exists() -> None:
+    described = re.findall(r"^### `embedmig ([a-z-]+)", read("commands.md"), re.MULTILINE)
+    assert sorted(described) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_option_of_a_command_is_in_the_reference_and_the_reference_has_no_other(name: str) -> None:
+    described = described_options(section(read("commands.md"), f"### `embedmig {name}"))
+    wanted = options_of(COMMANDS[name])
+    if name == "downgrade":  # described once, under upgrade
+        assert "as above" in section(read("commands.md"), "### `embedmig downgrade")
+    assert wanted - described == set()
+    assert described - wanted - {"-1"} == set()
+
+
+def test_the_options_before_the_command_and_their_variables_are_in_the_reference() -> None:
+    text = section(read("commands.md"), "## Options before the command")
+    root = typer.main.get_command(app)
+    assert described_options(text) - {"--help"} == options_of(root)
+    variables = {f"EMBEDMIG_{name}" for name in ("CONFIG", "DATABASE", "JSON", "NO_COLOR", "DEBUG")}
+    assert variables <= set(re.findall(r"`([A-Z_]+)`", text))
+
+
+@pytest.mark.parametrize(
+    ("heading", "keys"),
+    [
+        ("## `[embedmig]`", configuration._MAIN),
+        ("## `[collections.NAME]`", configuration._COLLECTION),
+        ("### `[collections.NAME.embedding]`", configuration._EMBEDDING),
+        ("## `[embedders.PROVIDER]`", configuration._EMBEDDER),
+        ("## `[gates]`", configuration._GATES),
+    ],
+)
+def test_every_key_of_the_configuration_is_described_and_no_other(heading: str, keys: dict[str, object]) -> None:
+    text = section(read("configuration.md"), heading)
+    if heading == "## `[collections.NAME]`":
+        text = text.partition("\n### ")[0]
+    cells = re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE)
+    assert {key for cell in cells for key in re.findall(r"`(\w+)`", cell)} == set(keys)
+
+
+def test_every_operation_and_every_argument_of_it_is_described() -> None:
+    text = read("operations.md")
+    methods = {name: method for name, method in inspect.getmembers(op, inspect.ismethod) if name[0] != "_"}
+    assert set(re.findall(r"^## `op\.(\w+)\(", text, re.MULTILINE)) == set(methods)
+    for name, method in methods.items():
+        described = re.findall(r"\w+", section(text, f"## `op.{name}("))
+        assert set(inspect.signature(method).parameters) <= set(described), name
+
+
+def test_every_field_of_a_space_is_described() -> None:
+    text = section(read("operations.md"), "## `Space`")
+    described = {
+        word for cell in re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE) for word in re.findall(r"\w+", cell)
+    }
+    assert described == set(inspect.signature(Space).parameters)
+
+
+# --- what can be checked without running ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_toml_block_is_a_configuration_and_every_python_block_compiles(document: Path, tmp_path: Path) -> None:
+    for block in blocks(document.read_text()):
+        if block.language == "python":
+            ast.parse(block.body)
+        if block.language == "toml":
+            tomllib.loads(block.body)
+            whole = block.body if "[embedmig]" in block.body else f'[embedmig]\ndatabase = "embedded"\n{block.body}'
+            (tmp_path / "embedmig.toml").write_text(whole)
+            configuration.load(tmp_path / "embedmig.toml", environ={"DATABASE_URL": "postgresql://host/name"})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_link_leads_somewhere_and_every_test_named_is_there(document: Path) -> None:
+    text = document.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        place, _, anchor = target.partition("#")
+        page = document.parent / place if place else document
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page.read_text()), target
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
+        assert (ROOT / path).is_file(), path
+        assert not test or f"def {test}(" in (ROOT / path).read_text(), test
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# --- what is run ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """A folder with an embedded database of its own, as the documents have it."""
+    with tempfile.TemporaryDirectory(prefix="embedmig-docs-") as folder:
+        session = Session(Path(folder))
+        yield session
+        session.run("embedmig server stop")
+
+
+@pytest.mark.parametrize("document", LIVED, ids=name_of)
+def test_every_transcript_shows_what_really_happens(document: Path, session: Session) -> None:
+    prepare(document, session)
+    results = live_through(document.read_text(), session)
+    assert results
+    for step, printed in results:
+        assert agrees(step.shown, printed), f"$ {step.command}\n--- shown\n{step.shown}--- printed\n{printed}"
+
+
+def test_a_comparison_that_ignores_times_still_sees_a_difference() -> None:
+    assert agrees("flip  (7 ms)\n…\nend\n", "flip (12.5 s)\nanything\nmore\nend\n")
+    assert not agrees("12 rows embedded (7 ms)\n", "13 rows embedded (7 ms)\n")
+    assert not agrees("one\n", "one\ntwo\n")
+
+
+def test_the_recipe_of_rights_is_enough_for_each_role_and_no_more(project: Project, server_url: str) -> None:
+    project.documents()
+    database = project.one("select current_database()")
+    roles = {role: f"{role}_{database}" for role in ("migrator", "watcher", "app")}
+    recipe = [block.body for block in blocks(read("privileges.md")) if block.language == "sql"]
+    recipe = [re.sub(r"\b(migrator|watcher|app)\b", lambda role: roles[role[1]], part) for part in recipe]
+    with project.connect() as conn:
+        conn.execute(f"revoke all on database {database} from public")
+        for role in roles.values():
+            conn.execute(f"create role {role} login")
+        conn.execute(recipe[0].replace("database shop", f"database {database}"))
+    as_superuser = project.url
+    try:
+        project.two_spaces()
+        project.url = as_superuser.replace("postgres:@", f"{roles['migrator']}:@")
+        project.run("upgrade", "head")
+        with psycopg.connect(project.url, autocommit=True) as conn:
+            conn.execute(recipe[1])
+        project.run("downgrade", "-1")
+        project.run("upgrade", "head")
+
+        project.url = as_superuser.replace("postgres:@", f"{roles['watcher']}:@")
+        for command in ("status --check", "current", "history", "show 2", "check", "gate docs", "upgrade --dry-run"):
+            project.run(*command.split())
+        assert project.run("downgrade", "-1", expect=None).returncode != 0
+
+        project.url = as_superuser.replace("postgres:@", f"{roles['app']}:@")
+        project.run("search", "docs", "supersonic flutter")
+        with psycopg.connect(project.url) as conn, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute("select * from documents")
+    finally:
+        with psycopg.connect(as_superuser, autocommit=True) as conn:
+            for role in roles.values():
+                conn.execute(f"drop owned by {role} cascade")
+                conn.execute(f"drop role {role}")

@@ -1,0 +1,72 @@
+"""Commands called without a process, and a model that lives in the test: quicker where the terminal is not the subject."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from embedmig import commands, embedders
+from embedmig.commands import Project as Opened
+from embedmig.commands import Ran, SpaceStatus
+from embedmig.embedders.encoder import CANARY
+from embedmig.testing import FakeEmbedder
+from embedmig.types import Space
+from tests.project import Project
+
+
+@dataclass
+class Fake:
+    """The provider ``fake``: every embedder it made, and how those to come behave."""
+
+    made: list[FakeEmbedder] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def create(self, space: Space, _settings: object) -> FakeEmbedder:
+        """The factory that is registered."""
+        self.made.append(FakeEmbedder(space.dimensions, **self.options))
+        return self.made[-1]
+
+    @property
+    def seen(self) -> Counter[str]:
+        """Every text that was asked for as a document or a query, probes left out."""
+        seen = sum((one.seen for one in self.made), Counter[str]())
+        del seen[CANARY]
+        return seen
+
+    def register(self) -> Fake:
+        """Makes it the provider for this process."""
+        embedders.register("fake", self.create)
+        return self
+
+
+def opened(project: Project) -> Opened:
+    """The project as the commands take it, read anew."""
+    return commands.open_project(project.folder / "embedmig.toml", database=project.url)
+
+
+def upgrade(project: Project, target: str = "head") -> Ran:
+    """``embedmig upgrade`` without the process."""
+    return commands.upgrade(opened(project), target)
+
+
+def downgrade(project: Project, target: str = "-1") -> Ran:
+    """``embedmig downgrade`` without the process."""
+    return commands.downgrade(opened(project), target)
+
+
+def spaces(project: Project, collection: str = "docs") -> list[SpaceStatus]:
+    """The spaces of a collection, as ``embedmig status`` shows them."""
+    return commands.status(opened(project)).collections[collection].spaces
+
+
+def space_script(
+    project: Project, revision: str = "0001", down: str | None = None, *, dimensions: int = 8, **more: Any
+) -> None:
+    """A revision with the model that lives in the test."""
+    project.space_script(revision, down, model="fake/hash", version="1", dimensions=dimensions, **more)
+
+
+def tag(dimensions: int = 8, more: str = "") -> str:
+    """The tag of such a revision's space."""
+    return f"fake-hash@1/dim-{dimensions}/{more}norm-l2"

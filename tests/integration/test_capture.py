@@ -1,0 +1,145 @@
+"""Capture and sync: what changes in the source reaches every live space, and nothing else does."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from embedmig import commands
+from tests.project import NEW_TAG, OLD_TAG, Project
+
+OUTBOX = "select count(*) from embedmig.outbox_docs"
+
+
+@pytest.fixture
+def live(project: Project) -> Project:
+    """A collection with an active space of 64 dimensions, captured."""
+    project.documents(20)
+    project.space_script("0001")
+    commands.upgrade(project.opened())
+    return project
+
+
+def test_every_way_of_changing_a_text_is_captured_and_synced(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("insert into documents values (100, 'new', 'a new cone')")
+        conn.execute("update documents set body = 'another text' where id = 1")
+        conn.execute("delete from documents where id = 2")
+        conn.execute("update documents set id = 200 where id = 3")
+        with conn.cursor().copy("copy documents from stdin") as copy:
+            copy.write("300\tcopied\tin bulk\n")
+        with conn.transaction():
+            conn.execute("set local session_replication_role = replica")
+            conn.execute("insert into documents values (400, 'replicated', 'arrived from elsewhere')")
+    assert live.one(OUTBOX) == 7  # the changed key counts twice: gone under one name, new under the other
+    commands.sync(live.opened(), "docs")
+    live.expect_exact()
+
+
+def test_changes_of_value_are_captured_and_mentions_are_not(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("alter table documents add column views int default 0")
+        conn.execute("update documents set views = views + 1")
+        conn.execute("update documents set body = body, title = title")
+    assert live.one(OUTBOX) == 0
+
+
+def test_a_truncate_empties_every_space(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("truncate documents")
+        conn.execute("insert into documents values (7, 'after', 'the flood')")
+    commands.sync(live.opened(), "docs")
+    live.expect_exact()
+
+
+def test_a_transaction_that_commits_after_the_backfill_is_not_lost(live: Project) -> None:
+    with psycopg.connect(live.url) as slow:
+        slow.execute("update documents set body = 'written long before it is committed' where id = 5")
+        slow.execute("delete from documents where id = 6")
+        live.space_script("0002", "0001", old=OLD_TAG, dimensions=128)
+        with live.connect() as conn:
+            conn.execute("insert into documents values (500, 'meanwhile', 'committed at once')")
+        commands.sync(live.opened(), "docs")
+        slow.commit()
+    commands.sync(live.opened(), "docs")
+    live.expect_exact()
+
+
+def test_the_old_space_stays_as_fresh_as_the_new_one(live: Project) -> None:
+    live.space_script("0002", "0001", old=OLD_TAG, dimensions=256)
+    commands.upgrade(live.opened())
+    with live.connect() as conn:
+        conn.execute("update documents set body = 'edited after the flip' where id < 10")
+        conn.execute("delete from documents where id = 11")
+    found = commands.status(live.opened()).collections["docs"]
+    assert [space.pending_changes for space in found.spaces] == [11, 11]
+    assert found.rollback is not None
+    assert (found.rollback.to, found.rollback.rows) == (OLD_TAG, 10)
+    ran = commands.downgrade(live.opened(), "-1")
+    assert ran.current == ["0001"]
+    commands.sync(live.opened(), "docs")
+    live.expect_exact()
+    assert commands.status(live.opened()).collections["docs"].spaces[1].version == NEW_TAG
+
+
+def test_a_row_that_stops_being_eligible_leaves_and_one_that_becomes_so_arrives(project: Project) -> None:
+    project.documents(10)
+    with project.connect() as conn:
+        conn.execute("alter table documents add column published boolean not null default true")
+        conn.execute("update documents set published = false where id > 7")
+    project.configure((project.folder / "embedmig.toml").read_text() + 'where = "published"\n')
+    project.space_script("0001")
+    commands.upgrade(project.opened())
+    assert project.one("select count(*) from docs_embeddings") == 8
+    with project.connect() as conn:
+        conn.execute("update documents set published = not published where id in (0, 9)")
+    assert project.one("select count(*) from docs_embeddings where id = 0") == 0  # at its own commit
+    commands.sync(project.opened(), "docs")
+    project.expect_exact(where="published")
+
+
+def test_a_partitioned_table_is_captured_wherever_its_rows_are_written(project: Project) -> None:
+    with project.connect() as conn:
+        conn.execute("create table documents (id bigint primary key, title text, body text) partition by range (id)")
+        conn.execute("create table part_low partition of documents for values from (0) to (100)")
+        conn.execute("insert into documents select n, 'title ' || n, 'body of ' || n from generate_series(0, 9) n")
+    project.space_script("0001")
+    commands.upgrade(project.opened())
+    with project.connect() as conn:
+        conn.execute("insert into part_low values (50, 'direct', 'written to the partition itself')")
+        conn.execute("create table part_high partition of documents for values from (100) to (200)")
+        conn.execute("insert into part_high values (150, 'later', 'in a partition made later')")
+        conn.execute("update documents set body = 'changed' where id = 4")
+    commands.sync(project.opened(), "docs")
+    project.expect_exact()
+
+
+def test_a_trigger_dropped_by_hand_closes_the_gate_and_repair_opens_it(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("drop trigger embedmig_docs_update on documents")
+        conn.execute("update documents set body = 'nobody saw this' where id = 1")
+    assert commands.status(live.opened()).collections["docs"].capture == "missing"
+    verdicts = {verdict.name: verdict.passed for verdict in commands.gate(live.opened(), "docs")}
+    assert verdicts["capture"] is False
+    assert verdicts["unaccounted_rows"] is False
+    commands.sync(live.opened(), "docs", repair=True)
+    assert all(verdict.passed for verdict in commands.gate(live.opened(), "docs"))
+    live.expect_exact()
+
+
+def test_a_table_without_triggers_is_watched_by_its_watermark(project: Project) -> None:
+    project.documents(10)
+    with project.connect() as conn:
+        conn.execute("alter table documents add column updated_at timestamptz not null default now()")
+    project.configure(
+        (project.folder / "embedmig.toml").read_text() + 'capture = "watermark"\nchanged_at = "updated_at"\n'
+    )
+    project.space_script("0001")
+    commands.upgrade(project.opened())
+    assert project.one("select count(*) from pg_trigger where not tgisinternal") == 0
+    with project.connect() as conn:
+        conn.execute("update documents set body = 'newer', updated_at = now() where id = 3")
+        conn.execute("insert into documents values (77, 'new', 'and stamped')")
+        conn.execute("delete from documents where id = 4")
+    commands.sync(project.opened(), "docs")
+    project.expect_exact()
