@@ -1,6 +1,7 @@
 """embedmig makes a change of embedding model an ordinary database migration.
 
-Scripts import :class:`Space`, :class:`Chunk` and ``op``; applications import :class:`Reader`.
+Scripts import :class:`Space`, :class:`Chunk` and ``op``; applications import :class:`Reader` or
+:class:`AsyncReader`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedmig.operations import op as op
+    from embedmig.reader import AsyncReader as AsyncReader
     from embedmig.reader import Reader as Reader
     from embedmig.types import Chunk as Chunk
     from embedmig.types import Space as Space
 
 __version__ = "0.1.0"
-__all__ = ["Chunk", "Reader", "Space", "op", "__version__"]
+__all__ = ["AsyncReader", "Chunk", "Reader", "Space", "op", "__version__"]
 
 _HOMES = {
     "Chunk": "embedmig.types",
     "Space": "embedmig.types",
+    "AsyncReader": "embedmig.reader",
     "Reader": "embedmig.reader",
     "op": "embedmig.operations",
 }

@@ -7,6 +7,7 @@ where the column list or a type changes, the view is dropped and made anew, with
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,14 +175,15 @@ class Rights:
         return cls(view, saved["owner"], saved["comment"], tuple((g[0], g[1], g[2]) for g in saved["grants"]))
 
     def restore(self, conn: Connection) -> None:
-        """Puts them back, in the same transaction."""
+        """Puts them back, in the same transaction. The owner first: grants to whoever runs this would merge into its own."""
+        conn.execute(sql.SQL("alter view {} owner to {}").format(self.view, ident(self.owner)))
         for privilege, grantee, grantable in self.grants:
             role = sql.SQL("public") if grantee == "" else ident(grantee)
             option = sql.SQL(" with grant option") if grantable else sql.SQL("")
-            conn.execute(sql.SQL("grant {} on {} to {}{}").format(literal(privilege), self.view, role, option))
+            with suppress(pg.UndefinedColumn), conn.transaction():  # a right on a column that the view shows no more
+                conn.execute(sql.SQL("grant {} on {} to {}{}").format(literal(privilege), self.view, role, option))
         if self.comment is not None:
             conn.execute(sql.SQL("comment on view {} is {}").format(self.view, sql.Literal(self.comment)))
-        conn.execute(sql.SQL("alter view {} owner to {}").format(self.view, ident(self.owner)))
 
 
 def save_rights(conn: Connection, schema: str, name: str) -> Rights | None:
@@ -195,8 +197,11 @@ def save_rights(conn: Connection, schema: str, name: str) -> Rights | None:
         return None
     grants = conn.execute(
         """select privilege_type, case when grantee = 0 then '' else pg_get_userbyid(grantee) end, is_grantable
-           from pg_class c, aclexplode(c.relacl) where c.oid = %s and grantee <> c.relowner""",
-        (row[0],),
+           from pg_class c, aclexplode(c.relacl) where c.oid = %(view)s and grantee <> c.relowner
+           union all
+           select format('%%s (%%I)', privilege_type, attname), case when grantee = 0 then '' else pg_get_userbyid(grantee) end, is_grantable
+           from pg_attribute, aclexplode(attacl) where attrelid = %(view)s and attnum > 0""",
+        {"view": row[0]},
     ).fetchall()
     return Rights(ident(schema, name), row[1], row[2], tuple((g[0], g[1], g[2]) for g in grants))
 

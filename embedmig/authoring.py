@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from embedmig.config import FILE_NAME, GateDefaults
 from embedmig.errors import GraphError, ScriptError, UsageError
@@ -35,12 +35,19 @@ class Body:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-def space_body(space: Space, old: str | None, gates: GateDefaults) -> Body:
-    """A move to ``space`` from the version ``old``, a tag; None: the collection has no version yet."""
+Strategy = Literal["all-at-once", "parallel", "lazy"]
+
+
+def space_body(space: Space, old: str | None, gates: GateDefaults, strategy: Strategy = "all-at-once") -> Body:
+    """A move to ``space`` from the version ``old``, a tag; None: the collection has no version yet.
+
+    ``all-at-once`` fills, gates and flips. ``parallel`` leaves the flip to a later revision: both versions are kept
+    fresh and can be read. ``lazy`` embeds first what readers find.
+    """
     freshness = format_duration(gates.freshness)
     return Body(
         "space.py.j2",
-        {"new": space, "old": old, "completeness": gates.completeness, "freshness": freshness},
+        {"new": space, "old": old, "completeness": gates.completeness, "freshness": freshness, "strategy": strategy},
     )
 
 

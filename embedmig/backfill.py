@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from embedmig.brake import Brake
 from embedmig.changes import TAKE, Changes
+from embedmig.config import Throttle
 from embedmig.db import Connection, Database, translated
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import Interrupted
@@ -47,7 +49,8 @@ class Backfill:
     fence: Callable[[Connection, int, int, float | None], None]
     price: float | None = None
     max_cost: float | None = None
-    pause_when: str | None = None
+    throttle: Throttle = field(default_factory=Throttle)
+    order: Literal["key", "hot"] = "key"
     clock: Callable[[], float] = time.monotonic
     _total: int | None = field(default=None, init=False)
 
@@ -79,7 +82,7 @@ class Backfill:
             self.store.record.collection,
             self.stop,
             lambda text: self.report(Notice(text)),
-            self.pause_when,
+            self.throttle,
         )
         self._pipeline = Pipeline(
             self.registry, self.store, self.encoder, writing, self.stop, self.guard, self.fence, self._report,
@@ -121,8 +124,8 @@ class Backfill:
             page = await asyncio.to_thread(self.store.missing_page, self._reading, self.registry, after, upto, limit)
             for work in cut(page, self.store, size):
                 if self.clock() - looked >= LIVE_SECONDS:
-                    async for live in live_work(self._reading, Changes(self.registry, self.store), size):
-                        yield live
+                    async for first in self._first(size):
+                        yield first
                     looked = self.clock()
                 await self._brake.wait(self._reading, len(work.rows))
                 if self._pipeline.halting():
@@ -132,8 +135,17 @@ class Backfill:
             if len(page) < limit:
                 break
             after, limit = page[-1].key, page_size(page)
-        async for live in live_work(self._reading, Changes(self.registry, self.store), size):
+        async for first in self._first(size):
+            yield first
+
+    async def _first(self, size: int) -> AsyncIterator[Work]:
+        """What goes before the row copy: changes, and then, where the order is hot, what readers found."""
+        changes = Changes(self.registry, self.store)
+        async for live in live_work(self._reading, changes, size):
             yield live
+        while self.order == "hot" and (rows := await asyncio.to_thread(changes.take_hot, self._reading, size)):
+            for work in cut(rows, self.store, size):
+                yield work
 
     # --- the rest
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
+from embedmig.config import Throttle
 from embedmig.db import Connection, literal, scalar
 from embedmig.registry import Registry
 
 LOOK_SECONDS = 1.0
+LAG = "select coalesce(extract(epoch from max(replay_lag)), 0)::float8 from pg_stat_replication"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def set_control(conn: Connection, registry: Registry, collection: str, wanted: C
 
 @dataclass
 class Brake:
-    """Asked before every batch. ``lag_query`` is a query of the user's: while it returns true, nothing new is begun.
+    """Asked before every batch: what an operator wants, how far the standbys are behind, what the user's query says.
 
     ``held_seconds`` is time spent waiting, which is not active time.
     """
@@ -54,12 +56,13 @@ class Brake:
     collection: str
     stop: threading.Event
     report: Callable[[str], None]
-    lag_query: str | None = None
+    throttle: Throttle = field(default_factory=Throttle)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     held_seconds: float = 0.0
     _looked: float = field(default=float("-inf"), init=False)
     _control: Control = field(default_factory=Control, init=False)
+    _strain: str = field(default="", init=False)
     _said: str = field(default="", init=False)
     _free_at: float = field(default=0.0, init=False)
 
@@ -80,10 +83,20 @@ class Brake:
         if self.clock() - self._looked >= LOOK_SECONDS or self._control.paused:
             self._looked = self.clock()
             self._control = control(conn, self.registry, self.collection)
-            self._lagging = bool(self.lag_query and scalar(conn, literal(self.lag_query)))
+            self._strain = self._strained(conn)
         if self._control.paused:
             return f"paused by {self._control.set_by}" + (f": {self._control.reason}" if self._control.reason else "")
-        return "held back: throttle.pause_when is true" if self._lagging else ""
+        return self._strain
+
+    def _strained(self, conn: Connection) -> str:
+        """What the database suffers from, by the configuration's measure; empty where it doesn't."""
+        if (limit := self.throttle.replication_lag) is not None:
+            lag = scalar(conn, LAG)
+            if lag > limit:
+                return f"held back: a standby is {lag:.0f} s behind, more than {limit:.0f} s"
+        if self.throttle.pause_when and scalar(conn, literal(self.throttle.pause_when)):
+            return "held back: throttle.pause_when is true"
+        return ""
 
     def _say(self, text: str) -> None:
         if text != self._said:

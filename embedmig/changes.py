@@ -121,6 +121,16 @@ class Changes:
         """What of the claims has to be embedded. The rest is settled here: rows that are gone or no longer eligible
         leave the space, rows that the space holds already, or that the model refused as they are, need nothing.
         """
+        wanted = self.wanted(conn, claims)
+        rest = [claim for place, claim in enumerate(claims) if place not in wanted]
+        if rest:
+            with conn.transaction():
+                self.remove_gone(conn, rest)
+                self.settle(conn, rest)
+        return [(claims[place], row) for place, row in sorted(wanted.items())]
+
+    def wanted(self, conn: Connection, claims: Sequence[Claim]) -> dict[int, Row]:
+        """By place, the rows that the space lacks as they are now and that the model has not refused."""
         query = sql.SQL(
             """select c.place, {hash}, s.doc, {refused}, {present} from {claims}
                join {rows} s on {join} where {has_text}"""
@@ -137,12 +147,7 @@ class Changes:
         for place, digest, text, refused, present in conn.execute(query):
             if not refused and not present:
                 wanted[place - 1] = Row(claims[place - 1].key, text, digest)
-        rest = [claim for place, claim in enumerate(claims) if place not in wanted]
-        if rest:
-            with conn.transaction():
-                self.remove_gone(conn, rest)
-                self.settle(conn, rest)
-        return [(claims[place], row) for place, row in sorted(wanted.items())]
+        return wanted
 
     def remove_gone(self, conn: Connection, claims: Sequence[Claim]) -> None:
         """Deletes the vectors of rows that are not there, or not eligible, as of this very statement."""
@@ -199,6 +204,17 @@ class Changes:
             space=sql.Literal(self.store.record.id),
         )
         conn.execute(query)
+
+    # --- lazy on read
+
+    def take_hot(self, conn: Connection, limit: int) -> list[Row]:
+        """Rows that readers found lately and that the space lacks, the most read first; each is given once."""
+        query = sql.SQL(
+            """delete from {hot} where ctid = any(array(select ctid from {hot} where space = {space}
+                 order by reads desc limit {limit} for update skip locked)) returning key"""
+        ).format(hot=self.registry.hot_table, space=sql.Literal(self.store.record.id), limit=sql.Literal(limit))
+        claims = [Claim(tuple(row[0]), 0) for row in conn.execute(query)]
+        return [row for _, row in sorted(self.wanted(conn, claims).items())] if claims else []
 
     def _claims(self, claims: Sequence[Claim]) -> sql.Composed:
         """The claims as a relation ``c``: the key's columns in their types, ``embedmig_key``, generation, place from 1."""

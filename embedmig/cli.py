@@ -152,6 +152,7 @@ def revision(
     adopt: Annotated[str | None, typer.Option(metavar="TABLE.COLUMN", help="Adopt vectors that are there already.")] = None,
     autogenerate: Annotated[bool, typer.Option("--autogenerate", help="Take the model from [collections.NAME.embedding].")] = False,
     empty: Annotated[bool, typer.Option("--empty", help="A script without operations.")] = False,
+    strategy: Annotated[str, typer.Option(help="all-at-once, parallel (no flip yet) or lazy (what is read first).")] = "all-at-once",
     head: Annotated[str, typer.Option(help="The revision to build on.")] = "head",
     branch_label: Annotated[str | None, typer.Option(help="A label for the branch that begins here.")] = None,
 ) -> None:  # fmt: skip
@@ -163,7 +164,7 @@ def revision(
         "storage": storage, "document_prefix": document_prefix, "query_prefix": query_prefix,
     }  # fmt: skip
     fields = {name: value for name, value in given.items() if value is not None}
-    wanted = commands.Wanted(message, collection, fields, adopt, autogenerate, empty, head, branch_label)
+    wanted = commands.Wanted(message, collection, fields, adopt, autogenerate, empty, head, branch_label, strategy)  # type: ignore[arg-type]  # checked there
     path = commands.revision(settings.project(), wanted)
     settings.show("revision", {"path": str(path)}, lambda: str(path))
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from embedmig.embedders.settings import EmbedderSettings
 from embedmig.errors import ConfigError, PlanError
+from embedmig.settings import EmbedderSettings
 from embedmig.toml_lines import KeyPath, key_lines
 from embedmig.types import Chunk, Space
 
@@ -55,6 +55,18 @@ class GateDefaults:
 
 
 @dataclass(frozen=True)
+class Throttle:
+    """When running backfills and syncs hold back by themselves.
+
+    ``replication_lag`` is the seconds that the slowest standby may be behind; ``pause_when`` a query of the user's
+    that returns true while nothing new is to be begun.
+    """
+
+    replication_lag: float | None = None
+    pause_when: str | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole configuration file. ``database`` is a URL, a libpq string or ``"embedded"``.
 
@@ -68,6 +80,7 @@ class Config:
     collections: Mapping[str, Collection] = field(default_factory=dict)
     embedders: Mapping[str, EmbedderSettings] = field(default_factory=dict)
     gates: GateDefaults = field(default_factory=GateDefaults)
+    throttle: Throttle = field(default_factory=Throttle)
 
     @property
     def data_dir(self) -> Path:
@@ -106,6 +119,7 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         collections={name: _collection(file, name, raw) for name, raw in root.get("collections", {}).items()},
         embedders={name: _embedder(file, name, raw, environ) for name, raw in root.get("embedders", {}).items()},
         gates=GateDefaults(**file.section(("gates",), root.get("gates", {}), _GATES)),
+        throttle=Throttle(**file.section(("throttle",), root.get("throttle", {}), _THROTTLE)),
     )
 
 
@@ -288,7 +302,8 @@ def _chunk(value: object) -> Chunk:
     return Chunk(**value)
 
 
-_ROOT: dict[str, Check] = dict.fromkeys(("embedmig", "collections", "embedders", "gates"), _table)
+_ROOT: dict[str, Check] = dict.fromkeys(("embedmig", "collections", "embedders", "gates", "throttle"), _table)
+_THROTTLE: dict[str, Check] = {"replication_lag": _patience, "pause_when": _string}
 _MAIN: dict[str, Check] = {"database": _string, "schema": _string, "migrations": _string}
 _GATES: dict[str, Check] = {"completeness": _number(0, 1, above=True), "freshness": parse_duration}
 _COLLECTION: dict[str, Check] = {
@@ -373,7 +388,8 @@ def _embedder(file: _File, name: str, raw: object, environ: Mapping[str, str]) -
         if kind != "env" or not variable:
             example = f'api_key = "env:{name.upper().replace("-", "_")}_API_KEY"'
             file.fail((*at, "api_key"), "is a key in plain text", f"{example} names the variable that holds it")
-        values["api_key"] = environ.get(variable) or None
+        # Not refused here when it isn't set: most commands need no key. Who needs it can name the variable.
+        values["api_key"], values["api_key_variable"] = environ.get(variable) or None, variable
     if "path" in values:
         values["path"] = _beside(beside, values["path"])
     if "models" in values:

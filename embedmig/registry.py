@@ -82,6 +82,7 @@ class Registry:
         self.aliases_table = ident(schema, "aliases")
         self.failed_table = ident(schema, "failed_rows")
         self.pending_table = ident(schema, "pending_changes")
+        self.hot_table = ident(schema, "hot_rows")
         self.captures_table = ident(schema, "captures")
         self.controls_table = ident(schema, "controls")
 
@@ -222,6 +223,15 @@ class Registry:
         query = sql.SQL("update {} set model_error = %s where id = %s and model_error is distinct from %s")
         conn.execute(query.format(self.spaces_table), (error, space, error))
 
+    def note_reads(self, conn: Connection, collection: str, keys: Sequence[Sequence[str]]) -> None:
+        """Lazy on read: what was found is embedded first, in every space of the collection that is being built."""
+        query = sql.SQL(
+            """insert into {} as h (space, key) select s.id, k.key::text[] from {} s cross join unnest(%s::text[]) k(key)
+               where s.collection = %s and s.state = 'building' and not s.adopted
+               on conflict (space, key) do update set reads = h.reads + 1"""
+        ).format(self.hot_table, self.spaces_table)
+        conn.execute(query, ([as_array(key) for key in keys], collection))
+
     def retry_failed(self, conn: Connection, space: int) -> int:
         """Forgets a space's dead letters and queues their rows again; returns how many."""
         query = sql.SQL(
@@ -241,6 +251,12 @@ def read_space(row: Sequence[Any]) -> SpaceRecord:
     values = list(row)
     values[13] = tuple(values[13])
     return SpaceRecord(*values)
+
+
+def as_array(key: Sequence[str]) -> str:
+    """A key as PostgreSQL writes an array: arrays of arrays can't have different lengths, so each travels as text."""
+    quoted = ('"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"' for part in key)
+    return "{" + ",".join(quoted) + "}"
 
 
 def definition_of(space: Space) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from psycopg import sql
 
 from embedmig.backfill import live_work
 from embedmig.brake import Brake
 from embedmig.changes import LIVE, TAKE, Changes
+from embedmig.config import Throttle
 from embedmig.db import Connection, Database, ident, scalar, translated
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import EmbedderError
@@ -52,6 +53,7 @@ class Sync:
     price: Callable[[SpaceRecord], float | None] = lambda _: 0.0
     max_cost: Callable[[SpaceRecord], float | None] = lambda _: None
     report: Callable[[str], None] = lambda _: None
+    throttle: Throttle = field(default_factory=Throttle)
 
     def once(self, only: str | None = None) -> list[Synced]:
         """Takes in what waits now, space by space; ``only`` names one version."""
@@ -89,7 +91,7 @@ class Sync:
                 self.registry, store, encoder, writing, self.stop, guard=lambda: None, fence=lambda *_: None,
                 committed=lambda: None, price=self.price(store.record), max_cost=self.max_cost(store.record),
             )  # fmt: skip
-            brake = Brake(self.registry, store.record.collection, self.stop, self.report)
+            brake = Brake(self.registry, store.record.collection, self.stop, self.report, self.throttle)
             asyncio.run(self._embed(reading, pipeline, brake))
         return pipeline.tally
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedmig import commands, embedders
-from embedmig.commands import Project as Opened
 from embedmig.commands import Ran, SpaceStatus
 from embedmig.embedders.encoder import CANARY
 from embedmig.testing import FakeEmbedder
@@ -40,24 +39,19 @@ class Fake:
         return self
 
 
-def opened(project: Project) -> Opened:
-    """The project as the commands take it, read anew."""
-    return commands.open_project(project.folder / "embedmig.toml", database=project.url)
-
-
 def upgrade(project: Project, target: str = "head") -> Ran:
     """``embedmig upgrade`` without the process."""
-    return commands.upgrade(opened(project), target)
+    return commands.upgrade(project.opened(), target)
 
 
 def downgrade(project: Project, target: str = "-1") -> Ran:
     """``embedmig downgrade`` without the process."""
-    return commands.downgrade(opened(project), target)
+    return commands.downgrade(project.opened(), target)
 
 
 def spaces(project: Project, collection: str = "docs") -> list[SpaceStatus]:
     """The spaces of a collection, as ``embedmig status`` shows them."""
-    return commands.status(opened(project)).collections[collection].spaces
+    return commands.status(project.opened()).collections[collection].spaces
 
 
 def space_script(

@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import psycopg
 
 from embedmig import commands
 
+Embed = Callable[[list[str], int], Any]
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "embedmig")
 OLD_TAG = "wordllama-l2-supercat@0.4/dim-64/norm-l2"
 NEW_TAG = "wordllama-l2-supercat@0.4/dim-256/norm-l2"
@@ -137,8 +139,11 @@ class Project:
         """The project for calls within this process, read anew."""
         return commands.open_project(self.folder / "embedmig.toml", database=self.url)
 
-    def expect_exact(self, where: str = "true") -> None:
-        """Every live space of ``docs`` holds what embedding the source from scratch would give: no more, no less."""
+    def expect_exact(self, where: str = "true", embed: Embed | None = None) -> None:
+        """Every live space of ``docs`` holds what embedding the source from scratch would give: no more, no less.
+
+        ``embed`` gives unit vectors for texts and a number of dimensions; wordllama's by default.
+        """
         with self.connect() as conn:
             rows = conn.execute(
                 f"select id::text, concat_ws(E'\\n\\n', title, body) from documents where {where} order by id"  # type: ignore[arg-type]
@@ -150,7 +155,9 @@ class Project:
             ).fetchall()
             for table, dimensions in spaces:
                 held = conn.execute(f"select id::text, content_hash, embedding::text from embedmig.{table}").fetchall()  # type: ignore[arg-type]
-                check_space(wanted, {key: (digest, vector) for key, digest, vector in held}, dimensions)
+                got = {key: (digest, vector) for key, digest, vector in held}
+                assert len(got) == len(held), f"{table} has a row twice"
+                check_space(wanted, got, dimensions, embed or wordllama_vectors)
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -200,15 +207,21 @@ class Project:
             process.communicate()
 
 
-def check_space(wanted: dict[str, str], held: dict[str, tuple[bytes, str]], dimensions: int) -> None:
+def check_space(
+    wanted: dict[str, str], held: dict[str, tuple[bytes, str]], dimensions: int, embed: Embed
+) -> None:  # fmt: skip
     """Compares a space with what it should hold, computed here and not by embedmig."""
-    assert held.keys() == wanted.keys()
-    model = embeddings(dimensions)
-    expected = model.embed(list(wanted.values()), norm=True) if wanted else []
+    assert held.keys() == wanted.keys(), f"missing {wanted.keys() - held.keys()}, left {held.keys() - wanted.keys()}"
+    expected = embed(list(wanted.values()), dimensions) if wanted else []
     for (key, text), vector in zip(wanted.items(), expected, strict=True):
         digest, found = held[key]
         assert digest == hashlib.sha256(text.encode()).digest(), f"row {key} has another text's vector"
         assert np.allclose(np.array(json.loads(found), dtype=np.float32), vector, atol=1e-5), f"row {key}: wrong vector"
+
+
+def wordllama_vectors(texts: list[str], dimensions: int) -> Any:
+    """Unit vectors ``(n, dimensions)``, by wordllama itself."""
+    return embeddings(dimensions).embed(texts, norm=True)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 
@@ -9,11 +10,12 @@ from psycopg import sql
 
 from embedmig.commands.project import Project
 from embedmig.db import Connection
+from embedmig.embedders.encoder import Encoder
 from embedmig.errors import UnknownTarget, UsageError
 from embedmig.ledger import ledger_exists
 from embedmig.operations.base import Site
 from embedmig.operations.gate import Gate, evaluate
-from embedmig.reader import Reader, Resolved, encode_query, encoder_for, nearest, split_columns
+from embedmig.reader import Reader, Resolved, column_names, encode_query, encoder_for, nearest, split_columns
 from embedmig.registry import SpaceRecord
 from embedmig.types import Hit, Verdict
 
@@ -68,10 +70,17 @@ def _search_space(project: Project, collection: str, text: str, k: int, version:
     with project.looking() as (site, conn):
         record = _find_space(project, site, conn, collection, version)
         view = site.store(conn, record).view()
-        cursor = conn.execute(sql.SQL("select * from ({}) v limit 0").format(view))
-        names = [column.name for column in cursor.description or ()]
         encoder = encoder_for(record.space, record.weights, project.config.settings(record.space.provider))
-        relation = sql.SQL("({})").format(view)
-        resolved = Resolved(relation, *split_columns(names), record.version, record.fingerprint, encoder)
-        hits = nearest(conn, resolved, encode_query(encoder, text), k)
+        relation = sql.SQL("({}) as shown").format(view)
+        resolved = Resolved(
+            relation, *split_columns(column_names(conn, relation)), record.version, record.fingerprint, encoder
+        )
+        hits = nearest(conn, resolved, asyncio.run(_encode(encoder, text)), k)
     return Found(record.version, record.fingerprint, hits, (time.monotonic() - began) * 1000)
+
+
+async def _encode(encoder: Encoder, text: str) -> tuple[float, ...]:
+    try:
+        return await encode_query(encoder, text)
+    finally:
+        await encoder.embedder.aclose()

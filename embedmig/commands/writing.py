@@ -30,6 +30,7 @@ class Wanted:
     empty: bool = False
     head: str = "head"
     label: str | None = None
+    strategy: authoring.Strategy = "all-at-once"
 
 
 def revision(project: Project, wanted: Wanted) -> Path:
@@ -51,7 +52,9 @@ def _body(project: Project, wanted: Wanted) -> authoring.Body:
     old = _latest_version(project, collection)
     if old == space.tag:
         raise UsageError(f"{collection!r} is at {old} already; there is nothing to migrate")
-    return authoring.space_body(_pinned(project, space), old, project.config.gates)
+    if wanted.strategy not in ("all-at-once", "parallel", "lazy"):
+        raise UsageError(f"strategy {wanted.strategy!r} is not known", hint="all-at-once, parallel or lazy")
+    return authoring.space_body(_pinned(project, space), old, project.config.gates, wanted.strategy)
 
 
 def _collection_for(project: Project, wanted: Wanted) -> str:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedmig.embedders.prices import estimate_tokens
-from embedmig.embedders.settings import EmbedderSettings
 from embedmig.errors import (
     BadAnswer,
     EmbedderMisconfigured,
@@ -25,6 +24,7 @@ from embedmig.errors import (
     InputRefused,
 )
 from embedmig.pacing import Fault, Pace, Pacer, Policy, Refused, StillFailing, Transient, retry_after
+from embedmig.settings import EmbedderSettings
 from embedmig.types import Answer, Limits, Role, Space, Vectors
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ class OpenAIEmbedder:
 
     def __init__(self, space: Space, settings: EmbedderSettings, pacer: Pacer | None = None) -> None:
         if settings.api_key is None and settings.base_url is None:
+            unset = f": {settings.api_key_variable} is not set" if settings.api_key_variable else ""
             raise EmbedderMisconfigured(
-                "no API key for OpenAI",
+                f"no API key for OpenAI{unset}",
                 hint='in embedmig.toml: [embedders.openai] api_key = "env:OPENAI_API_KEY"; and set that variable',
             )
         self._space, self._settings = space, settings

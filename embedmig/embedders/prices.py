@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from embedmig.embedders.settings import EmbedderSettings
+from embedmig.settings import EmbedderSettings
 from embedmig.types import Space
 
 PRICES_OF = "2026-11"

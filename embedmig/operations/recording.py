@@ -69,9 +69,9 @@ class _Op:
         """
         _add(AdoptSpace(space, table, column, version_column, writer))
 
-    def backfill(self, space: Space) -> None:
-        """Embeds every eligible row that the space lacks."""
-        _add(BackfillSpace(space))
+    def backfill(self, space: Space, *, order: Literal["key", "hot"] = "key") -> None:
+        """Embeds every eligible row that the space lacks; ``order="hot"`` takes what lazy readers found first."""
+        _add(BackfillSpace(space, order))
 
     def create_index(
         self,

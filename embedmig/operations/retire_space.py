@@ -95,7 +95,7 @@ def drop(site: Site, conn: Connection, record: SpaceRecord) -> None:
     """Inside a transaction: table, waiting changes and dead letters go, the registry's entry stays."""
     source = site.source(conn, record.collection)
     conn.execute(PgvectorStore(source, record).drop())
-    for table in (site.registry.pending_table, site.registry.failed_table):
+    for table in (site.registry.pending_table, site.registry.failed_table, site.registry.hot_table):
         conn.execute(sql.SQL("delete from {} where space = %s").format(table), (record.id,))
     site.registry.set_state(conn, record.id, "retired")
     live = [found for found in site.registry.spaces(conn, record.collection) if found.state != "retired"]

@@ -7,7 +7,7 @@ import inspect
 import re
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -38,11 +38,11 @@ def read(name: str) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands under a heading, up to the next one of its level or above."""
+    """A heading and what stands under it, up to the next one of its level or above."""
     level = len(heading) - len(heading.lstrip("#"))
     _, found, rest = text.partition(f"\n{heading}")
     assert found, f"there is no section {heading!r}"
-    return re.split(rf"\n#{{1,{level}}} ", rest)[0]
+    return found + re.split(rf"\n#{{1,{level}}} ", rest)[0]
 
 
 def options_of(command: click.Command) -> set[str]:
@@ -106,8 +106,14 @@ def test_every_operation_and_every_argument_of_it_is_described() -> None:
     methods = {name: method for name, method in inspect.getmembers(op, inspect.ismethod) if name[0] != "_"}
     assert set(re.findall(r"^## `op\.(\w+)\(", text, re.MULTILINE)) == set(methods)
     for name, method in methods.items():
-        described = re.findall(r"\w+", section(text, f"## `op.{name}("))
-        assert set(inspect.signature(method).parameters) <= set(described), name
+        heading = section(text, f"## `op.{name}(").strip().partition("\n")[0]
+        assert heading == f"## `op.{name}{call_of(method)}`"
+
+
+def call_of(method: Callable[..., object]) -> str:
+    """``(space, *, to=None)``: a method's arguments and defaults as the reference writes them."""
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(method).parameters.values()]
+    return str(inspect.Signature(bare)).replace("'", '"')
 
 
 def test_every_field_of_a_space_is_described() -> None:

@@ -47,6 +47,14 @@ def upgrade() -> None:
     op.add_column("aliases", sa.Column("rights", pg.JSONB), schema=schema)
     op.add_column("spaces", sa.Column("model_error", sa.Text), schema=schema)
     op.create_table(
+        "hot_rows",
+        sa.Column("space", sa.BigInteger, sa.ForeignKey(f"{schema}.spaces.id"), primary_key=True),
+        sa.Column("key", pg.ARRAY(sa.Text), primary_key=True),
+        sa.Column("reads", sa.Integer, nullable=False, server_default="1"),
+        schema=schema,
+        comment="lazy on read: rows that readers found, to be embedded before the cold rest",
+    )
+    op.create_table(
         "controls",
         sa.Column("collection", sa.Text, primary_key=True),
         sa.Column("paused", sa.Boolean, nullable=False, server_default="false"),
@@ -63,5 +71,5 @@ def downgrade() -> None:
     schema = op.get_context().opts["embedmig_schema"]
     op.drop_column("spaces", "model_error", schema=schema)
     op.drop_column("aliases", "rights", schema=schema)
-    for table in ("controls", "pending_changes", "captures"):
+    for table in ("controls", "hot_rows", "pending_changes", "captures"):
         op.drop_table(table, schema=schema)

