@@ -157,9 +157,13 @@ class Backfill:
 
     def _report(self) -> None:
         tally, active = self._pipeline.tally, self.clock() - self._began - self._brake.held_seconds
+        pace = self.encoder.pace
         self.report(
-            Progress("embedding", tally.rows, self._total, "rows", tally.tokens, tally.cost, active, tally.failed)
-        )
+            Progress(
+                "embedding", tally.rows, self._total, "rows", tally.tokens, tally.cost, active, tally.failed,
+                held_by=pace.reason if pace else "",
+            )
+        )  # fmt: skip
 
 
 async def live_work(conn: Connection, changes: Changes, size: int) -> AsyncIterator[Work]:

@@ -16,6 +16,7 @@ from embedmig.db import Connection, ident, literal, retry_transient, scalar
 from embedmig.registry import Registry
 from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma
 from embedmig.stores import Key, Row
+from embedmig.stores.adopted import writer_of
 from embedmig.stores.pgvector import PgvectorStore
 
 TAKE = 10_000  # outbox rows distributed in one transaction
@@ -72,7 +73,7 @@ class Changes:
                given as (
                  insert into {pending} as p (space, key, changed_at)
                  select s.id, t.key, min(t.changed_at) from taken t cross join {spaces} s
-                 where s.collection = {collection} and s.state = any({live}) and not s.adopted
+                 where s.collection = {collection} and s.state = any({live}) and s.writer = 'embedmig'
                  group by s.id, t.key order by s.id, t.key
                  on conflict (space, key) do update set generation = p.generation + 1,
                    changed_at = least(p.changed_at, excluded.changed_at), not_before = now())
@@ -94,8 +95,8 @@ class Changes:
         if not conn.execute(sql.SQL("delete from {} where {} is null").format(outbox, first)).rowcount:
             return
         for record in self.registry.spaces(conn, self.source.collection.name):
-            if record.state in LIVE and not record.adopted:
-                PgvectorStore(self.source, record).delete_orphans(conn)
+            if record.state in LIVE and record.writer == "embedmig":
+                writer_of(self.source, record).delete_orphans(conn)
 
     # --- claiming
 

@@ -80,11 +80,11 @@ class Settings:
         width = None if sys.stdout.isatty() else 200
         return Console(no_color=not self.color, highlight=False, width=width)
 
-    def project(self) -> Project:
+    def project(self, max_cost: float | None = None) -> Project:
         """Reads the configuration."""
         from embedmig.commands import open_project
 
-        return open_project(self.config, database=self.database)
+        return open_project(self.config, database=self.database, max_cost=max_cost)
 
     def show(self, name: str, data: Any, render: Callable[[], RenderableType]) -> None:
         """Prints a command's answer as JSON or for people."""
@@ -169,6 +169,9 @@ def revision(
     settings.show("revision", {"path": str(path)}, lambda: str(path))
 
 
+MaxCost = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Stop before this run costs more.")]
+
+
 @app.command(rich_help_panel=MIGRATING)
 def upgrade(
     target: Target = "head",
@@ -178,9 +181,10 @@ def upgrade(
         bool,
         typer.Option("--no-wait", help="Do what is quick, leave embedding to workers; exit 3 while rows are left."),
     ] = False,
+    max_cost: MaxCost = None,
 ) -> None:
     """Apply revisions: make spaces, backfill, index, gate, flip."""
-    _migrate("upgrade", target, dry_run, sql, no_wait=no_wait)
+    _migrate("upgrade", target, dry_run, sql, max_cost, no_wait=no_wait)
 
 
 @app.command(rich_help_panel=MIGRATING, context_settings={"ignore_unknown_options": True})
@@ -191,10 +195,12 @@ def downgrade(
     _migrate("downgrade", target, dry_run, sql)
 
 
-def _migrate(direction: Any, target: str, dry_run: bool, as_sql: bool, **more: bool) -> None:
+def _migrate(
+    direction: Any, target: str, dry_run: bool, as_sql: bool, max_cost: float | None = None, **more: bool
+) -> None:
     from embedmig import commands
 
-    project = settings.project()
+    project = settings.project(max_cost)
     if dry_run or as_sql:
         from embedmig.report.tables import plan_tables
 
@@ -313,6 +319,16 @@ def check(
         raise typer.Exit(EXIT_NO)
 
 
+@app.command(rich_help_panel=INSPECTING)
+def plan(target: Target = "head") -> None:
+    """What an upgrade would take, and which strategy fits. Calls no model, changes nothing."""
+    from embedmig import commands
+    from embedmig.report.tables import plan_page
+
+    planned = commands.plan(settings.project(), target)
+    settings.show("plan", planned, lambda: plan_page(planned))
+
+
 Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="As in [collections.NAME].")]
 VersionTag = Annotated[str | None, typer.Option("--version", metavar="TAG", help="A version's tag.")]
 
@@ -348,12 +364,12 @@ def search(
 
 
 @app.command(rich_help_panel=OPERATING)
-def backfill(collection: Collection, version: VersionTag = None) -> None:
+def backfill(collection: Collection, version: VersionTag = None, max_cost: MaxCost = None) -> None:
     """Fill a space that upgrade --no-wait left to a worker: the newest one, or a version's."""
     from embedmig import commands
 
     with _live() as live, _interruptible() as stop:
-        tally = commands.backfill(settings.project(), collection, version, report=live, stop=stop)
+        tally = commands.backfill(settings.project(max_cost), collection, version, report=live, stop=stop)
     settings.show("tally", tally, lambda: f"{tally.rows:,} rows embedded")
 
 

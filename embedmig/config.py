@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -81,6 +81,7 @@ class Config:
     embedders: Mapping[str, EmbedderSettings] = field(default_factory=dict)
     gates: GateDefaults = field(default_factory=GateDefaults)
     throttle: Throttle = field(default_factory=Throttle)
+    max_cost: float | None = None  # USD, of this run: from the command line, on top of each embedder's own
 
     @property
     def data_dir(self) -> Path:
@@ -99,7 +100,9 @@ class Config:
 
     def settings(self, provider: str) -> EmbedderSettings:
         """How to reach ``provider``; the defaults where the file says nothing about it."""
-        return self.embedders.get(provider, EmbedderSettings())
+        found = self.embedders.get(provider, EmbedderSettings())
+        limits = [limit for limit in (found.max_cost, self.max_cost) if limit is not None]
+        return replace(found, max_cost=min(limits)) if limits else found
 
 
 def load(path: Path | None = None, *, database: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:

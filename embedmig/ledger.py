@@ -100,6 +100,15 @@ class Ledger:
         values = {"revision": revision, "direction": direction, "checksum": checksum}
         return {row[0] for row in conn.execute(query, values)}
 
+    def measured_rate(self, conn: Connection, spaces: sql.Identifier, model: str) -> float | None:
+        """Rows a second of the last attempt that embedded something with a model, index and gate included."""
+        query = sql.SQL(
+            """select a.rows_done / a.active_seconds from {} a join {} s on s.revision = a.revision
+               where a.rows_done > 0 and a.active_seconds > 0 and s.definition->>'model' = %s order by a.id desc limit 1"""
+        ).format(self.attempts_table, spaces)
+        row = conn.execute(query, (model,)).fetchone()
+        return float(row[0]) if row else None
+
     # writing
 
     def close_abandoned(self, conn: Connection) -> None:

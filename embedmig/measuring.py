@@ -22,8 +22,11 @@ def measure(conn: Connection, registry: Registry, source: Source, record: SpaceR
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read")
         counts, index = store.counts(conn, registry), store.index_state(conn)
-        if not isinstance(store, PgvectorStore):
+        if record.writer != "embedmig":
             return Measured(counts, index)
+        if not isinstance(store, PgvectorStore):
+            state = capture.state(conn, registry, source)
+            return Measured(counts, index, waiting(conn, registry, source, record.id), state)
         missing = counts.missing - counts.failed
         return Measured(
             counts,

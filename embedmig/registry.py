@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +36,12 @@ class SpaceRecord:
     resume_after: list[str] | None
     state_since: datetime | None
     model_error: str | None = None
+    ledger_schema: str = "embedmig"
+
+    @property
+    def hashes(self) -> sql.Identifier:
+        """For adopted vectors that embedmig writes: the table of the content hashes of what it has written."""
+        return ident(self.ledger_schema, f"written_{self.id}")
 
     @property
     def space(self) -> Space:
@@ -91,7 +97,7 @@ class Registry:
         query = sql.SQL("select {} from {} where %(c)s::text is null or collection = %(c)s order by id").format(
             SPACE_FIELDS, self.spaces_table
         )
-        return [read_space(row) for row in conn.execute(query, {"c": collection})]
+        return [read_space(row, self.schema) for row in conn.execute(query, {"c": collection})]
 
     def space(self, conn: Connection, collection: str, version: str) -> SpaceRecord | None:
         """One space by its tag."""
@@ -111,12 +117,16 @@ class Registry:
         )  # fmt: skip
         row = conn.execute(query, values).fetchone()
         assert row is not None
-        return read_space(row)
+        return read_space(row, self.schema)
 
     def set_state(self, conn: Connection, space: int, state: SpaceState) -> None:
         """Moves a space to a state; the time of the change is kept."""
         query = sql.SQL("update {} set state = %s, state_since = now() where id = %s and state <> %s")
         conn.execute(query.format(self.spaces_table), (state, space, state))
+
+    def set_writer(self, conn: Connection, space: int, writer: str) -> None:
+        """Who writes new vectors into an adopted space from now on."""
+        conn.execute(sql.SQL("update {} set writer = %s where id = %s").format(self.spaces_table), (writer, space))
 
     def save_position(self, conn: Connection, space: int, key: Sequence[str]) -> None:
         """Where a backfill would go on. A hint: what is left is asked of the data."""
@@ -246,11 +256,11 @@ class Registry:
         conn.execute(sql.SQL("delete from {} where collection = %s").format(self.captures_table), (collection,))
 
 
-def read_space(row: Sequence[Any]) -> SpaceRecord:
+def read_space(row: Sequence[Any], schema: str) -> SpaceRecord:
     """A row of the registry as a value."""
     values = list(row)
     values[13] = tuple(values[13])
-    return SpaceRecord(*values)
+    return replace(SpaceRecord(*values), ledger_schema=schema)
 
 
 def as_array(key: Sequence[str]) -> str:

@@ -86,6 +86,11 @@ class Source:
         pairs = [sql.SQL("{} = {}").format(ident(left, c.name), ident(right, c.name)) for c in self.key]
         return sql.SQL(" and ").join(pairs)
 
+    def document(self, alias: str | None = None) -> sql.Composed:
+        """The text columns joined by a blank line, NULLs skipped."""
+        parts = comma(ident(alias, c.name) if alias else ident(c.name) for c in self.text)
+        return sql.SQL(r"concat_ws(E'\n\n', {})").format(parts)
+
     def rows(self, *, text: bool = True, extra: Sequence[Column] = ()) -> sql.Composed:
         """The eligible rows as a subquery: key columns, ``doc`` (the joined text) and ``extra`` columns.
 
@@ -94,8 +99,7 @@ class Source:
         """
         items: list[sql.Composable] = [ident(column.name) for column in (*self.key, *extra)]
         if text:
-            parts = comma(ident(column.name) for column in self.text)
-            items.append(sql.SQL(r"concat_ws(E'\n\n', {}) as doc").format(parts))
+            items.append(sql.SQL("{} as doc").format(self.document()))
         return sql.SQL("(select {} from {} where {})").format(comma(items), self.relation, self.predicate)
 
 

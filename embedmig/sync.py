@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from psycopg import sql
@@ -19,10 +20,11 @@ from embedmig.changes import LIVE, TAKE, Changes
 from embedmig.config import Throttle
 from embedmig.db import Connection, Database, ident, scalar, translated
 from embedmig.embedders.encoder import Encoder
-from embedmig.errors import EmbedderError
+from embedmig.errors import AnswerIsNo, EmbedderError, MissingExtra
 from embedmig.pipeline import Pipeline, Tally, Work
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import DOC_HASH, HAS_TEXT, Source
+from embedmig.stores.adopted import writer_of
 from embedmig.stores.pgvector import PgvectorStore
 
 LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
@@ -56,29 +58,33 @@ class Sync:
     throttle: Throttle = field(default_factory=Throttle)
 
     def once(self, only: str | None = None) -> list[Synced]:
-        """Takes in what waits now, space by space; ``only`` names one version."""
+        """Takes in what waits now, all spaces at the same time; ``only`` names one version."""
+        records = [record for record in self.spaces() if only in (None, record.version)]
+        with ThreadPoolExecutor(max(1, len(records)), thread_name_prefix="embedmig-sync") as threads:
+            return list(threads.map(self.space, records))
+
+    def spaces(self) -> list[SpaceRecord]:
+        """The live spaces that embedmig writes; where there are no triggers, looks for changes first."""
         with translated("syncing"), self.database.connect("sync reader") as reading:
             if self.source.collection.capture == "watermark":
                 look_behind_watermark(reading, self.registry, self.source)
-            spaces = [
-                record
-                for record in self.registry.spaces(reading, self.source.collection.name)
-                if record.state in LIVE and not record.adopted and only in (None, record.version)
-            ]
-            return [self._space(reading, record) for record in spaces if not self.stop.is_set()]
+            found = self.registry.spaces(reading, self.source.collection.name)
+            return [record for record in found if record.state in LIVE and record.writer == "embedmig"]
 
-    def _space(self, reading: Connection, record: SpaceRecord) -> Synced:
-        store = PgvectorStore(self.source, record)
-        changes, tally, error = Changes(self.registry, store), Tally(), None
-        while changes.distribute(reading) >= TAKE:
-            pass
-        if changes.waiting(reading).count:
-            try:
-                tally = self._drain(reading, store)
-            except EmbedderError as failed:
-                error = failed.message
-            self.registry.save_model_error(reading, record.id, error)
-        left = changes.waiting(reading)
+    def space(self, record: SpaceRecord) -> Synced:
+        """One pass over one space. A model that fails is an answer, not an error: the other spaces go on."""
+        store, tally, error = writer_of(self.source, record), Tally(), None
+        changes = Changes(self.registry, store)
+        with translated("syncing"), self.database.connect("sync reader") as reading:
+            while changes.distribute(reading) >= TAKE:
+                pass
+            if changes.waiting(reading).count and not self.stop.is_set():
+                try:
+                    tally = self._drain(reading, store)
+                except (EmbedderError, MissingExtra, AnswerIsNo) as failed:
+                    error = failed.message
+                self.registry.save_model_error(reading, record.id, error)
+            left = changes.waiting(reading)
         return Synced(
             record.collection, record.version, tally.rows, tally.failed, left.count, left.oldest_seconds, error
         )
@@ -123,9 +129,9 @@ def look_behind_watermark(conn: Connection, registry: Registry, source: Source) 
     mark = registry.watermark(conn, source.collection.name)
     newest = scalar(conn, sql.SQL("select max({})::timestamptz::text from {}").format(ident(column), source.relation))
     for record in registry.spaces(conn, source.collection.name):
-        if record.state not in LIVE or record.adopted:
+        if record.state not in LIVE or record.writer != "embedmig":
             continue
-        store = PgvectorStore(source, record)
+        store = writer_of(source, record)
         since = sql.SQL(
             "({mark}::timestamptz is null or {column} >= {mark}::timestamptz - make_interval(mins => {late}))"
         )

@@ -163,7 +163,7 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a backfill or an index build is. ``total`` is counted once, as of the start, and then fixed; it is None
-    until that count is known. Times are active seconds.
+    until that count is known. Times are active seconds. ``held_by`` says what slows it down, such as the API's limit.
     """
 
     what: str
@@ -174,6 +174,7 @@ class Progress:
     cost: float | None = None
     active_seconds: float = 0.0
     failed: int = 0
+    held_by: str = ""
 
     @property
     def rate(self) -> float:

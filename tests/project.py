@@ -135,6 +135,11 @@ class Project:
             row = conn.execute(query).fetchone()  # type: ignore[arg-type]
             return row[0] if row else None
 
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        with self.connect() as conn:
+            return conn.execute(query).fetchall()  # type: ignore[arg-type]
+
     def opened(self) -> commands.Project:
         """The project for calls within this process, read anew."""
         return commands.open_project(self.folder / "embedmig.toml", database=self.url)

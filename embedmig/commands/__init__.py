@@ -5,7 +5,17 @@ Commands that only look open a read-only session and want SELECT alone.
 
 from embedmig.commands.asking import Found, gate, search
 from embedmig.commands.looking import Finding, HistoryEntry, Shown, check, current, heads, history, show
-from embedmig.commands.migrating import PlannedOperation, PlannedRevision, Ran, downgrade, dry_run, stamp, upgrade
+from embedmig.commands.migrating import (
+    Outlook,
+    PlannedOperation,
+    PlannedRevision,
+    Ran,
+    downgrade,
+    dry_run,
+    plan,
+    stamp,
+    upgrade,
+)
 from embedmig.commands.operating import (
     Retired,
     alias_drop,
@@ -23,7 +33,7 @@ from embedmig.commands.standing import CollectionStatus, Rollback, SpaceStatus, 
 from embedmig.commands.writing import Wanted, init, merge, rebase, revision
 
 __all__ = [
-    "CollectionStatus", "Finding", "Found", "HistoryEntry", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
+    "CollectionStatus", "Finding", "Found", "HistoryEntry", "Outlook", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
     "Shown", "SpaceStatus", "Status", "Wanted", "alias_drop", "alias_rebuild", "backfill", "check", "current", "downgrade", "dry_run", "follow", "gate", "heads", "history",
-    "init", "merge", "open_project", "pause", "rebase", "resume", "retire", "revision", "search", "show", "stamp", "status", "sync", "throttle", "upgrade",
+    "init", "merge", "open_project", "pause", "plan", "rebase", "resume", "retire", "revision", "search", "show", "stamp", "status", "sync", "throttle", "upgrade",
 ]  # fmt: skip

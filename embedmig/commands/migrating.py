@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedmig.commands.project import Project, applied_heads, applied_revisions, ignore
-from embedmig.db import Connection
+from embedmig.db import Connection, scalar
 from embedmig.errors import PlanError
 from embedmig.events import Event
 from embedmig.graph import Graph
+from embedmig.ledger import ledger_exists
 from embedmig.operations.base import Plan, Site
 from embedmig.runner import Runner, Step, plan_of, step_of, validate
 from embedmig.scripts import Script
-from embedmig.types import Estimate
+from embedmig.strategy import Advice, advise
+from embedmig.types import Estimate, Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class PlannedOperation:
     description: str
     estimate: Estimate
     sql: list[str] | str
+    space: Space | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,49 @@ def _planned(plan: Plan, operation: Any) -> PlannedOperation:
     statements = operation.sql(plan)
     if not isinstance(statements, str):
         statements = [statement.as_string(plan.conn) for statement in statements]
-    return PlannedOperation(operation.kind, operation.describe(), operation.estimate(plan), statements)
+    return PlannedOperation(
+        operation.kind, operation.describe(), operation.estimate(plan), statements, getattr(operation, "space", None)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A plan with its advice: seconds by the rate that was last measured with that model, None where there is none."""
+
+    revisions: list[PlannedRevision]
+    seconds: dict[str, float | None]
+    advice: dict[str, Advice]
+
+
+def plan(project: Project, target: str = "head") -> Outlook:
+    """What an upgrade would take, and which strategy fits each collection that it embeds."""
+    planned = dry_run(project, "upgrade", target)
+    seconds: dict[str, float | None] = {}
+    advice: dict[str, Advice] = {}
+    with project.looking() as (site, conn):
+        for revision in planned:
+            for operation in revision.operations:
+                if operation.kind == "backfill" and operation.space:
+                    collection, rows = operation.space.collection, operation.estimate.rows or 0
+                    seconds[collection] = _seconds(site, conn, operation.space, rows)
+                    changes = _changes_per_second(site, conn, collection)
+                    advice[collection] = advise(rows, seconds[collection], changes)
+    return Outlook(planned, seconds, advice)
+
+
+def _seconds(site: Site, conn: Connection, space: Space, rows: int) -> float | None:
+    if not ledger_exists(conn, site.database.schema):
+        return None
+    rate = site.ledger.measured_rate(conn, site.registry.spaces_table, space.model)
+    return rows / rate if rate else None
+
+
+def _changes_per_second(site: Site, conn: Connection, collection: str) -> float | None:
+    """Updates and deletes since PostgreSQL's statistics began; inserts are left out, for the load was inserts too."""
+    query = """select (n_tup_upd + n_tup_del) / nullif(extract(epoch from now() - coalesce(
+                 (select stats_reset from pg_stat_database where datname = current_database()), pg_postmaster_start_time())), 0)::float8
+               from pg_stat_user_tables where relid = %s"""
+    return scalar(conn, query, (site.source(conn, collection).oid,))  # type: ignore[no-any-return]
 
 
 def stamp(project: Project, target: str) -> Ran:

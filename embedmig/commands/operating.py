@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import Source
 from embedmig.stores import Store
 from embedmig.stores.pgvector import PgvectorStore
-from embedmig.sync import Synced, reconcile
+from embedmig.sync import Sync, Synced, reconcile
 
 NUDGE = "embedmig_sync"
 POLL_SECONDS = 1.0
@@ -74,26 +75,44 @@ def follow(
     stop: threading.Event,
     seconds: float = POLL_SECONDS,
 ) -> None:
-    """Syncs until told to stop. Several may run at once. Wakes at once when nudged by NOTIFY, and every second anyway:
-    a trigger that notified would make all writers commit one after another.
+    """Syncs until told to stop; several may run at once. Wakes when nudged by NOTIFY, and every second anyway: a
+    trigger that notified would make all writers commit one after another.
 
-    A database that goes away is waited for, longer each time.
+    Each space has its own thread, so that a provider that hangs stops no other. A database that goes away is waited
+    for, longer each time.
     """
     patience = seconds
-    while not stop.is_set():
-        try:
-            with working(project) as (site, conn):
-                conn.execute(sql.SQL("listen {}").format(sql.Identifier(NUDGE)))
-                while not stop.is_set():
-                    report([s for name in _names(project, collection) for s in site.sync(conn, name, stop).once()])
-                    patience = seconds
-                    for _ in conn.notifies(timeout=seconds, stop_after=1):
-                        pass
-        except (DatabaseFailed, DatabaseUnavailable) as error:
-            if not isinstance(error.__cause__, psycopg.OperationalError):
-                raise
-            stop.wait(patience)
-            patience = min(patience * 2, 60.0)
+    with ThreadPoolExecutor(thread_name_prefix="embedmig-sync") as threads:
+        under_way: dict[int, Future[Synced]] = {}
+        while not stop.is_set():
+            try:
+                with working(project) as (site, conn):
+                    conn.execute(sql.SQL("listen {}").format(sql.Identifier(NUDGE)))
+                    while not stop.is_set():
+                        for name in _names(project, collection):
+                            report(_collect(under_way))
+                            _begin(under_way, threads, site.sync(conn, name, stop))
+                        patience = seconds
+                        for _ in conn.notifies(timeout=seconds, stop_after=1):
+                            pass
+            except (DatabaseFailed, DatabaseUnavailable) as error:
+                if not isinstance(error.__cause__, psycopg.OperationalError):
+                    raise
+                stop.wait(patience)
+                patience = min(patience * 2, 60.0)
+
+
+def _collect(under_way: dict[int, Future[Synced]]) -> list[Synced]:
+    """What the passes that have ended did; raises what one of them raised."""
+    ended = [space for space, pass_ in under_way.items() if pass_.done()]
+    return [under_way.pop(space).result() for space in ended]
+
+
+def _begin(under_way: dict[int, Future[Synced]], threads: ThreadPoolExecutor, sync: Sync) -> None:
+    """A pass over every space that has none under way."""
+    for record in sync.spaces():
+        if record.id not in under_way:
+            under_way[record.id] = threads.submit(sync.space, record)
 
 
 def backfill(
@@ -138,7 +157,8 @@ def _repair(site: Site, conn: Connection, collection: str) -> None:
 
     retry_transient(install)
     for record in spaces:
-        reconcile(conn, site.registry, PgvectorStore(source, record))
+        if not record.adopted:  # which text adopted vectors were made from is unknown: nothing there is called stale
+            reconcile(conn, site.registry, PgvectorStore(source, record))
 
 
 # --- pause, resume, throttle ----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -61,14 +61,16 @@ def site_of(config: Config, database: Database) -> Site:
     return Site(config, database, Ledger(database.schema), Registry(database.schema))
 
 
-def open_project(path: Path | None = None, *, database: str | None = None) -> Project:
+def open_project(path: Path | None = None, *, database: str | None = None, max_cost: float | None = None) -> Project:
     """Reads the configuration; connects to nothing yet. Raises :class:`ConfigError`."""
-    return Project(configuration.load(path, database=database))
+    return Project(replace(configuration.load(path, database=database), max_cost=max_cost))
 
 
 def applied_revisions(site: Site, conn: Connection) -> dict[str, str]:
+    """The applied revisions with their checksums; none where embedmig never ran."""
     return site.ledger.applied(conn) if ledger_exists(conn, site.database.schema) else {}
 
 
 def applied_heads(project: Project, site: Site, conn: Connection) -> tuple[str, ...]:
+    """The applied revisions that no applied one builds on."""
     return project.graph.applied_heads(applied_revisions(site, conn))

@@ -12,12 +12,15 @@ from typing import ClassVar, Literal
 
 from psycopg import sql
 
+from embedmig import capture
 from embedmig import source as sources
 from embedmig.db import Connection, ident, scalar
 from embedmig.errors import PlanError
 from embedmig.operations.base import Operation, Plan, Run
 from embedmig.operations.create_space import draft
+from embedmig.registry import SpaceRecord
 from embedmig.source import Column, Source, find_table, list_columns, pick
+from embedmig.stores.adopted import AdoptedWriter
 from embedmig.types import Space
 
 
@@ -49,6 +52,8 @@ class AdoptSpace(Operation):
         known = list_columns(plan.conn, source.oid)
         column = pick(known, self.column, source.collection, "embedding")
         sources.check_key(plan.conn, source)
+        if self.writer == "embedmig" and source.collection.capture == "triggers":
+            capture.refuse_without_trigger_right(plan.conn, source)
         self._check_type(plan.conn, source, column)
         planned = plan.claim(self.space, adopted=True)
         if planned.record is None:
@@ -100,8 +105,8 @@ class AdoptSpace(Operation):
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and tags the rows that are there, both or neither."""
-        if run.site.registry.space(conn, self.space.collection, self.space.tag):
-            return "was adopted"
+        if known := run.site.registry.space(conn, self.space.collection, self.space.tag):
+            return self._hand_over(run, conn, known)
         source = run.site.source(conn, self.space.collection)
         if self.version_column not in list_columns(conn, source.oid):
             for statement in self._statements(source):
@@ -112,4 +117,21 @@ class AdoptSpace(Operation):
             version_column=self.version_column, writer=self.writer,
         )  # fmt: skip
         added = run.site.registry.add_space(conn, record)
+        if self.writer == "embedmig":
+            self._take_over(run, conn, added)
         return f"{run.site.store(conn, added).vectors(conn):,} vectors tagged in place"
+
+    def _hand_over(self, run: Run, conn: Connection, known: SpaceRecord) -> str:
+        """Adopted before: only who writes from now on may change."""
+        if known.writer == self.writer:
+            return "was adopted"
+        run.site.registry.set_writer(conn, known.id, self.writer)
+        if self.writer == "embedmig":
+            self._take_over(run, conn, known)
+        return f"written by {self.writer} from now on"
+
+    def _take_over(self, run: Run, conn: Connection, record: SpaceRecord) -> None:
+        """embedmig writes from here on: what changes must be captured, and what it wrote be known."""
+        source = run.site.source(conn, self.space.collection)
+        conn.execute(AdoptedWriter(source, record).create())
+        capture.install(conn, run.site.registry, source, [column.name for column in source.text])

@@ -54,7 +54,7 @@ class Gate(Operation):
     def run(self, run: Run) -> str:
         """Takes in what waits, measures, keeps the verdicts, and goes on or raises :class:`GateClosed`."""
         record = run.record(self.collection, self.version)
-        if not record.adopted:
+        if record.writer == "embedmig":
             run.site.sync(run.conn, self.collection, run.stop).once(only=self.version)
         verdicts = evaluate(run.site, run.conn, record, self.thresholds(run.site))
         run.verdicts.extend(verdicts)

@@ -99,7 +99,7 @@ def drop(site: Site, conn: Connection, record: SpaceRecord) -> None:
         conn.execute(sql.SQL("delete from {} where space = %s").format(table), (record.id,))
     site.registry.set_state(conn, record.id, "retired")
     live = [found for found in site.registry.spaces(conn, record.collection) if found.state != "retired"]
-    if not any(not found.adopted for found in live):
+    if not any(found.writer == "embedmig" for found in live):
         capture.uninstall(conn, site.registry, source)
 
 

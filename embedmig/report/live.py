@@ -132,6 +132,8 @@ def figures(event: Progress) -> str:
         parts.append(f"${event.cost:,.4f}")
     if event.failed:
         parts.append(f"{event.failed:,} refused")
+    if event.held_by:
+        parts.append(event.held_by)
     if (left := event.eta_seconds) is not None:
         parts.append(f"{clock_time(left)} left")
     return " · ".join(parts)

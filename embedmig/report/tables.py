@@ -13,6 +13,7 @@ from embedmig.commands import (
     Finding,
     Found,
     HistoryEntry,
+    Outlook,
     PlannedRevision,
     Rollback,
     Shown,
@@ -86,7 +87,7 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
 def _rollback(found: Rollback) -> Text:
     """The question of every design review."""
     took = "one flip" if found.milliseconds is None else f"{found.milliseconds:,.0f} ms, as the last flip took"
-    lost = "nothing" if not found.rows else f"{found.rows:,} rows not up to date"
+    lost = "nothing that is known" if not found.rows else f"{found.rows:,} rows not up to date"
     if found.rows and found.oldest_seconds:
         lost += f", the oldest change {found.oldest_seconds:,.0f} s old"
     line = Text(f"rollback to {found.to}: {took}; would lose {lost}")
@@ -160,6 +161,12 @@ def plan_tables(planned: Sequence[PlannedRevision], *, as_sql: bool) -> Renderab
     if not planned:
         return Text("-- nothing to do" if as_sql else "nothing to do")
     return Group(*((_plan_sql if as_sql else _plan_table)(revision) for revision in planned))
+
+
+def plan_page(outlook: Outlook) -> RenderableType:
+    """``embedmig plan``."""
+    lines = [Text(f"{name}: {advice.strategy}: {advice.reason}") for name, advice in outlook.advice.items()]
+    return Group(plan_tables(outlook.revisions, as_sql=False), *lines)
 
 
 def _plan_table(planned: PlannedRevision) -> RenderableType:

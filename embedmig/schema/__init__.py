@@ -7,8 +7,9 @@ from importlib.resources import files
 from psycopg import sql
 from sqlalchemy import create_engine, pool, text
 from sqlalchemy.engine import Connection as Session
+from sqlalchemy.exc import DBAPIError
 
-from embedmig.db import Connection, Database, ident, scalar
+from embedmig.db import Connection, Database, ident, scalar, translated
 from embedmig.errors import DatabaseUnsuitable
 
 HEAD = "0002"
@@ -49,10 +50,14 @@ def upgrade(database: Database) -> None:
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: database.connect("schema", autocommit=False), poolclass=pool.NullPool
     )
-    with engine.begin() as session:
-        session.execute(text("create extension if not exists vector"))
-        session.execute(text(f"create schema if not exists {ident(database.schema).as_string()}"))
-        run_migrations(session, database.schema)
+    with translated("preparing the ledger"):
+        try:
+            with engine.begin() as session:
+                session.execute(text("create extension if not exists vector"))
+                session.execute(text(f"create schema if not exists {ident(database.schema).as_string()}"))
+                run_migrations(session, database.schema)
+        except DBAPIError as error:  # SQLAlchemy's wrapping of what psycopg raised
+            raise error.orig or error from error
 
 
 def run_migrations(session: Session, schema: str) -> None:

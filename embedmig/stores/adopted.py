@@ -9,8 +9,9 @@ from psycopg import sql
 
 from embedmig.db import Connection, ident, literal, scalar
 from embedmig.registry import Registry, SpaceRecord
-from embedmig.source import HAS_TEXT, Column, Source
+from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, comma
 from embedmig.stores import IndexState, SpaceCounts
+from embedmig.stores.pgvector import PgvectorStore
 
 
 class AdoptedStore:
@@ -85,3 +86,57 @@ class AdoptedStore:
             type=literal(self.space.storage), extra=sql.Composed(extra),
             rows=self._rows(text=False, shown=self.source.columns), tagged=self._tagged(),
         )  # fmt: skip
+
+
+class AdoptedWriter(PgvectorStore):
+    """Writes adopted vectors where they are, for ``writer="embedmig"``.
+
+    A table beside the source keeps the content hash of what embedmig itself has written; about the rest nothing is
+    claimed. That table stands where another space has its vectors, so the questions asked of it are the same.
+    """
+
+    def __init__(self, source: Source, record: SpaceRecord) -> None:
+        super().__init__(source, record)
+        self.table = record.hashes
+
+    def create(self) -> sql.Composed:
+        """The table of hashes."""
+        keys = comma(
+            sql.SQL("{} {} not null").format(ident(column.name), literal(column.declaration))
+            for column in self.source.key
+        )
+        return sql.SQL(
+            "create table if not exists {} ({}, chunk int not null default 0, content_hash bytea not null, "
+            "primary key ({}, chunk))"
+        ).format(self.table, keys, self.source.key_columns)
+
+    def _insert(self) -> sql.Composed:
+        """The row is locked by its own update, so its text can't change between the comparison and the write."""
+        return sql.SQL(
+            """with written as (
+                 update {source} t set {embedding} = b.embedding, {version} = {tag} from {batch} b join {rows} s on {join}
+                 where {own} and {hash} = b.content_hash
+                   and sha256(convert_to({doc}, 'UTF8')) = b.content_hash
+                 returning {written_key}, b.chunk, b.content_hash)
+               insert into {table} as e ({key}, chunk, content_hash) select * from written
+               on conflict ({key}, chunk) do update set content_hash = excluded.content_hash"""
+        ).format(
+            source=self.source.relation,
+            embedding=ident(self.record.embedding_column),
+            version=ident(self.record.version_column),
+            tag=sql.Literal(self.space.tag),
+            batch=self._batch_keys(),
+            rows=self.source.rows(),
+            join=self.source.join("b", "s"),
+            own=self.source.join("b", "t"),
+            hash=DOC_HASH,
+            doc=self.source.document("t"),
+            written_key=self.source.key_of("t"),
+            table=self.table,
+            key=self.source.key_columns,
+        )
+
+
+def writer_of(source: Source, record: SpaceRecord) -> PgvectorStore:
+    """The store that embedmig writes a space through."""
+    return AdoptedWriter(source, record) if record.adopted else PgvectorStore(source, record)

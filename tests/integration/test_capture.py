@@ -143,3 +143,29 @@ def test_a_table_without_triggers_is_watched_by_its_watermark(project: Project) 
         conn.execute("delete from documents where id = 4")
     commands.sync(project.opened(), "docs")
     project.expect_exact()
+
+
+def test_adopted_vectors_are_kept_fresh_where_they_are_when_embedmig_writes_them(project: Project) -> None:
+    project.documents(10)
+    with project.connect() as conn:
+        conn.execute("alter table documents add column embedding vector(64)")
+        conn.execute("update documents set embedding = array_fill(0.125, array[64])::vector")
+    project.script(
+        "0001_adopt.py",
+        "from embedmig import Space, op\nrevision = '0001'\ndown_revision = None\n"
+        "OLD = Space(collection='docs', model='wordllama/l2-supercat', version='0.4', dimensions=64)\n"
+        "def upgrade():\n"
+        "    op.adopt_space(OLD, table='documents', column='embedding', writer='embedmig')\n"
+        "    op.flip_alias('docs', to=OLD)\n",
+    )
+    commands.upgrade(project.opened())
+    with project.connect() as conn:
+        conn.execute("insert into documents (id, title, body) values (100, 'new', 'a new cone')")
+        conn.execute("update documents set body = 'edited' where id = 1")
+    commands.sync(project.opened(), "docs")
+    found = dict(project.rows("select id, embedding::text from documents where id in (0, 1, 100)"))
+    untouched = "[" + ",".join(["0.125"] * 64) + "]"
+    assert found[0] == untouched  # what was adopted is not touched
+    assert untouched not in (found[1], found[100])
+    assert project.one("select count(*) from docs_embeddings") == 11
+    assert project.one("select count(*) from embedmig.pending_changes") == 0

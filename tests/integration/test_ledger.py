@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from alembic.config import Config as AlembicConfig
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, pool
 
 from embedmig import commands, schema
 from embedmig.db import RunLock
 from embedmig.errors import EXIT_NO, CutoverBlocked, DatabaseUnsuitable, GateClosed, LockHeld, PlanError
 from tests.inside import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import Project
-from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -242,7 +246,7 @@ def test_a_flip_that_a_reader_keeps_waiting_names_it_and_goes_through_when_it_en
             upgrade(two)
         assert f"pid {reader.info.backend_pid} (idle in transaction" in raised.value.message
         assert commands.status(two.opened()).collections["docs"].active == tag()
-    wait_until(lambda: upgrade(two).current == ["0002"], "the flip")
+    assert upgrade(two).current == ["0002"]
     assert two.one("select rows_done from embedmig.embedding_migrations order by id desc limit 1") == 0
 
 
@@ -264,3 +268,33 @@ def test_the_ledgers_tables_are_versioned_and_those_of_a_newer_embedmig_are_left
             act()
         assert "pip install --upgrade embedmig" in str(raised.value.hint)
     assert len(attempts(conn)) == 1
+
+
+def back_to(url: str, version: str) -> None:
+    """Takes the ledger's tables back to what an older embedmig had."""
+    script = ScriptDirectory(str(Path(schema.__file__).parent))
+    options = {"version_table": schema.VERSION_TABLE, "version_table_schema": "embedmig", "embedmig_schema": "embedmig"}
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=pool.NullPool)
+    with (
+        engine.begin() as session,
+        EnvironmentContext(
+            AlembicConfig(), script, fn=lambda at, _: script._downgrade_revs(version, at)
+        ) as environment,
+    ):
+        environment.configure(connection=session, **options)
+        environment.run_migrations()
+
+
+def test_the_ledger_of_an_older_embedmig_is_brought_up_to_date_though_no_revision_is_pending(
+    two: Project, conn: psycopg.Connection
+) -> None:
+    upgrade(two)
+    before = attempts(conn)
+    back_to(two.url, "0001")
+    with pytest.raises(DatabaseUnsuitable) as raised:
+        commands.status(two.opened())
+    assert "embedmig upgrade head" in str(raised.value.hint)
+    assert upgrade(two).revisions == []
+    assert two.one("select version_num from embedmig.ledger_schema") == schema.HEAD
+    assert commands.status(two.opened()).settled
+    assert attempts(conn) == before

@@ -92,21 +92,23 @@ def test_a_migration_without_the_rights_for_it_says_so_and_changes_nothing(
             grant select on all tables in schema embedmig to {role};
             grant select on documents, docs_embeddings to {role}"""
     )
-    with pytest.raises(EmbedmigError, match="permission denied|can't be created") as raised:
+    with pytest.raises(EmbedmigError, match=r"permission denied|can't be created") as raised:
         commands.upgrade(as_role(running, role))
     assert raised.value.hint
     assert commands.status(running.opened()).current == ["0001"]
     assert running.one("select count(*) from embedmig.embedding_migrations") == 1
 
 
+@pytest.mark.parametrize("owner", [False, True], ids=["a reader", "the owner of the table"])
 def test_a_first_migration_without_the_rights_for_it_leaves_nothing_behind(
-    project: Project, conn: psycopg.Connection, fake: Fake, role: str
+    project: Project, conn: psycopg.Connection, fake: Fake, role: str, owner: bool
 ) -> None:
     project.documents(5)
     space_script(project)
-    conn.execute(f"grant select on documents to {role}")
-    with pytest.raises(EmbedmigError, match="permission denied|can't be created") as raised:
+    conn.execute(f"alter table documents owner to {role}" if owner else f"grant select on documents to {role}")
+    with pytest.raises(EmbedmigError, match=r"permission denied|can't be created") as raised:
         commands.upgrade(as_role(project, role))
     assert raised.value.hint
     assert project.one("select to_regnamespace('embedmig')") is None
     assert commands.status(as_role(project, role)).current == []
+    conn.execute("alter table documents owner to postgres")
