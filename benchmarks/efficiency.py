@@ -66,7 +66,7 @@ def api(url: str, concurrency: int, batch: int, dimensions: int) -> Setting:
     """A server with 100 ms latency, in a process of its own on the same machine."""
     space = Space(collection="docs", model="openai/text-embedding-3-small", version="1", dimensions=dimensions)
     config = f'\n[embedders.openai]\nbase_url = "{url}"\nconcurrency = {concurrency}\nbatch_size = {batch}\n'
-    return Setting(f"API, 100 ms, {concurrency} × {batch}, {dimensions} dimensions", space, config)
+    return Setting(f"API, 100 ms, {concurrency} of {batch}, {dimensions} dimensions", space, config)
 
 
 @contextmanager

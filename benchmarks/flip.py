@@ -117,7 +117,7 @@ def read(kind: str, url: str) -> None:
             versions = once(int(seen["reads"]))
             seen["failed"] += not versions
             seen["mixed"] += len(set(versions)) > 1
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, it is a failed read
             seen["failed"] += 1
             seen["error"] = f"{type(error).__name__}: {error}"
         seen["reads"] += 1

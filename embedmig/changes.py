@@ -124,10 +124,15 @@ class Changes:
         """
         wanted = self.wanted(conn, claims)
         rest = [claim for place, claim in enumerate(claims) if place not in wanted]
-        if rest:
+
+        def transaction() -> None:
             with conn.transaction():
+                self.store.take_turn(conn, alone=True)
                 self.remove_gone(conn, rest)
                 self.settle(conn, rest)
+
+        if rest:
+            retry_transient(transaction)
         return [(claims[place], row) for place, row in sorted(wanted.items())]
 
     def wanted(self, conn: Connection, claims: Sequence[Claim]) -> dict[int, Row]:
@@ -204,7 +209,7 @@ class Changes:
             claims=self._claims(claims),
             space=sql.Literal(self.store.record.id),
         )
-        conn.execute(query)
+        retry_transient(lambda: conn.execute(query))
 
     # --- lazy on read
 

@@ -255,15 +255,57 @@ def rebase(
 @app.command(rich_help_panel=INSPECTING)
 def status(
     check: Annotated[bool, typer.Option("--check", help="Exit 3 if anything is pending or edited.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw it anew every few seconds, until Ctrl-C.")] = False,
+    form: Annotated[
+        str, typer.Option("--format", metavar="text|prometheus", help="For people, or for a collector.")
+    ] = "text",
 ) -> None:
     """Where everything stands: revisions, aliases, spaces, gates. Read-only."""
     from embedmig import commands
     from embedmig.report.tables import status_table
 
+    if watch:
+        _watch()
+        return
     found = commands.status(settings.project())
-    settings.show("status", found, lambda: status_table(found))
+    if form == "prometheus":
+        from embedmig.report.prometheus import exposition
+
+        print(exposition(found))
+    elif form == "text":
+        settings.show("status", found, lambda: status_table(found))
+    else:
+        raise UsageError(f"--format {form}: is not known", hint="text or prometheus; or embedmig --json status")
     if check and not found.settled:
         raise typer.Exit(EXIT_NO)
+
+
+def _watch() -> None:
+    """Reads anew as often as reading takes a tenth of the time, but not faster than every two seconds."""
+    import time
+
+    from rich.live import Live as Screen
+
+    from embedmig import commands
+    from embedmig.report.tables import status_table
+
+    project = settings.project()
+    with _interruptible() as stop, Screen(console=settings.out, screen=sys.stdout.isatty()) as screen:
+        while not stop.is_set():
+            began = time.monotonic()
+            screen.update(status_table(commands.status(project)), refresh=True)
+            stop.wait(max(2.0, 10 * (time.monotonic() - began)))
+
+
+@app.command(rich_help_panel=INSPECTING)
+def report(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it.")] = Path("embedmig-report.html"),
+) -> None:
+    """One self-contained HTML page: what is live, what is running, how far it is, what happened."""
+    from embedmig import commands
+
+    output.write_text(commands.report(settings.project()), encoding="utf-8")
+    settings.show("report", {"path": str(output)}, lambda: str(output))
 
 
 @app.command(rich_help_panel=INSPECTING)

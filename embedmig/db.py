@@ -39,6 +39,7 @@ T = TypeVar("T")
 MINIMUM_SERVER = 140000  # PostgreSQL 14: the oldest that its own project still mends
 MINIMUM_PGVECTOR = (0, 7)  # halfvec, and HNSW builds in parallel
 LOCK_CLASS = 0x656D6267  # "embg"; the second half of the lock's key is the hash of the ledger's schema
+NOBODY = "it ended a moment ago"
 TRANSIENT = (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable)
 
 
@@ -261,6 +262,11 @@ class RunLock:
         self._pid = 0
 
     def __enter__(self) -> RunLock:
+        with translated("taking the run lock"):
+            self._take()
+        return self
+
+    def _take(self) -> None:
         self._conn = self._database.connect("lock")
         self._pid = self._conn.info.backend_pid
         if not scalar(self._conn, "select pg_try_advisory_lock(%s, hashtext(%s))", (LOCK_CLASS, self._database.schema)):
@@ -268,7 +274,6 @@ class RunLock:
             self._conn.close()
             raise LockHeld(f"another run holds the lock: {holder}", hint="wait for it to end, or look: embedmig status")
         self._refuse_transaction_pool()
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._conn is not None:
@@ -297,6 +302,11 @@ class RunLock:
             )
 
 
+def lock_is_held(conn: Connection, schema: str) -> bool:
+    """Whether a runner is alive: a ledger's ``running`` without its lock is a runner that died."""
+    return not describe_holder(conn, schema).startswith(NOBODY)
+
+
 def describe_holder(conn: Connection, schema: str) -> str:
     """Who holds the run lock: the connection's name, where from, and since when."""
     row = conn.execute(
@@ -307,5 +317,5 @@ def describe_holder(conn: Connection, schema: str) -> str:
         (LOCK_CLASS, schema),
     ).fetchone()
     if row is None:
-        return "it ended a moment ago"
+        return NOBODY
     return f"{row[0].removeprefix('embedmig lock ') or 'unknown'} (backend {row[2]}, {row[1]}, since {row[3]})"

@@ -60,6 +60,10 @@ class PlanError(UsageError):
     """The plan is not valid; nothing was changed."""
 
 
+class UnpinnedModel(PlanError):
+    """The model's version is a name that moves."""
+
+
 class SourceError(PlanError):
     """The source table can't be used."""
 

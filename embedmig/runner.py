@@ -110,6 +110,7 @@ class Runner:
         :class:`LockHeld` at once where another run holds the lock.
         """
         with ExitStack() as stack:
+            stack.enter_context(translated("preparing the run"))
             lock = stack.enter_context(RunLock(self.site.database))
             conn = stack.enter_context(self.site.database.connect("runner"))
             check_suitable(conn)

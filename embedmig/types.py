@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from embedmig.errors import PlanError
+from embedmig.errors import PlanError, UnpinnedModel
 
 if TYPE_CHECKING:  # the command line imports this module, and must not wait for NumPy
     import numpy as np
@@ -106,7 +106,7 @@ def check_space(space: Space) -> None:
             f"model {space.model!r} is not provider/name", hint='for example "openai/text-embedding-3-small"'
         )
     if space.version.strip().lower() in UNPINNED:
-        raise PlanError(
+        raise UnpinnedModel(
             f"{space.model}: version {space.version!r} is not pinned",
             hint="give the version that the vectors are made with; a name that moves would mix geometries unseen",
         )

@@ -112,6 +112,11 @@ class Daemon:
         except EmbedmigError as error:
             self.error = error
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is through."""
+        return not self._thread.is_alive()
+
     def join(self) -> None:
         """Waits for its end. Raises what it raised."""
         self._thread.join(30)

@@ -14,10 +14,13 @@ T = TypeVar("T")
 PATIENCE = 60.0
 
 
-def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
-    """The first true value of ``condition``; fails the test when there is none in time."""
+def wait_until(
+    condition: Callable[[], T], what: str, *, of: subprocess.Popen[str] | None = None, seconds: float = PATIENCE
+) -> T:
+    """The first true value of ``condition``; fails the test when there is none in time, or process ``of`` has ended."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
+        assert of is None or of.poll() is None, f"{what}: the process ended with {of.returncode}\n{of.communicate()[1]}"
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
         time.sleep(0.005)
     return value

@@ -29,11 +29,12 @@ from embedmig.commands.operating import (
     throttle,
 )
 from embedmig.commands.project import Project, open_project
+from embedmig.commands.reporting import report
 from embedmig.commands.standing import CollectionStatus, Rollback, SpaceStatus, Status, status
 from embedmig.commands.writing import Wanted, init, merge, rebase, revision
 
 __all__ = [
     "CollectionStatus", "Finding", "Found", "HistoryEntry", "Outlook", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
     "Shown", "SpaceStatus", "Status", "Wanted", "alias_drop", "alias_rebuild", "backfill", "check", "current", "downgrade", "dry_run", "follow", "gate", "heads", "history",
-    "init", "merge", "open_project", "pause", "plan", "rebase", "resume", "retire", "revision", "search", "show", "stamp", "status", "sync", "throttle", "upgrade",
+    "init", "merge", "open_project", "pause", "plan", "rebase", "report", "resume", "retire", "revision", "search", "show", "stamp", "status", "sync", "throttle", "upgrade",
 ]  # fmt: skip

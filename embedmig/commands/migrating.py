@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedmig.commands.project import Project, applied_heads, applied_revisions, ignore
-from embedmig.db import Connection, scalar
+from embedmig.db import Connection, scalar, translated
 from embedmig.errors import PlanError
 from embedmig.events import Event
 from embedmig.graph import Graph
@@ -95,7 +95,7 @@ def _run(
         return found
 
     Runner(site, report, stop, no_wait).run(steps)
-    with site.database.connect("read") as conn:
+    with translated("reading"), site.database.connect("read") as conn:
         current = list(applied_heads(project, site, conn))
     return Ran(direction, ran, current, time.monotonic() - began)
 

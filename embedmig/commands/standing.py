@@ -8,7 +8,7 @@ from typing import Any, Literal
 from embedmig import capture, gates
 from embedmig.brake import Control, control
 from embedmig.commands.project import Project, applied_revisions
-from embedmig.db import Connection
+from embedmig.db import Connection, lock_is_held
 from embedmig.errors import EmbedmigError
 from embedmig.ledger import Attempt, ledger_exists
 from embedmig.measuring import measure
@@ -108,7 +108,7 @@ def status(project: Project) -> Status:
             heads=list(graph.heads()),
             current=list(graph.applied_heads(applied)),
             pending=[script.revision for script in reversed(graph.walk()) if script.revision not in applied],
-            running=attempt_line(running) if running else None,
+            running=attempt_line(running) | {"alive": lock_is_held(conn, site.database.schema)} if running else None,
             edited=[s.revision for s in graph.scripts.values() if applied.get(s.revision) not in (None, s.checksum)],
             missing_scripts=[name for name in applied if name not in graph.scripts],
             collections={name: _collection_status(site, conn, name, there) for name in project.config.collections},

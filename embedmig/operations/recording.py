@@ -5,9 +5,11 @@ That is what makes dry runs, validation of the whole plan, estimates, linting an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Literal
 
 from embedmig.errors import PlanError, ScriptError
@@ -22,34 +24,47 @@ from embedmig.operations.gate import Gate
 from embedmig.operations.retire_space import RetireSpace
 from embedmig.types import Space
 
-_recorded: ContextVar[list[Operation] | None] = ContextVar("recorded", default=None)
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operation, and the line of the script that asked for it; two operations are equal wherever they stand."""
+
+    operation: Operation
+    line: int
+
+
+_recorded: ContextVar[list[Call] | None] = ContextVar("recorded", default=None)
 
 
 def record(function: Callable[[], object]) -> tuple[Operation, ...]:
     """Calls ``upgrade`` or ``downgrade`` of a script and returns what it asked for, in order."""
-    with _recording() as operations:
+    return tuple(call.operation for call in calls_of(function))
+
+
+def calls_of(function: Callable[[], object]) -> tuple[Call, ...]:
+    """As :func:`record`, with lines."""
+    with _recording() as calls:
         function()
-    return tuple(operations)
+    return tuple(calls)
 
 
 @contextmanager
-def _recording() -> Iterator[list[Operation]]:
-    operations: list[Operation] = []
-    token = _recorded.set(operations)
+def _recording() -> Iterator[list[Call]]:
+    calls: list[Call] = []
+    token = _recorded.set(calls)
     try:
-        yield operations
+        yield calls
     finally:
         _recorded.reset(token)
 
 
 def _add(operation: Operation) -> None:
-    operations = _recorded.get()
-    if operations is None:
+    calls = _recorded.get()
+    if calls is None:
         raise ScriptError(
             f"op.{operation.kind} was called outside upgrade() and downgrade()",
             hint="operations belong into those functions",
         )
-    operations.append(operation)
+    calls.append(Call(operation, sys._getframe(2).f_lineno))  # two up: the script that called op.…
 
 
 class _Op:

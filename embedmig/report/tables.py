@@ -37,12 +37,11 @@ def status_table(status: Status) -> RenderableType:
     if status.pending:
         lines.append(Text(f"pending     {', '.join(status.pending)}", style="yellow"))
     if status.running:
-        lines.append(
-            Text(
-                f"running     {status.running['revision']} {status.running['direction']} by {status.running['by']}",
-                style="yellow",
-            )
-        )
+        state = "running" if status.running["alive"] else "died"
+        what = f"{status.running['revision']} {status.running['direction']} by {status.running['by']}"
+        done = f", {status.running['rows_done']:,} rows embedded" if status.running["rows_done"] else ""
+        more = "" if status.running["alive"] else "; the same command goes on where it stopped"
+        lines.append(Text(f"{state:<11} {what}{done}{more}", style="yellow"))
     elif status.last_attempt and status.last_attempt["status"] != "done":
         last = status.last_attempt
         lines.append(

@@ -16,6 +16,7 @@ from embedmig.types import Space
 
 OPERATOR_CLASS = {"cosine": "cosine_ops", "l2": "l2_ops", "ip": "ip_ops"}
 OPERATOR = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
+TURN_CLASS = 0x656D6273  # "embs"; the second half of the lock's key is the space's number
 RESERVED = ("chunk", "version", "content_hash", "embedding", "embedded_at", "chunk_count", "chunk_start", "chunk_end")
 
 
@@ -189,6 +190,17 @@ class PgvectorStore:
             ).format(keys, vector_type(self.space))
         )
         conn.execute("set enable_hashjoin = off; set enable_mergejoin = off")
+
+    def take_turn(self, conn: Connection, *, alone: bool) -> None:
+        """Inside a transaction, before it looks at the data: who settles changes waits for batches that are being
+        written, and they for it.
+
+        The statement that writes a batch sees the source as it was when it began. Were a newer change of one of its
+        rows taken in and settled meanwhile, the batch would put the older vector, or that of a deleted row, back,
+        and nothing would be left that knows. Batches of a row copy settle nothing, so they don't wait for each other.
+        """
+        function = sql.SQL("pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared")
+        conn.execute(sql.SQL("select {}(%s, %s)").format(function), (TURN_CLASS, self.record.id))
 
     def write(self, conn: Connection, registry: Registry, batch: Batch) -> int:
         """Inside a transaction: puts a batch into the space; returns how many vectors were taken.

@@ -287,7 +287,7 @@ def test_a_lost_connection_in_mid_backfill_keeps_what_was_written_and_the_same_c
         before = len(watched.asked)
         with watched.held():
             process = project.start("upgrade", "head")
-            wait_until(lambda: len(watched.asked) > before, "the model to be asked")  # noqa: B023
+            wait_until(lambda: len(watched.asked) > before, "the model to be asked", of=process)  # noqa: B023
             ended = conn.execute(
                 "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like %s",
                 (f"embedmig {purpose} %:{process.pid}",),

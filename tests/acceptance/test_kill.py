@@ -103,7 +103,7 @@ def test_killed_at_every_operation_boundary_it_goes_on_and_embeds_nothing_twice(
     for kind, position in points:
         with barrier(conn, kind, position):
             process = project.start("upgrade", "head")
-            wait_until(lambda: waits_at(conn, kind, position), f"the barrier {kind, position}")  # noqa: B023
+            wait_until(lambda: waits_at(conn, kind, position), f"the barrier {kind, position}", of=process)  # noqa: B023
             kill(process)
             end_backends(conn, process)
             wait_until(lambda: gone(conn, process), "the dead run's connections")  # noqa: B023
@@ -125,7 +125,7 @@ def test_killed_ten_times_in_a_backfill_it_sends_no_more_than_the_rows_and_what_
     for _ in range(10):
         before, further = len(model.asked), moments.randint(1, 60)
         process = project.start("upgrade", "head")
-        wait_until(lambda: len(model.asked) >= before + further, "the model to be asked")  # noqa: B023
+        wait_until(lambda: len(model.asked) >= before + further, "the model to be asked", of=process)  # noqa: B023
         kill(process)
         wait_until(lambda: gone(conn, process), "the dead run's connections")  # noqa: B023
         in_flight = len(model.asked) - lost - count(project)
@@ -145,7 +145,7 @@ def test_of_two_runners_one_works_and_the_other_exits_4_at_once_naming_who_holds
 ) -> None:
     with model.held():
         first = project.start("upgrade", "head")
-        wait_until(lambda: model.asked, "the first run to embed")
+        wait_until(lambda: model.asked, "the first run to embed", of=first)
         second = project.run("upgrade", "head", expect=EXIT_LOCKED)
         assert f":{first.pid} " in second.stderr
         assert "hint:" in second.stderr
@@ -162,7 +162,7 @@ def test_the_first_ctrl_c_finishes_the_batch_in_hand_and_the_same_command_goes_o
 ) -> None:
     with model.held():
         process = project.start("upgrade", "head")
-        wait_until(lambda: model.asked, "the model to be asked")
+        wait_until(lambda: model.asked, "the model to be asked", of=process)
         process.send_signal(number)
         read_until(process, "stopping after the batch in hand")
     _, said = process.communicate()
@@ -179,7 +179,7 @@ def test_the_first_ctrl_c_finishes_the_batch_in_hand_and_the_same_command_goes_o
 def test_the_second_ctrl_c_ends_at_once_though_the_model_never_answers(project: Project, model: Model) -> None:
     with model.held():
         process = project.start("upgrade", "head")
-        wait_until(lambda: model.asked, "the model to be asked")
+        wait_until(lambda: model.asked, "the model to be asked", of=process)
         process.send_signal(signal.SIGINT)
         read_until(process, "stopping after the batch in hand")
         process.send_signal(signal.SIGINT)

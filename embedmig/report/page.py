@@ -1,0 +1,62 @@
+"""The report: one self-contained HTML file, for a phone and for print. No vector, no key, no document text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from embedmig.authoring import template_dir
+from embedmig.commands.standing import Status
+from embedmig.ledger import Attempt
+from embedmig.report.tables import percent, size
+
+SHOWN_ATTEMPTS = 50
+
+
+def page(
+    status: Status,
+    attempts: Sequence[Attempt],
+    *,
+    threshold: float,
+    now: datetime,
+    seconds: float | None,
+    findings: Sequence[object] = (),
+) -> str:
+    """Renders everything that is known. ``seconds`` is what the pending revisions would take, by measured rates."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(template_dir()), undefined=StrictUndefined, autoescape=True, trim_blocks=True
+    )
+    launch, basis = earliest_launch(status, now, seconds)
+    return environment.get_template("report.html.j2").render(
+        status=status,
+        attempts=list(reversed(attempts))[:SHOWN_ATTEMPTS],
+        threshold=threshold,
+        made_at=f"{now:%Y-%m-%d %H:%M} UTC",
+        launch=launch,
+        launch_basis=basis,
+        problems=problems(status),
+        findings=findings,
+        percent=percent,
+        size=size,
+    )
+
+
+def earliest_launch(status: Status, now: datetime, seconds: float | None) -> tuple[str | None, str]:
+    """When the pending revisions could be live, and what that is based on: data opens the gate, this is only arithmetic."""
+    if not status.pending:
+        return None, "nothing is pending"
+    if seconds is None:
+        return None, "unknown until a first run has measured the model"
+    return f"{now + timedelta(seconds=seconds):%Y-%m-%d %H:%M}", "if started now, at the rate last measured"
+
+
+def problems(status: Status) -> list[str]:
+    """What should not wait until somebody reads further down."""
+    found = [f"{name} was edited after it was applied" for name in status.edited]
+    found += [f"{name} is applied and has no script" for name in status.missing_scripts]
+    for name, collection in status.collections.items():
+        if collection.capture in ("missing", "disabled", "outdated"):
+            found.append(f"{name}: capture is {collection.capture}: changes may go unnoticed")
+    return found

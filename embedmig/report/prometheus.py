@@ -1,0 +1,76 @@
+"""``status --format prometheus``: for a textfile collector. The names are stable; docs/metrics.md lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from embedmig.commands.standing import CollectionStatus, SpaceStatus, Status
+
+Sample = tuple[str, dict[str, str], float]
+
+HELP = {
+    "embedmig_pending_revisions": "Revisions that are not applied.",
+    "embedmig_edited_revisions": "Applied revisions whose script was edited.",
+    "embedmig_running": "1 while a revision is running.",
+    "embedmig_source_rows": "Eligible rows of the source.",
+    "embedmig_capture_ok": "1 if changes of the source are captured.",
+    "embedmig_flip_milliseconds": "What the last flip took.",
+    "embedmig_space_active": "1 for the version that the alias shows.",
+    "embedmig_space_vectors": "Vectors in the space.",
+    "embedmig_space_completeness": "Share of eligible rows that are complete.",
+    "embedmig_space_pending_changes": "Captured changes that the space has not taken in.",
+    "embedmig_space_oldest_pending_seconds": "Age of the oldest of them.",
+    "embedmig_space_failed_rows": "Rows that the model refused.",
+    "embedmig_space_bytes": "Bytes on disk, indexes included.",
+    "embedmig_space_gate_open": "1 if the gate would open.",
+}
+
+
+def exposition(status: Status) -> str:
+    """The text format 0.0.4 of Prometheus: https://prometheus.io/docs/instrumenting/exposition_formats/"""
+    grouped: dict[str, list[str]] = {}
+    for name, labels, value in samples(status):
+        shown = ",".join(f'{key}="{escape(text)}"' for key, text in labels.items())
+        grouped.setdefault(name, []).append(f"{name}{{{shown}}} {value:g}" if labels else f"{name} {value:g}")
+    lines = []
+    for name, rows in grouped.items():
+        lines += [f"# HELP {name} {HELP[name]}", f"# TYPE {name} gauge", *rows]
+    return "\n".join(lines)
+
+
+def samples(status: Status) -> Iterator[Sample]:
+    """Everything there is to say; what is unknown is left out, never 0."""
+    yield "embedmig_pending_revisions", {}, len(status.pending)
+    yield "embedmig_edited_revisions", {}, len(status.edited)
+    yield "embedmig_running", {}, float(status.running is not None)
+    for name, collection in status.collections.items():
+        yield from _collection(name, collection)
+
+
+def _collection(name: str, found: CollectionStatus) -> Iterator[Sample]:
+    labels = {"collection": name}
+    yield "embedmig_source_rows", labels, found.source_rows
+    yield "embedmig_capture_ok", labels, float(found.capture in ("installed", "watermark"))
+    if found.flip_ms is not None:
+        yield "embedmig_flip_milliseconds", labels, found.flip_ms
+    for space in found.spaces:
+        if space.state != "retired":
+            yield from _space({"collection": name, "version": space.version}, space)
+
+
+def _space(labels: dict[str, str], space: SpaceStatus) -> Iterator[Sample]:
+    yield "embedmig_space_active", labels, float(space.state == "active")
+    yield "embedmig_space_vectors", labels, space.rows
+    yield "embedmig_space_completeness", labels, space.completeness
+    if space.pending_changes is not None:
+        yield "embedmig_space_pending_changes", labels, space.pending_changes
+    if space.oldest_pending_seconds is not None:
+        yield "embedmig_space_oldest_pending_seconds", labels, space.oldest_pending_seconds
+    yield "embedmig_space_failed_rows", labels, space.failed_rows
+    yield "embedmig_space_bytes", labels, space.bytes
+    yield "embedmig_space_gate_open", labels, float(all(gate.passed for gate in space.gates))
+
+
+def escape(text: str) -> str:
+    """A label's value."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
