@@ -1,6 +1,6 @@
 """embedmig makes a change of embedding model an ordinary database migration.
 
-Scripts import :class:`Space`, :class:`Chunk` and ``op``; applications import :class:`Reader` or
+Scripts import :class:`Space`, :class:`Chunk`, ``op`` and :func:`within`; applications import :class:`Reader` or
 :class:`AsyncReader`.
 """
 
@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedmig.evidence import within as within
     from embedmig.operations import op as op
     from embedmig.reader import AsyncReader as AsyncReader
     from embedmig.reader import Reader as Reader
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from embedmig.types import Space as Space
 
 __version__ = "0.1.0"
-__all__ = ["AsyncReader", "Chunk", "Reader", "Space", "op", "__version__"]
+__all__ = ["AsyncReader", "Chunk", "Reader", "Space", "op", "within", "__version__"]
 
 _HOMES = {
     "Chunk": "embedmig.types",
@@ -25,6 +26,7 @@ _HOMES = {
     "AsyncReader": "embedmig.reader",
     "Reader": "embedmig.reader",
     "op": "embedmig.operations",
+    "within": "embedmig.evidence",
 }
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from psycopg import errors as pg
 from psycopg import sql
 
+from embedmig.config import Collection
 from embedmig.db import Connection, ident, literal, scalar
-from embedmig.errors import PlanError
+from embedmig.errors import PlanError, UsageError
 from embedmig.registry import Registry, SpaceRecord, definition_of
 from embedmig.source import Source
 from embedmig.stores import Store
@@ -94,7 +95,7 @@ def point(conn: Connection, registry: Registry, source: Source, store: Store, re
     if previous and previous.space:
         registry.set_state(conn, previous.space, "retained")
     registry.set_state(conn, record.id, "active")
-    registry.point_alias(conn, source.collection.name, (schema, name), record, encoder_of(record))
+    registry.point_alias(conn, source.collection.name, (schema, name), record, encoder_of(record, source))
     conn.execute("select pg_notify(%s, %s)", (CHANNEL, source.collection.name))
 
 
@@ -140,20 +141,38 @@ def take_away(conn: Connection, registry: Registry, source: Source) -> None:
 def bring_back(conn: Connection, registry: Registry, source: Source, store: Store) -> None:
     """Inside a transaction: makes the view of what is active anew, and gives back the rights it had."""
     put_view(conn, source, store)
+    registry.save_encoder(conn, source.collection.name, encoder_of(store.record, source))
     saved = registry.alias_rights(conn, source.collection.name)
     if saved:
         Rights.from_json(ident(*alias_name(source)), saved).restore(conn)
         registry.save_alias_rights(conn, source.collection.name, None)
 
 
-def encoder_of(record: SpaceRecord) -> dict[str, Any]:
-    """What a reader needs to encode a query as the vectors were: the definition, and the hash of the weights."""
-    return {"space": definition_of(record.space), "weights": record.weights}
+def encoder_of(record: SpaceRecord, source: Source) -> dict[str, Any]:
+    """What a reader needs to encode a query as the vectors were: the definition, and the hash of the weights.
+
+    With it goes the collection as this view shows it, for readers that ask another version as well.
+    """
+    shown = {name: getattr(source.collection, name) for name in ("key", "text", "alias", "where", "columns", "stale")}
+    collection = shown | {"name": source.collection.name, "table": source.relation.as_string()}
+    return {"space": definition_of(record.space), "weights": record.weights, "collection": collection}
 
 
 def space_of(encoder: dict[str, Any]) -> tuple[Space, str]:
     """The reverse of :func:`encoder_of`."""
     return Space(**encoder["space"]), encoder["weights"]
+
+
+def collection_of(encoder: dict[str, Any]) -> Collection:
+    """The collection as it was when the alias last moved. Raises :class:`UsageError` for an alias of an older embedmig."""
+    shown = encoder.get("collection")
+    if shown is None:
+        raise UsageError(
+            "the alias was made by an older embedmig, which didn't write down what it shows",
+            hint="embedmig alias rebuild COLLECTION writes it",
+        )
+    lists = {name: tuple(shown[name]) for name in ("key", "text", "columns")}
+    return Collection(**(shown | lists))
 
 
 @dataclass(frozen=True, slots=True)

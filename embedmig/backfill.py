@@ -28,6 +28,7 @@ from embedmig.types import Progress
 PAGE_BYTES = 4_000_000  # of text held by one page; pages shrink where documents are long
 PAGE_ROWS = (64, 4096)
 MAX_SWEEPS = 5
+REMEMBERED = 50_000
 LIVE_SECONDS = 1.0  # how often the row copy looks for changes to let through first
 
 
@@ -53,6 +54,7 @@ class Backfill:
     order: Literal["key", "hot"] = "key"
     clock: Callable[[], float] = time.monotonic
     _total: int | None = field(default=None, init=False)
+    _given: dict[tuple[Key, bytes], None] = field(default_factory=dict, init=False)
 
     def run(self) -> Tally:
         """Embeds until nothing is left that this run can do.
@@ -130,8 +132,9 @@ class Backfill:
                 await self._brake.wait(self._reading, len(work.rows))
                 if self._pipeline.halting():
                     return
-                yield replace(work, number=number)
-                number += 1
+                for rest in self._without_given(work, size):
+                    yield replace(rest, number=number)
+                    number += 1
             if len(page) < limit:
                 break
             after, limit = page[-1].key, page_size(page)
@@ -142,10 +145,23 @@ class Backfill:
         """What goes before the row copy: changes, and then, where the order is hot, what readers found."""
         changes = Changes(self.registry, self.store)
         async for live in live_work(self._reading, changes, size):
+            self._note_given(live)
             yield live
         while self.order == "hot" and (rows := await asyncio.to_thread(changes.take_hot, self._reading, size)):
             for work in cut(rows, self.store, size):
+                self._note_given(work)
                 yield work
+
+    def _note_given(self, work: Work) -> None:
+        """Remembers rows that went first, so that the row copy doesn't pay for them again. Bounded: it saves, no more."""
+        self._given.update(dict.fromkeys((row.key, row.content_hash) for row in work.rows))
+        while len(self._given) > REMEMBERED:
+            del self._given[next(iter(self._given))]
+
+    def _without_given(self, work: Work, size: int) -> list[Work]:
+        """The batch, or what is left of it, without rows that went first as they are."""
+        rows = [row for row in work.rows if (row.key, row.content_hash) not in self._given]
+        return [work] if len(rows) == len(work.rows) else cut(rows, self.store, size)
 
     # --- the rest
 

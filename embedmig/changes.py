@@ -22,6 +22,12 @@ from embedmig.stores.pgvector import PgvectorStore
 TAKE = 10_000  # outbox rows distributed in one transaction
 LEASE_SECONDS = 300  # a claim whose holder hangs; one whose holder is gone is free at once
 BACKOFF_SECONDS = (2, 600)
+BY_INDEX = (
+    "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; "
+    "set local enable_hashjoin = off; set local enable_mergejoin = off"
+)
+"""A queue's statistics are of another hour: it was empty then, or a million long. Entries are few a statement, and
+found by their index: one by (space, key), the oldest by (space + 0, changed_at), which no look-up by key can take."""
 LIVE = ("building", "ready", "active", "retained")
 
 
@@ -103,20 +109,23 @@ class Changes:
     def claim(self, conn: Connection, limit: int) -> list[Claim]:
         """Takes up to ``limit`` of the space's entries, oldest first."""
         query = sql.SQL(
-            """update {pending} p set claimed_by = pg_backend_pid(), attempts = p.attempts + 1,
+            """with c as materialized (
+                 select space, key from {pending} where space + 0 = {space} and not_before <= now()
+                   and (claimed_until is null or claimed_until < now()
+                        or not exists (select from pg_stat_activity a where a.pid = claimed_by))
+                 order by changed_at limit {limit} for update skip locked)
+               update {pending} p set claimed_by = pg_backend_pid(), attempts = p.attempts + 1,
                  claimed_until = now() + make_interval(secs => {lease})
-               from (select space, key from {pending} where space = {space} and not_before <= now()
-                       and (claimed_until is null or claimed_until < now()
-                            or not exists (select from pg_stat_activity a where a.pid = claimed_by))
-                     order by changed_at limit {limit} for update skip locked) c
-               where p.space = c.space and p.key = c.key returning p.key, p.generation"""
+               from c where p.space = c.space and p.key = c.key returning p.key, p.generation"""
         ).format(
             pending=self.registry.pending_table,
             lease=sql.Literal(LEASE_SECONDS),
             space=sql.Literal(self.store.record.id),
             limit=sql.Literal(limit),
         )
-        return [Claim(tuple(row[0]), row[1]) for row in conn.execute(query)]
+        with conn.transaction():
+            conn.execute(BY_INDEX)
+            return [Claim(tuple(row[0]), row[1]) for row in conn.execute(query)]
 
     def sort_out(self, conn: Connection, claims: Sequence[Claim]) -> list[tuple[Claim, Row]]:
         """What of the claims has to be embedded. The rest is settled here: rows that are gone or no longer eligible
@@ -128,6 +137,7 @@ class Changes:
         def transaction() -> None:
             with conn.transaction():
                 self.store.take_turn(conn, alone=True)
+                conn.execute(BY_INDEX)
                 self.remove_gone(conn, rest)
                 self.settle(conn, rest)
 
@@ -191,6 +201,7 @@ class Changes:
             "claims": self._claims(claims),
             "space": sql.Literal(self.store.record.id),
         }
+        conn.execute(BY_INDEX)
         conn.execute(settled.format(current=current, **values))
         conn.execute(freed.format(**values))
 
@@ -209,7 +220,13 @@ class Changes:
             claims=self._claims(claims),
             space=sql.Literal(self.store.record.id),
         )
-        retry_transient(lambda: conn.execute(query))
+
+        def transaction() -> None:
+            with conn.transaction():
+                conn.execute(BY_INDEX)
+                conn.execute(query)
+
+        retry_transient(transaction)
 
     # --- lazy on read
 

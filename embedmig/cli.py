@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,7 +151,7 @@ def revision(
     document_prefix: Annotated[str | None, typer.Option(help="Put before every document.")] = None,
     query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
     adopt: Annotated[str | None, typer.Option(metavar="TABLE.COLUMN", help="Adopt vectors that are there already.")] = None,
-    autogenerate: Annotated[bool, typer.Option("--autogenerate", help="Take the model from [collections.NAME.embedding].")] = False,
+    autogenerate: Annotated[bool, typer.Option("--autogenerate", help="Take the model from \\[collections.NAME.embedding].")] = False,
     empty: Annotated[bool, typer.Option("--empty", help="A script without operations.")] = False,
     strategy: Annotated[str, typer.Option(help="all-at-once, parallel (no flip yet) or lazy (what is read first).")] = "all-at-once",
     head: Annotated[str, typer.Option(help="The revision to build on.")] = "head",
@@ -303,8 +304,13 @@ def report(
 ) -> None:
     """One self-contained HTML page: what is live, what is running, how far it is, what happened."""
     from embedmig import commands
+    from embedmig.report.page import page
 
-    output.write_text(commands.report(settings.project()), encoding="utf-8")
+    html = page(commands.report(settings.project()), now=datetime.now(UTC))
+    try:
+        output.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{output} can't be written: {error.strerror}", hint="-o names another file") from error
     settings.show("report", {"path": str(output)}, lambda: str(output))
 
 
@@ -350,13 +356,23 @@ def show(name: Annotated[str, typer.Argument(metavar="REV", help="head, 0002, 2,
 @app.command(rich_help_panel=INSPECTING)
 def check(
     offline: Annotated[bool, typer.Option("--offline", help="Look at files alone, not at the database.")] = False,
-) -> None:  # fmt: skip
-    """For CI: configuration, scripts, heads, pins, checksums, what is pending. Exit 3 if anything is found."""
+    form: Annotated[str, typer.Option("--format", help="text, json, github (annotations) or sarif.")] = "text",
+) -> None:
+    """For CI: careless scripts, edited ones, what is pending; docs/rules has a page a code. Exit 3 if anything is found."""
     from embedmig import commands
-    from embedmig.report.tables import findings_list
+    from embedmig.report.findings import github_lines, sarif_document, text_lines
 
-    findings = commands.check(settings.project(), offline=offline)
-    settings.show("findings", findings, lambda: findings_list(findings))
+    if form not in ("text", "json", "github", "sarif"):
+        raise UsageError(f"format {form!r} is not known", hint="text, json, github or sarif")
+    project = settings.project()
+    findings, folder = commands.check(project, offline=offline), project.config.path.parent
+    if form == "github":
+        print(github_lines(findings, folder))
+    elif form == "sarif":
+        print(sarif_document(findings, folder))
+    else:
+        settings.json = settings.json or form == "json"
+        settings.show("findings", findings, lambda: text_lines(findings))
     if findings:
         raise typer.Exit(EXIT_NO)
 
@@ -371,7 +387,10 @@ def plan(target: Target = "head") -> None:
     settings.show("plan", planned, lambda: plan_page(planned))
 
 
-Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="As in [collections.NAME].")]
+Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="As in \\[collections.NAME].")]
+OneCollection = Annotated[
+    str | None, typer.Argument(metavar="[COLLECTION]", help="One collection; all of them if none is named.")
+]
 VersionTag = Annotated[str | None, typer.Option("--version", metavar="TAG", help="A version's tag.")]
 
 
@@ -384,6 +403,22 @@ def gate(collection: Collection, version: VersionTag = None) -> None:
     verdicts = commands.gate(settings.project(), collection, version)
     settings.show("gates", verdicts, lambda: verdict_table(verdicts))
     if not all(verdict.passed for verdict in verdicts):
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(rich_help_panel=INSPECTING)
+def audit(
+    collection: OneCollection = None,
+    sample: Annotated[int, typer.Option("--sample", metavar="N", help="Embed N texts of each space anew and compare; 0: none.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Which ones: the same seed draws the same.")] = 0,
+) -> None:  # fmt: skip
+    """What is really in the store, spaces and your own tables. Read-only. Exit 3 if anything is found."""
+    from embedmig import commands
+    from embedmig.report.findings import audit_page
+
+    found = commands.audit(settings.project(), collection, sample=sample, seed=seed)
+    settings.show("audit", found, lambda: audit_page(found))
+    if found.findings:
         raise typer.Exit(EXIT_NO)
 
 
@@ -402,6 +437,49 @@ def search(
     settings.show("found", found, lambda: hits_table(found))
 
 
+Golden = Annotated[
+    Path | None, typer.Option("--golden", metavar="FILE", help="A golden set.  [evals/COLLECTION.yaml]")
+]
+
+
+@app.command(name="eval", rich_help_panel=INSPECTING)
+def evaluate(
+    collection: Collection,
+    version: VersionTag = None,
+    golden: Golden = None,
+    k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
+    make_golden: Annotated[int | None, typer.Option("--make-golden", metavar="N", help="Draw N known items from the corpus into the file, and measure nothing.")] = None,
+    exact_only: Annotated[bool, typer.Option("--exact-only", help="Leave the index out: the model's own quality alone.")] = False,
+) -> None:  # fmt: skip
+    """Measure quality on a golden set, of every live version or of one, and keep the result."""
+    from embedmig import commands
+    from embedmig.report.evidence import evaluated_table, made_lines
+
+    if make_golden is not None:
+        made = commands.make_golden(settings.project(), collection, make_golden, golden)
+        settings.show("made", made, lambda: made_lines(made))
+        return
+    found = commands.evaluate(settings.project(), collection, version, golden_set=golden, k=k, exact_only=exact_only)
+    settings.show("evaluated", found, lambda: evaluated_table(found))
+
+
+@app.command(rich_help_panel=INSPECTING)
+def compare(
+    collection: Collection,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A version's tag.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The tag of the version to set beside it.")],
+    golden: Golden = None,
+    queries: Annotated[Path | None, typer.Option("--queries", metavar="FILE", help="Queries without judgements, one a line.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
+) -> None:  # fmt: skip
+    """Two versions side by side: what they share, what changes most, which is better and how sure that is."""
+    from embedmig import commands
+    from embedmig.report.evidence import compared_page
+
+    found = commands.compare(settings.project(), collection, old, new, golden_set=golden, queries=queries, k=k)
+    settings.show("compared", found, lambda: compared_page(found))
+
+
 # --- operating ------------------------------------------------------------------------------------------------
 
 
@@ -415,9 +493,6 @@ def backfill(collection: Collection, version: VersionTag = None, max_cost: MaxCo
     settings.show("tally", tally, lambda: f"{tally.rows:,} rows embedded")
 
 
-OneCollection = Annotated[
-    str | None, typer.Argument(metavar="[COLLECTION]", help="One collection; all of them if none is named.")
-]
 Why = Annotated[str, typer.Option("--reason", help="Shown by status to whoever wonders.")]
 
 
@@ -484,7 +559,8 @@ def throttle(
     from embedmig import commands
 
     names = commands.throttle(settings.project(), _speed(speed), collection, reason)
-    settings.show("throttled", names, lambda: f"{', '.join(names)}: {speed}")
+    how = "as fast as it goes" if speed == "off" else f"held to {_speed(speed):g} rows/s"
+    settings.show("throttled", names, lambda: f"{', '.join(names)}: {how}")
 
 
 def _speed(text: str) -> float | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from embedmig.codes import NAMES
 from embedmig.errors import ConfigError, PlanError
 from embedmig.settings import EmbedderSettings
 from embedmig.toml_lines import KeyPath, key_lines
@@ -67,6 +68,18 @@ class Throttle:
 
 
 @dataclass(frozen=True)
+class CheckSettings:
+    """Which rules ``check`` applies: those selected (none named: all) but for those ignored, each with its reason."""
+
+    select: tuple[str, ...] = ()
+    ignore: Mapping[str, str] = field(default_factory=dict)
+
+    def wants(self, code: str) -> bool:
+        """Whether a rule is to be applied."""
+        return code not in self.ignore and (not self.select or code in self.select)
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole configuration file. ``database`` is a URL, a libpq string or ``"embedded"``.
 
@@ -81,6 +94,7 @@ class Config:
     embedders: Mapping[str, EmbedderSettings] = field(default_factory=dict)
     gates: GateDefaults = field(default_factory=GateDefaults)
     throttle: Throttle = field(default_factory=Throttle)
+    check: CheckSettings = field(default_factory=CheckSettings)
     max_cost: float | None = None  # USD, of this run: from the command line, on top of each embedder's own
 
     @property
@@ -123,6 +137,7 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         embedders={name: _embedder(file, name, raw, environ) for name, raw in root.get("embedders", {}).items()},
         gates=GateDefaults(**file.section(("gates",), root.get("gates", {}), _GATES)),
         throttle=Throttle(**file.section(("throttle",), root.get("throttle", {}), _THROTTLE)),
+        check=_check(file, root.get("check", {})),
     )
 
 
@@ -305,9 +320,10 @@ def _chunk(value: object) -> Chunk:
     return Chunk(**value)
 
 
-_ROOT: dict[str, Check] = dict.fromkeys(("embedmig", "collections", "embedders", "gates", "throttle"), _table)
+_ROOT: dict[str, Check] = dict.fromkeys(("embedmig", "collections", "embedders", "gates", "throttle", "check"), _table)
 _THROTTLE: dict[str, Check] = {"replication_lag": _patience, "pause_when": _string}
 _MAIN: dict[str, Check] = {"database": _string, "schema": _string, "migrations": _string}
+_CHECK: dict[str, Check] = {"select": _columns, "ignore": _table}
 _GATES: dict[str, Check] = {"completeness": _number(0, 1, above=True), "freshness": parse_duration}
 _COLLECTION: dict[str, Check] = {
     "table": _string,
@@ -381,6 +397,18 @@ def _embedding(file: _File, name: str, collection: Mapping[str, Any]) -> dict[st
     wanted = file.section(at, collection["embedding"], _EMBEDDING, required=("model", "version", "dimensions"))
     file.value(at, wanted, lambda kw: Space(collection=name, chunk=collection.get("chunk"), **kw))
     return wanted
+
+
+def _check(file: _File, raw: object) -> CheckSettings:
+    values = file.section(("check",), raw, _CHECK)
+    for key in ("select", "ignore"):
+        for code in values.get(key, ()):
+            if code not in NAMES:
+                file.fail(("check", key, code), "is no rule", _did_you_mean(code.upper(), NAMES) or f"known: {', '.join(NAMES)}")
+    for code, reason in values.get("ignore", {}).items():
+        if not isinstance(reason, str) or not reason.strip():
+            file.fail(("check", "ignore", code), "has no reason", f'say why: {code} = "…"')
+    return CheckSettings(**values)
 
 
 def _embedder(file: _File, name: str, raw: object, environ: Mapping[str, str]) -> EmbedderSettings:

@@ -7,7 +7,9 @@ configuration says by now; and every read filters on the version, so that a flip
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import random as randomness
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,32 +20,27 @@ import psycopg
 from psycopg import sql
 
 from embedmig.aliases import CHANNEL, space_of
-from embedmig.db import Connection, Database, ident, literal, scalar
-from embedmig.embedders import create
-from embedmig.embedders.encoder import Encoder
-from embedmig.errors import AliasMoved, EmbedderMisconfigured, UsageError
+from embedmig.canary import Canary
+from embedmig.db import Connection, Database, ident
+from embedmig.errors import AliasMoved, EmbedmigError, UsageError
 from embedmig.ledger import ledger_exists
 from embedmig.registry import Registry
+from embedmig.searching import (
+    Resolved,
+    column_names,
+    encode_query,
+    encoder_for,
+    nearest,
+    resolve_version,
+    split_columns,
+)
 from embedmig.settings import EmbedderSettings
-from embedmig.stores import Key
-from embedmig.stores.pgvector import OPERATOR
-from embedmig.types import Hit, Space
+from embedmig.shadow import Shadow, ShadowTask
+from embedmig.types import Hit
 
 T = TypeVar("T")
 
 TRIES = 5  # flips that one search outlives
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What the alias shows now: relation, columns, and the encoder of its vectors."""
-
-    relation: sql.Composable
-    keys: tuple[str, ...]
-    columns: tuple[str, ...]
-    version: str
-    fingerprint: str
-    encoder: Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +58,11 @@ class Reader:
     ``settings`` say how to reach each provider; what the model *is* comes from the alias. ``lazy`` notes which rows
     were found, so that a backfill with ``order="hot"`` embeds those first. One reader serves one thread; close it, or use it
     as a context manager. Raises :class:`UsageError` where there is nothing to be shown.
+
+    ``shadow`` is a version that a share ``rate`` of the reads is also asked of, off the request's path; what it found is
+    kept in the database, without the texts unless ``keep_texts``. ``canary`` is a version that answers a share of the
+    reads itself, and those of the tenants that ``canary_for`` names (a set, or a function). Where either can't be
+    asked, the version that the alias shows answers and one warning is logged. ``random`` decides who is asked.
     """
 
     def __init__(
@@ -71,12 +73,24 @@ class Reader:
         schema: str = "embedmig",
         settings: Mapping[str, EmbedderSettings] | None = None,
         lazy: bool = False,
+        shadow: str | None = None,
+        rate: float = 0.05,
+        keep_texts: bool = False,
+        canary: str | None = None,
+        share: float | None = None,
+        canary_for: Collection[str] | Callable[[str], bool] | None = None,
+        random: randomness.Random | None = None,
     ) -> None:
         self.collection = collection
         self.lazy = lazy
         self._database = Database(url, schema)
         self._registry = Registry(schema)
         self._settings = settings or {}
+        chance = random or randomness.Random()  # noqa: S311  who is asked twice is no secret
+        self._canary = Canary(canary, share, canary_for, chance) if canary else None
+        self._shadow = (
+            Shadow(self._database, collection, shadow, rate, self._settings, chance, keep_texts) if shadow else None
+        )
         self._loop = asyncio.new_event_loop()
         self._resolved: Resolved | None = None
         self._conn = self._connect()
@@ -90,7 +104,9 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Gives connection and model back."""
+        """Gives connection and model back; shadow reads that are queued are waited for, five seconds at most."""
+        if self._shadow:
+            self._shadow.close()
         self._forget()
         self._loop.close()
         self._conn.close()
@@ -107,21 +123,23 @@ class Reader:
 
     def encode(self, text: str) -> QueryVector:
         """A query's vector, with the version it can be compared with. Raises :class:`UsageError` for an empty text."""
-        if not text.strip():
-            raise UsageError("the query is empty", hint="a text without words has no vector")
+        require_text(text)
         current = self._current()
         vector = self._loop.run_until_complete(encode_query(current.encoder, text))
         return QueryVector(vector, current.version, current.fingerprint)
 
-    def search(self, text: str, k: int = 10) -> list[Hit]:
-        """The ``k`` nearest rows to ``text``, nearest first, all of one version.
+    def search(self, text: str, k: int = 10, *, tenant: str | None = None) -> list[Hit]:
+        """The ``k`` nearest rows to ``text``, nearest first, all of one version. ``tenant`` is who asks, for a canary.
 
         If the alias flips while the query is encoded, the query is encoded anew for the version it shows then. A
         connection that was lost is opened again. Raises :class:`DatabaseUnavailable` where that can't be done.
         """
+        require_text(text)
         for _ in range(TRIES):
             try:
-                return self.nearest(self.encode(text), k)
+                if self._canary and self._canary.picks(tenant) and (found := self._ask_canary(text, k)) is not None:
+                    return found
+                return self._ask(text, k)
             except AliasMoved:
                 self._forget()
             except psycopg.OperationalError:
@@ -151,6 +169,35 @@ class Reader:
 
     # --- inside
 
+    def _ask(self, text: str, k: int) -> list[Hit]:
+        """What the alias shows; a shadow hears of it when the answer is there."""
+        began = time.perf_counter()
+        query = self.encode(text)
+        hits = self.nearest(query, k)
+        if self._shadow and self._resolved:
+            milliseconds = (time.perf_counter() - began) * 1000
+            self._shadow.offer(ShadowTask(text, query.vector, self._resolved, hits, k, milliseconds))
+        return hits
+
+    def _ask_canary(self, text: str, k: int) -> list[Hit] | None:
+        """The canary's own answer; None where the alias's version has to answer instead, as it has while it is that one."""
+        canary = self._canary
+        assert canary is not None
+        if canary.version == self._current().version or not canary.available:
+            return None
+        try:
+            if canary.resolved is None:
+                canary.resolved = resolve_version(
+                    self._conn, self._registry, self.collection, canary.version, self._settings
+                )
+            vector = self._loop.run_until_complete(encode_query(canary.resolved.encoder, text))
+            return nearest(self._conn, canary.resolved, vector, k)
+        except (EmbedmigError, psycopg.Error) as error:
+            if self._conn.broken:
+                raise
+            canary.failed(error)
+            return None
+
     def _connect(self) -> Connection:
         conn = self._database.connect("reader")
         conn.execute(sql.SQL("listen {}").format(ident(CHANNEL)))
@@ -167,6 +214,9 @@ class Reader:
         if self._resolved is not None:
             self._loop.run_until_complete(self._resolved.encoder.embedder.aclose())
         self._resolved = None
+        if self._canary and self._canary.resolved:  # the columns shown go with the alias
+            self._loop.run_until_complete(self._canary.resolved.encoder.embedder.aclose())
+            self._canary.resolved = None
 
     def _current(self) -> Resolved:
         """What the alias shows, as far as is known: a flip says so by NOTIFY, and an empty result asks again."""
@@ -236,71 +286,16 @@ class AsyncReader:
         """As :meth:`Reader.encode`."""
         return await self._call(self._open.encode, text)
 
-    async def search(self, text: str, k: int = 10) -> list[Hit]:
+    async def search(self, text: str, k: int = 10, *, tenant: str | None = None) -> list[Hit]:
         """As :meth:`Reader.search`."""
-        return await self._call(self._open.search, text, k)
+        return await self._call(partial(self._open.search, text, k, tenant=tenant))
 
     async def nearest(self, query: QueryVector, k: int = 10) -> list[Hit]:
         """As :meth:`Reader.nearest`."""
         return await self._call(self._open.nearest, query, k)
 
 
-def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
-    """The columns of a view, in order."""
-    cursor = conn.execute(sql.SQL("select * from {} limit 0").format(relation))
-    return [column.name for column in cursor.description or ()]
-
-
-def split_columns(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """A view's columns: the key is what stands before ``chunk``, the application's own columns after ``embedding``."""
-    return tuple(names[: names.index("chunk")]), tuple(names[names.index("embedding") + 1 :])
-
-
-def encoder_for(space: Space, weights: str, settings: EmbedderSettings | None) -> Encoder:
-    """The encoder of a space's vectors. Raises :class:`EmbedderMisconfigured` for other weights than made them."""
-    embedder = create(space, settings)
-    found = embedder.weights() if weights else ""
-    if found != weights:
-        raise EmbedderMisconfigured(
-            f"{space.model}: the vectors were made with weights {weights[:19]}…, but here are {found[:19] or 'none'}",
-            hint="install the same model files here as where the backfill ran",
-        )
-    return Encoder(space, embedder)
-
-
-async def encode_query(encoder: Encoder, text: str) -> tuple[float, ...]:
-    """One query's vector, ``(dimensions,)``, encoded as a query. Raises :class:`UsageError` where it has none."""
-    encoded = await encoder.encode([text], "query")
-    if encoded.rejected:
-        raise UsageError(f"the query has no vector: {encoded.rejected[0]}")
-    return tuple(float(value) for value in encoded.vectors[0])
-
-
-def nearest(conn: Connection, current: Resolved, vector: Sequence[float], k: int) -> list[Hit]:
-    """Top ``k`` by the space's own metric, filtered on its version; the index is asked for at least ``k`` candidates."""
-    space = current.encoder.space
-    extra = [sql.SQL(", {}").format(ident(name)) for name in current.columns]
-    query = sql.SQL(
-        """select {keys}, chunk, version, embedding {operator} %(vector)s::{type} as distance{extra}
-           from {relation} where version = %(version)s
-           order by embedding {operator} %(vector)s::{type} limit %(k)s"""
-    ).format(
-        keys=sql.SQL(", ").join(sql.SQL("{}::text").format(ident(name)) for name in current.keys), extra=sql.Composed(extra),
-        operator=literal(OPERATOR[space.metric]), type=literal(f"{space.storage}({space.dimensions})"), relation=current.relation,
-    )  # fmt: skip
-    with conn.transaction():
-        # Filters and deleted rows thin an index scan out: it goes on until k rows are found.
-        if scalar(conn, "select extversion >= '0.8' from pg_extension where extname = 'vector'"):
-            conn.execute("set local hnsw.iterative_scan = strict_order")
-        conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(k, 1000)))))
-        values = {"vector": str(list(vector)), "version": current.version, "k": k}
-        return [read_hit(row, current) for row in conn.execute(query, values)]
-
-
-def read_hit(row: Sequence[Any], current: Resolved) -> Hit:
-    """A row of the result as a value."""
-    width = len(current.keys)
-    key: Key = tuple(row[:width])
-    return Hit(
-        key, row[width], row[width + 1], row[width + 2], dict(zip(current.columns, row[width + 3 :], strict=True))
-    )
+def require_text(text: str) -> None:
+    """Raises :class:`UsageError` for a query without words."""
+    if not text.strip():
+        raise UsageError("the query is empty", hint="a text without words has no vector")

@@ -58,12 +58,18 @@ class Script:
 
     def blame(self, error: BaseException) -> ScriptError:
         """``error``, which came out of this script's code, as a :class:`ScriptError` naming file and line."""
-        frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
-        lineno = error.lineno if isinstance(error, SyntaxError) else next(reversed(frames), None)
+        lineno = self.line_of(error)
         place = f"{self.path.name}:{lineno}" if lineno else self.path.name
         if isinstance(error, EmbedmigError):
             return ScriptError(f"{place}: {error.message}", hint=error.hint)
         return ScriptError(f"{place}: {type(error).__name__}: {error}", hint=f"mend {self.path}, line {lineno or '?'}")
+
+    def line_of(self, error: BaseException) -> int | None:
+        """The line of this script that ``error`` came out of, the innermost one; None where it has no part in it."""
+        if isinstance(error, SyntaxError):
+            return error.lineno
+        frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
+        return next(reversed(frames), None)
 
 
 def number(revision: str) -> int | None:

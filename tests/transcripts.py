@@ -147,7 +147,8 @@ def tidy(step: Step, printed: str, folder: Path) -> str:
     """Output as a document shows it: no machine's paths, no trailing blanks; what stands for any lines is kept."""
     if ANY in step.shown.splitlines():
         return step.shown
-    return "".join(f"{line.rstrip()}\n" for line in printed.replace(str(folder), "/home/you/helpdesk").splitlines())
+    printed = re.sub(r"\bby \S+@\S+", "by you@host:4711", printed.replace(str(folder), "/home/you/helpdesk"))
+    return "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
 
 
 def prepare(document: Path, session: Session) -> None:

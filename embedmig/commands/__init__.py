@@ -4,7 +4,8 @@ Commands that only look open a read-only session and want SELECT alone.
 """
 
 from embedmig.commands.asking import Found, gate, search
-from embedmig.commands.looking import Finding, HistoryEntry, Shown, check, current, heads, history, show
+from embedmig.commands.auditing import audit
+from embedmig.commands.looking import HistoryEntry, Shown, check, current, heads, history, show
 from embedmig.commands.migrating import (
     Outlook,
     PlannedOperation,
@@ -29,12 +30,14 @@ from embedmig.commands.operating import (
     throttle,
 )
 from embedmig.commands.project import Project, open_project
+from embedmig.commands.proving import Compared, Evaluated, Made, compare, evaluate, make_golden
 from embedmig.commands.reporting import report
 from embedmig.commands.standing import CollectionStatus, Rollback, SpaceStatus, Status, status
 from embedmig.commands.writing import Wanted, init, merge, rebase, revision
+from embedmig.lint import Finding
 
 __all__ = [
-    "CollectionStatus", "Finding", "Found", "HistoryEntry", "Outlook", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
-    "Shown", "SpaceStatus", "Status", "Wanted", "alias_drop", "alias_rebuild", "backfill", "check", "current", "downgrade", "dry_run", "follow", "gate", "heads", "history",
-    "init", "merge", "open_project", "pause", "plan", "rebase", "report", "resume", "retire", "revision", "search", "show", "stamp", "status", "sync", "throttle", "upgrade",
+    "CollectionStatus", "Compared", "Evaluated", "Finding", "Found", "HistoryEntry", "Made", "Outlook", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
+    "Shown", "SpaceStatus", "Status", "Wanted", "alias_drop", "alias_rebuild", "audit", "backfill", "check", "compare", "current", "downgrade", "dry_run", "evaluate", "follow", "gate", "heads", "history",
+    "init", "make_golden", "merge", "open_project", "pause", "plan", "rebase", "report", "resume", "retire", "revision", "search", "show", "stamp", "status", "sync", "throttle", "upgrade",
 ]  # fmt: skip

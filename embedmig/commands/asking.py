@@ -6,8 +6,6 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from psycopg import sql
-
 from embedmig.commands.project import Project
 from embedmig.db import Connection
 from embedmig.embedders.encoder import Encoder
@@ -15,19 +13,20 @@ from embedmig.errors import UnknownTarget, UsageError
 from embedmig.ledger import ledger_exists
 from embedmig.operations.base import Site
 from embedmig.operations.gate import Gate, evaluate
-from embedmig.reader import Reader, Resolved, column_names, encode_query, encoder_for, nearest, split_columns
+from embedmig.reader import Reader
 from embedmig.registry import SpaceRecord
+from embedmig.searching import encode_query, nearest, resolve_space
 from embedmig.types import Hit, Verdict
 
 
 def gate(project: Project, collection: str, version: str | None = None) -> list[Verdict]:
     """Evaluates the gate with the thresholds of ``[gates]``; changes nothing. Without a version: the newest space's."""
     with project.looking() as (site, conn):
-        record = _find_space(project, site, conn, collection, version)
+        record = find_space(project, site, conn, collection, version)
         return evaluate(site, conn, record, Gate(collection, record.version).thresholds(site))
 
 
-def _find_space(project: Project, site: Site, conn: Connection, collection: str, version: str | None) -> SpaceRecord:
+def find_space(project: Project, site: Site, conn: Connection, collection: str, version: str | None) -> SpaceRecord:
     project.config.collection(collection)
     found = site.registry.spaces(conn, collection) if ledger_exists(conn, site.database.schema) else []
     live = [record for record in found if record.state != "retired" and version in (None, record.version)]
@@ -68,14 +67,10 @@ def _search_space(project: Project, collection: str, text: str, k: int, version:
     if not text.strip():
         raise UsageError("the query is empty", hint="a text without words has no vector")
     with project.looking() as (site, conn):
-        record = _find_space(project, site, conn, collection, version)
-        view = site.store(conn, record).view()
-        encoder = encoder_for(record.space, record.weights, project.config.settings(record.space.provider))
-        relation = sql.SQL("({}) as shown").format(view)
-        resolved = Resolved(
-            relation, *split_columns(column_names(conn, relation)), record.version, record.fingerprint, encoder
-        )
-        hits = nearest(conn, resolved, asyncio.run(_encode(encoder, text)), k)
+        record = find_space(project, site, conn, collection, version)
+        settings = project.config.settings(record.space.provider)
+        resolved = resolve_space(conn, site.store(conn, record), record, settings)
+        hits = nearest(conn, resolved, asyncio.run(_encode(resolved.encoder, text)), k)
     return Found(record.version, record.fingerprint, hits, (time.monotonic() - began) * 1000)
 
 

@@ -10,6 +10,8 @@ from embedmig.commands.project import Project, applied_heads, applied_revisions
 from embedmig.commands.standing import attempt_line
 from embedmig.errors import EmbedmigError
 from embedmig.ledger import ledger_exists
+from embedmig.lint import Finding, findings
+from embedmig.lint.reading import read
 from embedmig.runner import step_of
 from embedmig.scripts import Script
 
@@ -86,67 +88,10 @@ def show(project: Project, name: str) -> Shown:
     return Shown(_entry(script, project.graph.heads(), None), script.checksum, script.source, ups, downs, attempts)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What ``check`` has to say: a stable code, where, what, and how to mend it."""
-
-    code: str
-    where: str
-    message: str
-    hint: str | None
-
-
 def check(project: Project, *, offline: bool = False) -> list[Finding]:
-    """For CI: config, scripts, heads, pins; and against the database checksums and what is pending."""
-    findings = []
-    graph = project.graph
-    if len(graph.heads()) > 1:
-        findings.append(
-            Finding(
-                "two-heads",
-                ", ".join(graph.heads()),
-                "the graph has several heads",
-                "embedmig merge, or embedmig rebase",
-            )
-        )
-    for script in reversed(graph.walk()):
-        findings += _check_script(project, script)
-    return findings if offline else findings + _check_database(project)
-
-
-def _check_script(project: Project, script: Script) -> list[Finding]:
-    try:
-        operations = step_of(script, "upgrade").operations
-        if hasattr(script.load(), "downgrade"):
-            operations += step_of(script, "downgrade").operations
-        for operation in operations:
-            name = getattr(operation, "collection", None) or getattr(
-                getattr(operation, "space", None), "collection", None
-            )
-            if name:
-                project.config.collection(name)
-    except EmbedmigError as error:
-        code = "unpinned" if "pinned" in error.message else "script"
-        return [Finding(code, script.path.name, error.message, error.hint)]
-    return []
-
-
-def _check_database(project: Project) -> list[Finding]:
-    with project.looking() as (site, conn):
-        applied = applied_revisions(site, conn)
-    findings = []
-    for script in reversed(project.graph.walk()):
-        if script.revision not in applied:
-            findings.append(
-                Finding("pending", script.path.name, f"{script.revision} is not applied", "embedmig upgrade head")
-            )
-        elif applied[script.revision] != script.checksum:
-            findings.append(
-                Finding(
-                    "edited", script.path.name, f"{script.revision} was edited after it was applied",
-                    "restore it; changes belong in a new revision",
-                )
-            )  # fmt: skip
-    lost = [name for name in applied if name not in project.graph.scripts]
-    findings += [Finding("missing", name, f"{name} is applied and has no script", "restore its file") for name in lost]
-    return findings
+    """For CI: every rule of :mod:`embedmig.lint` that the configuration selects; ``offline`` asks no database."""
+    applied = None
+    if not offline:
+        with project.looking() as (site, conn):
+            applied = applied_revisions(site, conn)
+    return findings(read(project.config, lambda: project.graph, applied), project.config.check)

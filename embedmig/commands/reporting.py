@@ -1,28 +1,33 @@
-"""The report: everything that is known, on one page."""
+"""What the report shows: everything that is known, in one place."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
 from embedmig.commands.migrating import plan
 from embedmig.commands.project import Project
-from embedmig.commands.standing import status
+from embedmig.commands.standing import Status, status
 from embedmig.errors import EmbedmigError
 from embedmig.ledger import Attempt, ledger_exists
 
 
-def report(project: Project, *, now: datetime | None = None) -> str:
-    """An HTML page. Works on an empty ledger too."""
-    from embedmig.report.page import page
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """The status, every attempt oldest first, the gate's threshold for completeness, and the seconds that what is
+    pending would take at the rates last measured; None where they are not known.
+    """
 
+    status: Status
+    attempts: list[Attempt]
+    threshold: float
+    seconds: float | None
+
+
+def report(project: Project) -> Dossier:
+    """Gathers it. Works on an empty ledger too, and wants SELECT alone."""
     found = status(project)
-    return page(
-        found,
-        _attempts(project),
-        threshold=project.config.gates.completeness,
-        now=now or datetime.now(UTC),
-        seconds=_seconds(project) if found.pending else None,
-    )
+    seconds = _seconds(project) if found.pending else None
+    return Dossier(found, _attempts(project), project.config.gates.completeness, seconds)
 
 
 def _attempts(project: Project) -> list[Attempt]:

@@ -10,6 +10,8 @@ from embedmig.brake import Control, control
 from embedmig.commands.project import Project, applied_revisions
 from embedmig.db import Connection, lock_is_held
 from embedmig.errors import EmbedmigError
+from embedmig.evidence import Evaluation, newest_evals
+from embedmig.evidence.kept import Kept
 from embedmig.ledger import Attempt, ledger_exists
 from embedmig.measuring import measure
 from embedmig.operations.base import Site
@@ -20,7 +22,11 @@ from embedmig.types import Verdict
 
 @dataclass(frozen=True, slots=True)
 class SpaceStatus:
-    """A space as ``status`` shows it; field by field the JSON of DESIGN 2.3. None is: not known."""
+    """A space as ``status`` shows it; field by field the JSON of DESIGN 2.3. None is: not known.
+
+    ``evals`` are the newest ones on a complete corpus, ``evaluated`` says with which golden set and when. What was
+    measured on an incomplete corpus since then is apart, in ``partial_evals``, with its ``completeness``.
+    """
 
     version: str
     revision: str
@@ -35,6 +41,8 @@ class SpaceStatus:
     index: str = "none"
     gates: list[Verdict] = field(default_factory=list)
     evals: dict[str, float] = field(default_factory=dict)
+    evaluated: dict[str, Any] | None = None
+    partial_evals: dict[str, Any] | None = None
     bytes: int = 0
     source_rows: int = 0
     orphans: int = 0
@@ -177,8 +185,31 @@ def _space_status(site: Site, conn: Connection, record: SpaceRecord) -> SpaceSta
         content="checked" if counts.hash_known else "unknown", index=found.index,
         gates=gates.evaluate(found, gates.Thresholds(asked.completeness, asked.freshness)),
         bytes=site.store(conn, record).bytes(conn), failures=failures, model_error=_model_error(site, record),
-        unaccounted=[", ".join(key) for key in found.unaccounted],
+        unaccounted=[", ".join(key) for key in found.unaccounted], **_evals(site, conn, record),
     )  # fmt: skip
+
+
+def _evals(site: Site, conn: Connection, record: SpaceRecord) -> dict[str, Any]:
+    """The fields that say what the version's quality is."""
+    known = Kept(site.database.schema).evals(conn, record.collection)
+    sound, partial = newest_evals(known, record.version, site.config.gates.completeness)
+    return {
+        "evals": _values(sound) if sound else {},
+        "evaluated": _occasion(sound) if sound else None,
+        "partial_evals": _values(partial) | _occasion(partial) if partial else None,
+    }
+
+
+def _values(found: Evaluation) -> dict[str, Any]:
+    return {name: round(measured["value"], 4) for name, measured in found.metrics.items()}
+
+
+def _occasion(found: Evaluation) -> dict[str, Any]:
+    """When and on what an evaluation was made."""
+    return {
+        "golden": found.golden, "queries": found.queries, "mode": found.mode, "completeness": found.completeness,
+        "measured_at": found.measured_at.isoformat() if found.measured_at else None,
+    }  # fmt: skip
 
 
 def _model_error(site: Site, record: SpaceRecord) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import ClassVar
 
 from embedmig import gates
@@ -10,6 +11,8 @@ from embedmig.config import parse_duration
 from embedmig.db import Connection
 from embedmig.errors import GateClosed, PlanError
 from embedmig.events import GateEvaluated
+from embedmig.evidence import NOTHING_ASKED, Evidence, Within
+from embedmig.evidence.kept import Kept
 from embedmig.measuring import measure
 from embedmig.operations.base import Operation, Plan, Run, Site
 from embedmig.registry import SpaceRecord
@@ -26,6 +29,7 @@ class Gate(Operation):
     version: str
     completeness: float | None = None
     freshness: str | None = None
+    evidence: Evidence = NOTHING_ASKED
 
     @property
     def transactional(self) -> bool:
@@ -35,7 +39,8 @@ class Gate(Operation):
     def describe(self) -> str:
         """One line."""
         share = "" if self.completeness is None else f", completeness ≥ {self.completeness}"
-        return f"gate on {self.version} of {self.collection}{share}"
+        evidence = "".join(f", {name}" for name in self.evidence.given)
+        return f"gate on {self.version} of {self.collection}{share}{evidence}"
 
     def validate(self, plan: Plan) -> None:
         """The space must be there by then, and the thresholds possible."""
@@ -46,6 +51,9 @@ class Gate(Operation):
             )
         if self.freshness is not None:
             parse_duration(self.freshness)
+        self.evidence.check()
+        if isinstance(self.evidence.ndcg_at_10, Within):
+            plan.expect(self.collection, self.evidence.ndcg_at_10.of)
 
     def sql(self, plan: Plan) -> str:
         """A question, not a statement."""
@@ -56,7 +64,9 @@ class Gate(Operation):
         record = run.record(self.collection, self.version)
         if record.writer == "embedmig":
             run.site.sync(run.conn, self.collection, run.stop).once(only=self.version)
-        verdicts = evaluate(run.site, run.conn, record, self.thresholds(run.site))
+        asked = self.thresholds(run.site)
+        verdicts = evaluate(run.site, run.conn, record, asked)
+        verdicts += evaluate_evidence(run.site, run.conn, record, self.evidence, asked.completeness)
         run.verdicts.extend(verdicts)
         run.report(GateEvaluated(self.version, verdicts))
         if shut := gates.closed(verdicts):
@@ -76,3 +86,10 @@ class Gate(Operation):
 def evaluate(site: Site, conn: Connection, record: SpaceRecord, asked: gates.Thresholds) -> list[Verdict]:
     """Measures a space now. Wants SELECT alone."""
     return gates.evaluate(measure(conn, site.registry, site.source(conn, record.collection), record), asked)
+
+
+def evaluate_evidence(
+    site: Site, conn: Connection, record: SpaceRecord, asked: Evidence, completeness: float
+) -> list[Verdict]:
+    """What evaluations, shadow reads and the clock say; ``completeness`` is what an evaluation must have had to count."""
+    return Kept(site.database.schema).judge(conn, record, asked, datetime.now(UTC), completeness)

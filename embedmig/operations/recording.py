@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from embedmig.errors import PlanError, ScriptError
+from embedmig.evidence import Evidence, Within
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Operation, collection_of, tag_of
@@ -23,6 +24,7 @@ from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.gate import Gate
 from embedmig.operations.retire_space import RetireSpace
 from embedmig.types import Space
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -109,12 +111,20 @@ class _Op:
         collection: str | None = None,
         completeness: float | None = None,
         freshness: str | None = None,
+        ndcg_at_10: float | Within | None = None,
+        overlap_at_10: float | None = None,
+        shadow_samples: int | None = None,
+        shadow_p95_ms: float | None = None,
+        soak: str | None = None,
+        not_before: str | None = None,
     ) -> None:
         """Goes on only if the space is complete, sound and fresh; otherwise nothing after it happens, exit code 3.
 
-        What isn't given is taken from ``[gates]``.
+        Completeness and freshness that aren't given are taken from ``[gates]``; of the evidence, only what is given is
+        asked: ``ndcg_at_10=within(0.01, of=OLD)``.
         """
-        _add(Gate(collection_of(space, collection), tag_of(space), completeness, freshness))
+        evidence = Evidence(ndcg_at_10, overlap_at_10, shadow_samples, shadow_p95_ms, soak, not_before)
+        _add(Gate(collection_of(space, collection), tag_of(space), completeness, freshness, evidence))
 
     def flip_alias(self, collection: str, *, to: Space | str | None) -> None:
         """Moves the alias to a version, in one transaction; ``to=None`` takes the alias away and keeps the vectors."""
@@ -122,9 +132,14 @@ class _Op:
             raise PlanError(f"flip_alias({collection!r}): the space is of collection {to.collection!r}")
         _add(FlipAlias(collection, None if to is None else tag_of(to)))
 
-    def retire_space(self, space: Space | str, *, after: str, collection: str | None = None) -> None:
-        """Drops the vectors of a version that has been retained for ``after`` and is no longer read: for good."""
-        _add(RetireSpace(collection_of(space, collection), tag_of(space), after))
+    def retire_space(
+        self, space: Space | str, *, after: str, collection: str | None = None, evals_stable: int | None = None
+    ) -> None:
+        """Drops the vectors of a version that has been retained for ``after`` and is no longer read: for good.
+
+        With ``evals_stable``, the last so many evaluations of what the alias shows must not lie more than 0.01 below it.
+        """
+        _add(RetireSpace(collection_of(space, collection), tag_of(space), after, evals_stable))
 
     def execute(self, statement: str, *, transactional: bool = True) -> None:
         """Runs SQL of yours; ``transactional=False`` for what PostgreSQL won't do inside a transaction."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import ClassVar
 
 from psycopg import sql
@@ -12,6 +13,8 @@ from embedmig import capture
 from embedmig.config import parse_duration
 from embedmig.db import Connection, scalar
 from embedmig.errors import AnswerIsNo, PlanError
+from embedmig.evidence import fallen
+from embedmig.evidence.kept import Kept
 from embedmig.operations.base import Operation, Plan, Run, Site
 from embedmig.registry import SpaceRecord
 from embedmig.stores.pgvector import PgvectorStore
@@ -21,12 +24,15 @@ QUIET_SECONDS = 3600.0  # a version is no longer read when its index has not bee
 
 @dataclass(frozen=True, slots=True)
 class RetireSpace(Operation):
-    """See the module. ``after`` is how long the version must have been retained."""
+    """See the module. ``after`` is how long the version must have been retained; ``evals_stable`` how many evaluations
+    of what the alias shows must have stayed where this version was.
+    """
 
     kind: ClassVar[str] = "retire_space"
     collection: str
     version: str
     after: str
+    evals_stable: int | None = None
 
     def describe(self) -> str:
         """One line."""
@@ -38,6 +44,8 @@ class RetireSpace(Operation):
         """The version must be embedmig's own, and not the one that the alias shows by then."""
         planned = plan.expect(self.collection, self.version)
         parse_duration(self.after)
+        if self.evals_stable is not None and self.evals_stable < 1:
+            raise PlanError(f"retire_space: evals_stable {self.evals_stable} is not above 0")
         if plan.aliases.get(self.collection) == self.version:
             raise PlanError(f"retire_space: the alias of {self.collection!r} shows {self.version} at this point")
         if planned.record and planned.record.adopted:
@@ -55,6 +63,8 @@ class RetireSpace(Operation):
         if record.state == "retired":
             return "was retired"
         refuse_early(run.site, conn, record, self.after)
+        if self.evals_stable is not None:
+            refuse_unstable(run.site, conn, record, self.evals_stable)
         drop(run.site, conn, record)
         return "dropped; there is no way back to it but to embed again"
 
@@ -79,6 +89,17 @@ def refuse_early(site: Site, conn: Connection, record: SpaceRecord, after: str) 
             f"{record.version} was read {idle:.0f} s ago, by something that doesn't go through the alias",
             hint=f"find it in pg_stat_activity; the table is {record.table_schema}.{record.table_name}",
         )
+
+
+def refuse_unstable(site: Site, conn: Connection, record: SpaceRecord, count: int) -> None:
+    """Raises :class:`AnswerIsNo` while what the alias shows has not proved as good as the version that is to go."""
+    alias = site.registry.alias(conn, record.collection)
+    shown = site.registry.space(conn, record.collection, alias.version) if alias and alias.version else None
+    if shown is None:
+        raise AnswerIsNo(f"the alias of {record.collection} shows nothing that could stand in for {record.version}")
+    known = Kept(site.database.schema).known(conn, shown, datetime.now(UTC), site.config.gates.completeness)
+    if reason := fallen(known, record.version, count):
+        raise AnswerIsNo(reason, hint=f"{record.version} is kept until then: it is the way back")
 
 
 def seconds_since_read(conn: Connection, record: SpaceRecord) -> float | None:

@@ -6,37 +6,29 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from embedmig.authoring import template_dir
+from embedmig.commands.reporting import Dossier
 from embedmig.commands.standing import Status
-from embedmig.ledger import Attempt
 from embedmig.report.tables import percent, size
 
 SHOWN_ATTEMPTS = 50
 
 
-def page(
-    status: Status,
-    attempts: Sequence[Attempt],
-    *,
-    threshold: float,
-    now: datetime,
-    seconds: float | None,
-    findings: Sequence[object] = (),
-) -> str:
-    """Renders everything that is known. ``seconds`` is what the pending revisions would take, by measured rates."""
+def page(dossier: Dossier, *, now: datetime, findings: Sequence[object] = ()) -> str:
+    """Renders everything that is known as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(template_dir()), undefined=StrictUndefined, autoescape=True, trim_blocks=True
     )
-    launch, basis = earliest_launch(status, now, seconds)
+    launch, basis = earliest_launch(dossier.status, now, dossier.seconds)
     return environment.get_template("report.html.j2").render(
-        status=status,
-        attempts=list(reversed(attempts))[:SHOWN_ATTEMPTS],
-        threshold=threshold,
+        status=dossier.status,
+        attempts=list(reversed(dossier.attempts))[:SHOWN_ATTEMPTS],
+        threshold=dossier.threshold,
         made_at=f"{now:%Y-%m-%d %H:%M} UTC",
         launch=launch,
         launch_basis=basis,
-        problems=problems(status),
+        problems=problems(dossier.status),
         findings=findings,
         percent=percent,
         size=size,

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from embedmig.commands import (
     CollectionStatus,
-    Finding,
     Found,
     HistoryEntry,
     Outlook,
@@ -99,6 +98,10 @@ def _notes(space: SpaceStatus) -> str:
     notes += [f"{space.orphans:,} orphans"] if space.orphans else []
     notes += [f"{space.untagged:,} untagged"] if space.untagged else []
     notes += ["content unknown"] if space.content == "unknown" else []
+    notes += [f"{name} {value:.3f}" for name, value in space.evals.items() if name.startswith("ndcg")]
+    if partial := space.partial_evals:
+        score = next((f"{name} {value:.3f}" for name, value in partial.items() if name.startswith("ndcg")), "evaluated")
+        notes.append(f"{score} on only {percent(partial['completeness'])} of the corpus")
     return ", ".join(notes)
 
 
@@ -208,15 +211,6 @@ def verdict_table(verdicts: Sequence[Verdict]) -> RenderableType:
         state = Text("open", style="green") if verdict.passed else Text("closed", style="bold red")
         table.add_row(verdict.name, str(verdict.value), str(verdict.threshold), state, verdict.advice)
     return table
-
-
-def findings_list(findings: Sequence[Finding]) -> RenderableType:
-    """``embedmig check``."""
-    if not findings:
-        return Text("nothing found", style="green")
-    return Group(
-        *(Text(f"{f.where}: {f.code}: {f.message}" + (f"\n    hint: {f.hint}" if f.hint else "")) for f in findings)
-    )
 
 
 def hits_table(found: Found) -> RenderableType:

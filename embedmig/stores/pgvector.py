@@ -212,6 +212,7 @@ class PgvectorStore:
             if self.space.chunk:
                 conn.execute(self._delete_surplus())
         written = conn.execute(self._insert()).rowcount if batch.rows else 0
+        conn.execute("delete from embedmig_batch")  # the next of this transaction may have a row of this one again
         if batch.failures:
             registry.record_failures(
                 conn, self.record.id, [(row.key, row.content_hash, why) for row, why in batch.failures]

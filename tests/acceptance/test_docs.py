@@ -23,7 +23,7 @@ from tests.project import Project
 from tests.transcripts import ROOT, Session, agrees, blocks, live_through, prepare
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-LIVED = [ROOT / "README.md", ROOT / "docs" / "tutorial.md"]
+LIVED = [ROOT / "README.md", ROOT / "docs" / "tutorial.md", ROOT / "docs" / "live-traffic.md"]
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -91,6 +91,8 @@ def test_the_options_before_the_command_and_their_variables_are_in_the_reference
         ("### `[collections.NAME.embedding]`", configuration._EMBEDDING),
         ("## `[embedders.PROVIDER]`", configuration._EMBEDDER),
         ("## `[gates]`", configuration._GATES),
+        ("## `[throttle]`", configuration._THROTTLE),
+        ("## `[check]`", configuration._CHECK),
     ],
 )
 def test_every_key_of_the_configuration_is_described_and_no_other(heading: str, keys: dict[str, object]) -> None:

@@ -88,7 +88,7 @@ def test_stamping_an_edited_script_makes_it_the_one_that_was_applied(two: Projec
     path = two.migrations / "0001_space.py"
     path.write_text(path.read_text() + "# an afterthought\n")
     assert commands.status(two.opened()).edited == ["0001"]
-    assert [finding.code for finding in commands.check(two.opened())] == ["edited"]
+    assert [finding.code for finding in commands.check(two.opened())] == ["EM012"]
     downgrade(two, "0001")
     with pytest.raises(PlanError, match=r"0001_space\.py was edited") as raised:
         downgrade(two, "base")

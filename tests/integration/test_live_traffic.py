@@ -6,6 +6,7 @@ moments of each other. At rest every space equals what embedding the source from
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import threading
@@ -31,6 +32,8 @@ from psycopg import errors as pg
 
 from embedmig import commands
 from embedmig.errors import AnswerIsNo, EmbedmigError, GateClosed
+from embedmig.stores import Batch, Piece, Row
+from embedmig.stores.pgvector import PgvectorStore
 from embedmig.testing import fake_vectors
 from embedmig.types import Limits
 from tests.disturbing import APART, Daemon, Moments, disturbed
@@ -326,4 +329,19 @@ def test_a_batch_that_is_written_late_undoes_nothing_that_was_taken_in_meanwhile
         )
     late.join()
     meanwhile.join()
+    traffic.expect_exact_at_rest()
+
+
+def test_a_row_that_is_in_two_batches_of_one_commit_is_written(traffic: Traffic) -> None:
+    site = traffic.opened.site(start=True)
+    with site.database.connect("writer") as conn:
+        record = site.registry.spaces(conn, "docs")[0]
+        store = site.store(conn, record)
+        assert isinstance(store, PgvectorStore)
+        store.prepare_writer(conn)
+        text = "title\n\nbody 3"
+        row = Row(("3",), text, hashlib.sha256(text.encode()).digest())
+        batch = Batch([row], [Piece(0, 1, 0, len(text))], unit_vectors([text], DIMENSIONS[0]))
+        with conn.transaction():
+            assert [store.write(conn, site.registry, batch) for _ in range(2)] == [1, 1]
     traffic.expect_exact_at_rest()

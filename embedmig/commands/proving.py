@@ -1,0 +1,244 @@
+"""Evidence before a cutover: eval, compare, and a golden set for those who have none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from embedmig.commands.asking import find_space
+from embedmig.commands.project import Project
+from embedmig.db import Connection, first_line
+from embedmig.embedders.encoder import Encoded
+from embedmig.errors import DatabaseUnavailable, EmbedmigError, MissingExtra, UsageError
+from embedmig.evaluate import comparing, drawing, golden
+from embedmig.evaluate.answering import Answers, answer, encode, evaluation, without_unknown
+from embedmig.evaluate.comparing import Comparison
+from embedmig.evaluate.golden import GoldenSet
+from embedmig.evaluate.measures import score
+from embedmig.evidence import Evaluation
+from embedmig.evidence.kept import Kept
+from embedmig.evidence.verdicts import OVERLAP
+from embedmig.ledger import ledger_exists
+from embedmig.operations.base import Site
+from embedmig.registry import SpaceRecord
+from embedmig.searching import Resolved, resolve_space
+
+MAX_K = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What ``eval`` measured. ``partial`` are the versions whose space was not complete enough: their scores open no gate."""
+
+    collection: str
+    golden: str
+    golden_digest: str
+    queries: int
+    k: int
+    evaluations: list[Evaluation]
+    partial: list[str]
+    stored: bool
+    notices: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A golden set that was drawn, and what it can and can't show."""
+
+    path: Path
+    queries: int
+    shows: str
+    notices: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What ``compare`` found, with the completeness of the less complete space; ``partial``: too little to rely on."""
+
+    collection: str
+    old: str
+    new: str
+    golden: str
+    queries: int
+    k: int
+    comparison: Comparison
+    completeness: float
+    partial: bool
+    stored: bool
+    notices: list[str] = field(default_factory=list)
+
+
+def evaluate(
+    project: Project,
+    collection: str,
+    version: str | None = None,
+    *,
+    golden_set: Path | None = None,
+    k: int = 10,
+    exact_only: bool = False,
+) -> Evaluated:
+    """Measures a version, or every live one, on a golden set, and keeps the result. Wants SELECT alone to measure.
+
+    Raises :class:`UsageError` for a set, a version or a ``k`` that can't be.
+    """
+    check_k(k)
+    wanted = golden.read(golden_set or default_set(project, collection))
+    notices: list[str] = []
+    found: list[Evaluation] = []
+    with project.looking() as (site, conn):
+        records = _versions(project, site, conn, collection, version)
+        asked, left_out = without_unknown(conn, site.source(conn, collection), wanted)
+        for record in records:
+            try:
+                found += _measure(site, conn, record, asked, k, exact_only, notices)
+            except MissingExtra:
+                raise
+            except EmbedmigError as error:
+                if version is not None:
+                    raise
+                notices.append(f"{record.version} was passed by: {error.message}")
+        needed = site.config.gates.completeness
+    if not found:
+        raise UsageError(f"no version of {collection!r} could be evaluated", hint="; ".join(notices) or None)
+    stored = _keep(site, collection, found, notices)
+    partial = sorted({e.version for e in found if e.completeness < needed})
+    return Evaluated(
+        collection, wanted.name, asked.digest, len(asked.questions), k, found, partial, stored, left_out + notices
+    )
+
+
+def make_golden(project: Project, collection: str, count: int, path: Path | None = None, seed: int = 0) -> Made:
+    """Draws a known-item set from the corpus and writes it. Raises :class:`UsageError` where its file is there already."""
+    if count < 1:
+        raise UsageError("--make-golden is at least 1")
+    place = path or default_set(project, collection)
+    with project.looking() as (site, conn):
+        found = drawing.draw(conn, site.source(conn, collection), count, seed)
+    if not found.questions:
+        raise UsageError(f"{collection!r} has no row with text to draw from")
+    drawing.write(place, found.questions)
+    fewer = [f"the corpus has {len(found.questions):,} rows with text, fewer than {count:,}"]
+    return Made(place, len(found.questions), drawing.SHOWS, fewer if len(found.questions) < count else [])
+
+
+def compare(
+    project: Project, collection: str, old: str, new: str, *, golden_set: Path | None = None,
+    queries: Path | None = None, k: int = 10,
+) -> Compared:  # fmt: skip
+    """Two versions on the same queries, as the index answers them; keeps the overlap. Wants SELECT alone to measure."""
+    check_k(k)
+    if golden_set and queries:
+        raise UsageError("--golden and --queries exclude each other", hint="a golden set holds queries too")
+    if queries:
+        wanted = golden.read(queries, judged=False)
+    else:
+        wanted = golden.read(golden_set or default_set(project, collection))
+    notices: list[str] = []
+    with project.looking() as (site, conn):
+        records = [find_space(project, site, conn, collection, version) for version in (old, new)]
+        if wanted.judged:
+            wanted, notices = without_unknown(conn, site.source(conn, collection), wanted)
+        before, after = (_answers(site, conn, record, wanted, k, notices) for record in records)
+        completeness = min(_completeness(site, conn, record) for record in records)
+        needed = site.config.gates.completeness
+    ndcg = None
+    if wanted.judged:
+        scores = [score(wanted.questions, one.keys, k)[f"ndcg@{k}"] for one in (before, after)]
+        ndcg = scores[0], scores[1]
+    found = comparing.compare(wanted, before, after, k, ndcg)
+    kept = Evaluation(
+        new, wanted.name, wanted.digest, k, "index", len(wanted.questions), _overlaps(found, k), {}, completeness, beside=old
+    )  # fmt: skip
+    stored = _keep(site, collection, [kept], notices)
+    return Compared(
+        collection, old, new, wanted.name, len(wanted.questions), k, found, completeness, completeness < needed, stored, notices
+    )  # fmt: skip
+
+
+def default_set(project: Project, collection: str) -> Path:
+    """``evals/COLLECTION.yaml`` beside the configuration."""
+    project.config.collection(collection)
+    return project.config.path.parent / "evals" / f"{collection}.yaml"
+
+
+def check_k(k: int) -> None:
+    """Raises :class:`UsageError` for a number of results that can't be."""
+    if not 1 <= k <= MAX_K:
+        raise UsageError(f"-k {k} is not from 1 to {MAX_K:,}")
+
+
+# --- inside
+
+
+def _versions(
+    project: Project, site: Site, conn: Connection, collection: str, version: str | None
+) -> list[SpaceRecord]:
+    """The one named, or every live one."""
+    if version is not None:
+        return [find_space(project, site, conn, collection, version)]
+    found = site.registry.spaces(conn, collection) if ledger_exists(conn, site.database.schema) else []
+    live = [record for record in found if record.state != "retired"]
+    return live or [find_space(project, site, conn, collection, None)]
+
+
+def _measure(
+    site: Site, conn: Connection, record: SpaceRecord, asked: GoldenSet, k: int, exact_only: bool, notices: list[str]
+) -> list[Evaluation]:
+    """Exact search, and index search beside it so that the index's loss is not blamed on the model."""
+    resolved, encoded = _encoded(site, conn, record, asked, notices)
+    completeness = _completeness(site, conn, record)
+    modes = [True] if exact_only or site.store(conn, record).index_state(conn) != "valid" else [True, False]
+    if not exact_only and len(modes) == 1:
+        notices.append(f"{record.version} has no valid index: measured by exact search alone")
+    found = []
+    for exact in modes:
+        answers = answer(conn, resolved, encoded, k, exact=exact)
+        found.append(evaluation(asked, record.version, answers, k, exact=exact, completeness=completeness)[0])
+    return found
+
+
+def _answers(
+    site: Site, conn: Connection, record: SpaceRecord, asked: GoldenSet, k: int, notices: list[str]
+) -> Answers:
+    """What an application would find through this version."""
+    resolved, encoded = _encoded(site, conn, record, asked, notices)
+    return answer(conn, resolved, encoded, k, exact=False)
+
+
+def _encoded(
+    site: Site, conn: Connection, record: SpaceRecord, asked: GoldenSet, notices: list[str]
+) -> tuple[Resolved, Encoded]:
+    """The space, and the queries in its own model's terms."""
+    store = site.store(conn, record)
+    if not store.vectors(conn):
+        raise UsageError(f"{record.version} holds no vectors yet", hint="embedmig upgrade head fills it")
+    resolved = resolve_space(conn, store, record, site.config.settings(record.space.provider))
+    encoded = encode(resolved.encoder, [question.query for question in asked.questions])
+    if encoded.rejected:
+        first = next(iter(encoded.rejected.values()))
+        notices.append(f"{record.version}: {len(encoded.rejected):,} queries have no vector and find nothing ({first})")
+    return resolved, encoded
+
+
+def _completeness(site: Site, conn: Connection, record: SpaceRecord) -> float:
+    return site.store(conn, record).counts(conn, site.registry).completeness
+
+
+def _overlaps(found: Comparison, k: int) -> dict[str, dict[str, float]]:
+    """What is kept of a comparison, for gates."""
+    return {f"overlap@{k}": found.overlap, "rbo": found.rbo} | ({OVERLAP: found.overlap_at_10} if k >= 10 else {})
+
+
+def _keep(site: Site, collection: str, found: Sequence[Evaluation], notices: list[str]) -> bool:
+    """Stores what was measured, on a connection that may write; a role that may not still has its figures."""
+    try:
+        with site.database.connect("evidence") as conn, conn.transaction():
+            for one in found:
+                Kept(site.database.schema).add_eval(conn, collection, one)
+    except (psycopg.Error, DatabaseUnavailable) as error:
+        notices.append(f"the result was not stored, so it opens no gate: {first_line(error)}")
+        return False
+    return True

@@ -1,0 +1,152 @@
+"""Rules about the moments that can't be looked at twice: flips, gates, retirement, the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from embedmig.config import parse_duration
+from embedmig.errors import ConfigError
+from embedmig.lint import Fault, rule
+from embedmig.lint.reading import Reading, Subject
+from embedmig.operations.adopt_space import AdoptSpace
+from embedmig.operations.backfill import BackfillSpace
+from embedmig.operations.flip_alias import FlipAlias
+from embedmig.operations.gate import Gate
+from embedmig.operations.recording import Call
+from embedmig.operations.retire_space import RetireSpace
+
+RETENTION_DAYS = 7  # a week of traffic: what only Monday morning shows has been seen by then
+
+
+@rule("EM001")
+def flip_without_gate(subject: Subject) -> Iterator[Fault]:
+    """A flip to a version that no gate of the same function has passed since it was last filled.
+
+    Vectors that the function itself adopts are what is being served already: showing them changes nothing.
+    """
+    for reading in subject.readings:
+        for calls in (reading.upgrade, reading.downgrade or ()):
+            yield from _ungated(reading, calls)
+
+
+def _ungated(reading: Reading, calls: Sequence[Call]) -> Iterator[Fault]:
+    passed: set[tuple[str, str]] = set()
+    for call in calls:
+        match call.operation:
+            case Gate(collection, version):
+                passed.add((collection, version))
+            case AdoptSpace(space):
+                passed.add((space.collection, space.tag))
+            case BackfillSpace(space):
+                passed.discard((space.collection, space.tag))
+            case FlipAlias(collection, str(version)) if (collection, version) not in passed:
+                yield Fault(
+                    reading.script.path,
+                    call.line,
+                    f"the alias of {collection!r} is flipped to {version} and no gate stands before it",
+                    "op.gate(…, completeness=0.995) after the backfill and before the flip",
+                )
+
+
+@rule("EM002")
+def gate_without_completeness(subject: Subject) -> Iterator[Fault]:
+    """A gate whose threshold is whatever ``[gates]`` says on the day, which nobody reviewed."""
+    for reading in subject.readings:
+        for call in reading.calls:
+            if isinstance(call.operation, Gate) and call.operation.completeness is None:
+                yield Fault(
+                    reading.script.path,
+                    call.line,
+                    f"the gate on {call.operation.version} names no completeness",
+                    "completeness=0.995, so that what was reviewed is what is asked",
+                )
+
+
+@rule("EM003")
+def retire_too_early(subject: Subject) -> Iterator[Fault]:
+    """A version is dropped before it can be known that nobody has to go back to it."""
+    for reading in subject.readings:
+        for call in reading.calls:
+            if isinstance(call.operation, RetireSpace) and _days(call.operation.after) < RETENTION_DAYS:
+                yield Fault(
+                    reading.script.path,
+                    call.line,
+                    f"{call.operation.version} is retired after {call.operation.after or 'no time at all'}",
+                    f'after="{RETENTION_DAYS}d" at least, "21d" where you can: until then it is the way back',
+                )
+
+
+def _days(after: object) -> float:
+    """A retention in days; none where there is none, or where it can't be read."""
+    try:
+        return parse_duration(after) / 86400 if isinstance(after, (str, int, float)) else 0.0
+    except ConfigError:
+        return 0.0
+
+
+@rule("EM004")
+def retire_with_flip(subject: Subject) -> Iterator[Fault]:
+    """The way back is dropped by the very revision that takes a step from which one may have to go back."""
+    for reading in subject.readings:
+        flipped = {call.operation.collection for call in reading.upgrade if isinstance(call.operation, FlipAlias)}
+        for call in reading.upgrade:
+            if isinstance(call.operation, RetireSpace) and call.operation.collection in flipped:
+                yield Fault(
+                    reading.script.path,
+                    call.line,
+                    f"{call.operation.version} is retired by the revision that flips the alias of {call.operation.collection!r}",
+                    "retire it in a revision of its own, or by hand: embedmig retire",
+                )
+
+
+@rule("EM007")
+def downgrade_missing(subject: Subject) -> Iterator[Fault]:
+    """There is no ``downgrade()``, so ``embedmig downgrade`` stops here."""
+    for reading in subject.readings:
+        if reading.error is None and reading.downgrade is None:
+            yield Fault(
+                reading.script.path,
+                None,
+                f"{reading.script.revision} has no downgrade()",
+                "a gate on the version to go back to, then op.flip_alias to it; pass where nothing was flipped",
+            )
+
+
+@rule("EM008")
+def downgrade_not_inverse(subject: Subject) -> Iterator[Fault]:
+    """Each alias that ``upgrade()`` moves must be moved back to what it showed before, and no other."""
+    for reading in subject.readings:
+        if reading.downgrade is None or not reading.before.known:
+            continue
+        moved, back = last_flips(reading.upgrade), last_flips(reading.downgrade)
+        for collection, call in moved.items():
+            yield from _not_back(reading, collection, call, back.get(collection))
+        for collection in back.keys() - moved.keys():
+            yield Fault(
+                reading.script.path,
+                back[collection].line,
+                f"downgrade() flips the alias of {collection!r}, which upgrade() leaves alone",
+                "downgrade() takes back what upgrade() did, and nothing else",
+            )
+
+
+def last_flips(calls: Sequence[Call]) -> dict[str, Call]:
+    """Where each alias ends up."""
+    return {call.operation.collection: call for call in calls if isinstance(call.operation, FlipAlias)}
+
+
+def _not_back(reading: Reading, collection: str, moved: Call, back: Call | None) -> Iterator[Fault]:
+    before = reading.before.aliases.get(collection)
+    shown = "nothing" if before is None else before
+    if back is None and target(moved) != before:
+        message = f"upgrade() moves the alias of {collection!r} and downgrade() doesn't move it back to {shown}"
+        yield Fault(reading.script.path, moved.line, message, "op.flip_alias in downgrade(), behind a gate")
+    elif back is not None and target(back) != before:
+        message = f"downgrade() leaves the alias of {collection!r} at {target(back) or 'nothing'}; before this revision it shows {shown}"
+        yield Fault(reading.script.path, back.line, message, f"flip it to {before!r}")
+
+
+def target(call: Call) -> str | None:
+    """The version that a flip leads to."""
+    assert isinstance(call.operation, FlipAlias)
+    return call.operation.version

@@ -1,0 +1,127 @@
+"""Rules about what a space is, and in which order it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from embedmig.config import Collection
+from embedmig.errors import UnpinnedModel
+from embedmig.lint import Fault, rule
+from embedmig.lint.reading import Named, Reading, Subject
+from embedmig.operations.adopt_space import AdoptSpace
+from embedmig.operations.backfill import BackfillSpace
+from embedmig.operations.create_index import CreateIndex
+from embedmig.operations.create_space import CreateSpace
+from embedmig.operations.recording import Call
+from embedmig.toml_lines import key_lines
+from embedmig.types import MAX_INDEX_DIMENSIONS, Chunk, Space
+
+
+@rule("EM005")
+def unpinned_model(subject: Subject) -> Iterator[Fault]:
+    """A model under a name that moves: tomorrow's vectors would be compared with today's."""
+    for reading in subject.readings:
+        if isinstance(reading.cause, UnpinnedModel):
+            yield Fault(reading.script.path, reading.line, reading.cause.message, reading.cause.hint)
+
+
+@rule("EM006")
+def index_over_limit(subject: Subject) -> Iterator[Fault]:
+    """pgvector's HNSW holds 2,000 dimensions of vector and 4,000 of halfvec: the build would fail after the load."""
+    for reading, call, space in of_spaces(subject, CreateIndex):
+        limit = MAX_INDEX_DIMENSIONS[space.storage]
+        if space.dimensions > limit:
+            yield Fault(
+                reading.script.path,
+                call.line,
+                f"an HNSW index on {space.storage} holds at most {limit:,} dimensions, not {space.dimensions:,}",
+                'storage="halfvec" holds 4,000; or ask the model for fewer dimensions',
+            )
+
+
+@rule("EM009")
+def metric_against_normalization(subject: Subject) -> Iterator[Fault]:
+    """Of vectors that are not of unit norm, ip prefers the long ones and l2 those of the query's own length.
+
+    Under ``normalize="l2"`` cosine, l2 and ip rank alike, and cosine ranks alike whatever the norms: those fit.
+    """
+    for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace):
+        if space.normalize == "none" and space.metric != "cosine":
+            yield Fault(
+                reading.script.path,
+                call.line,
+                f'metric="{space.metric}" with normalize="none": the length of a vector decides what is found',
+                'normalize="l2", or metric="cosine"; ignore it with a reason for a model trained for that',
+            )
+
+
+@rule("EM010")
+def changed_without_version(subject: Subject) -> Iterator[Fault]:
+    """Two configurations under one tag; or chunks that the configuration cuts otherwise than the newest space."""
+    for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace):
+        known = reading.before.spaces.get((space.collection, space.tag))
+        if known is not None and known != space:
+            different = [
+                field.name for field in fields(Space) if getattr(known, field.name) != getattr(space, field.name)
+            ]
+            yield Fault(
+                reading.script.path,
+                call.line,
+                f"{space.tag} of {space.collection!r} is there already, with another {' and '.join(different)}",
+                'two configurations need two tags: variant="…", or another version',
+            )
+    for collection in subject.config.collections.values():
+        yield from _rechunked(subject, collection)
+
+
+def _rechunked(subject: Subject, collection: Collection) -> Iterator[Fault]:
+    made = [space for _, _, space in of_spaces(subject, CreateSpace) if space.collection == collection.name]
+    if collection.chunk is None or not made or made[-1].chunk == collection.chunk:
+        return
+    path = subject.config.path
+    line = key_lines(path.read_text("utf-8-sig")).get(("collections", collection.name, "chunk"))
+    message = (
+        f"the newest space of {collection.name!r} has {_cut(made[-1].chunk)}, and chunk says {_cut(collection.chunk)}"
+    )
+    yield Fault(path, line, message, "a change of chunking is a migration: embedmig revision writes it")
+
+
+def _cut(chunk: Chunk | None) -> str:
+    return "whole texts" if chunk is None else f"chunks of {chunk.size} {chunk.unit}, {chunk.overlap} shared"
+
+
+@rule("EM014")
+def index_before_load(subject: Subject) -> Iterator[Fault]:
+    """Loading into an HNSW index is five times slower than building it afterwards."""
+    for reading in subject.readings:
+        loaded = [number for number, call in enumerate(reading.upgrade) if isinstance(call.operation, BackfillSpace)]
+        for number, call in enumerate(reading.upgrade):
+            if isinstance(call.operation, CreateIndex) and _loaded_later(reading, loaded, number):
+                yield Fault(
+                    reading.script.path,
+                    call.line,
+                    f"the index of {call.operation.space.tag} is built before the vectors are loaded",
+                    "op.backfill first, then op.create_index",
+                )
+
+
+def _loaded_later(reading: Reading, loaded: list[int], number: int) -> bool:
+    space = space_of(reading.upgrade[number])
+    mine = [other for other in loaded if space_of(reading.upgrade[other]) == space]
+    made_here = any(isinstance(call.operation, CreateSpace) and space_of(call) == space for call in reading.upgrade)
+    return any(other > number for other in mine) or (made_here and not mine)
+
+
+def of_spaces(subject: Subject, *kinds: type) -> Iterator[tuple[Reading, Call, Space]]:
+    """The calls of some kinds in all upgrades, with the space that each is about."""
+    for reading in subject.readings:
+        for call in reading.upgrade:
+            if isinstance(call.operation, kinds):
+                yield reading, call, call.operation.space  # type: ignore[attr-defined]  # those kinds have one
+
+
+def space_of(call: Call) -> Named:
+    """Which space an operation that has one is about."""
+    space: Space = call.operation.space  # type: ignore[attr-defined]
+    return space.collection, space.tag

@@ -1,0 +1,120 @@
+"""What a person reads of eval and compare. A score of an incomplete corpus says so where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from embedmig.commands.proving import Compared, Evaluated, Made
+from embedmig.evaluate.comparing import ChangedQuery
+from embedmig.evidence import Evaluation
+from embedmig.report.tables import percent
+from embedmig.types import Hit
+
+
+def evaluated_table(found: Evaluated) -> RenderableType:
+    """``embedmig eval``."""
+    head = Text(f"{found.collection}, {found.queries:,} queries of {found.golden}; in brackets the 95 % interval")
+    table = _table()
+    table.add_column("version", overflow="fold")
+    table.add_column("search")
+    measures = list(found.evaluations[0].metrics)
+    for name in (*measures, "p50 ms", "p95 ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("corpus", justify="right")
+    for one in found.evaluations:
+        share = Text(percent(one.completeness), style="bold red" if one.version in found.partial else "")
+        times = (f"{one.latency_ms[name]:.1f}" if one.latency_ms else "" for name in ("p50", "p95"))
+        table.add_row(one.version, one.mode, *(_spread(one.metrics[name]) for name in measures), *times, share)
+    return Group(head, table, *_partial(found), *_notes(found.notices))
+
+
+def _partial(found: Evaluated) -> list[Text]:
+    """Said in words, beside the share in the table."""
+    return [
+        Text(f"{version} was measured on {percent(_newest(found, version).completeness)} of the corpus: opens no gate", style="bold red")
+        for version in found.partial
+    ]  # fmt: skip
+
+
+def _newest(found: Evaluated, version: str) -> Evaluation:
+    return next(one for one in found.evaluations if one.version == version)
+
+
+def made_lines(made: Made) -> RenderableType:
+    """``embedmig eval --make-golden``."""
+    return Group(Text(f"{made.path}: {made.queries:,} queries"), Text(made.shows), *_notes(made.notices))
+
+
+def compared_page(found: Compared) -> RenderableType:
+    """``embedmig compare``."""
+    result, k = found.comparison, found.k
+    lines = [
+        Text(f"{found.collection}, {found.queries:,} queries of {found.golden}; in brackets the 95 % interval"),
+        Text(f"old  {found.old}\nnew  {found.new}"),
+        Text(f"overlap@{k}  {_spread(result.overlap)}"),
+        Text(f"rank-biased overlap  {_spread(result.rbo)}"),
+    ]
+    if result.old_ndcg is not None and result.new_ndcg is not None:
+        lines.append(Text(f"ndcg@{k}  {result.old_ndcg:.4f} → {result.new_ndcg:.4f}"))
+    style = {"better": "bold green", "worse": "bold red"}.get(result.opinion.answer, "yellow")
+    lines.append(Text(result.opinion.words, style=style))
+    if found.partial:
+        said = f"measured on {percent(found.completeness)} of the corpus: rely on nothing of this, and it opens no gate"
+        lines.append(Text(said, style="bold red"))
+    parts = [_tags(found), _distances(found), *(_changed(one) for one in result.changed)]
+    return Group(*lines, *(part for part in parts if part), *_notes(found.notices))
+
+
+def _tags(found: Compared) -> RenderableType | None:
+    if not found.comparison.tags:
+        return None
+    table = _table("tag", "queries", "overlap", "ndcg old", "ndcg new", title="\nby tag")
+    for one in found.comparison.tags:
+        scores = ("" if score is None else f"{score:.3f}" for score in (one.old_ndcg, one.new_ndcg))
+        table.add_row(one.tag, f"{one.queries:,}", f"{one.overlap:.3f}", *scores)
+    return table
+
+
+def _distances(found: Compared) -> RenderableType | None:
+    if not found.comparison.distances:
+        return None
+    table = _table("of the results", "old distance", "new distance", title="\na threshold on the old distance, and what lets as many through on the new one")  # fmt: skip
+    for one in found.comparison.distances:
+        table.add_row(f"{one.share:.0%} nearer than", f"{one.old:.4f}", f"{one.new:.4f}")
+    return table
+
+
+def _changed(one: ChangedQuery) -> RenderableType:
+    scores = "" if one.old_ndcg is None else f", ndcg {one.old_ndcg:.3f} → {one.new_ndcg:.3f}"
+    table = _table("", "old", "new", title=f"\n{one.query}  (overlap {one.overlap:.2f}{scores})")
+    for place in range(max(len(one.old), len(one.new))):
+        table.add_row(str(place + 1), _hit(one.old, place), _hit(one.new, place))
+    return table
+
+
+def _hit(hits: Sequence[Hit], place: int) -> Text:
+    """Key, distance, and the first of the columns that the alias shows."""
+    if place >= len(hits):
+        return Text("")
+    hit = hits[place]
+    first = next((str(value) for value in hit.columns.values()), "")
+    return Text(f"{', '.join(hit.key)}  {hit.distance:.3f}  {first[:48]}".rstrip())
+
+
+def _spread(measured: dict[str, float]) -> str:
+    return f"{measured['value']:.3f} [{measured['low']:.3f}, {measured['high']:.3f}]"
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title=Text(title) if title else None, title_justify="left")  # fmt: skip
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _notes(notices: Sequence[str]) -> list[Text]:
+    return [Text(f"note: {notice}", style="yellow") for notice in notices]

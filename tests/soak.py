@@ -1,0 +1,344 @@
+"""A table that never sleeps: readers and writers at full speed while the alias is upgraded, downgraded, and embedmig killed.
+
+``python -m tests.soak --minutes 10``. Four readers search through the alias with prepared statements, two writers
+insert, update and delete, two daemons sync; a hand that is not steady kills daemons and upgrades with ``kill -9``.
+An oracle knows which model made a vector (the sign of its first component) and when each row was deleted.
+The first tenth of the time is calm, with neither daemons nor migrations: what the machine itself costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import multiprocessing as mp
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from embedmig.types import Space
+from tests.conftest import start_server, stop_server
+from tests.project import CONFIG, Project, check_space
+
+READERS, WRITERS, DAEMONS = 4, 2, 2
+ROWS = 4000
+IDS = 4_000_000  # per writer: no id is used twice, so that a deleted row can be told
+DIMENSIONS = 8
+CALM, BUSY = 0, 1  # phases of a soak
+MODEL = '''
+import hashlib
+import numpy as np
+
+
+def vectors(texts, sign):
+    """Unit vectors by the hash of the text; the sign of the first component says which model made them."""
+    rows = [hashlib.shake_128(text.encode()).digest(16) for text in texts]
+    found = np.frombuffer(b"".join(rows), "<i2").reshape(len(texts), 8) / np.float32(32768)
+    found[:, 0] = sign
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def one(texts):
+    return vectors(texts, 1)
+
+
+def two(texts):
+    return vectors(texts, -1)
+'''
+SCRIPT = """
+from embedmig import Space, op
+
+revision = {revision!r}
+down_revision = {down!r}
+NEW = Space(collection="docs", model={model!r}, version="1", dimensions=8)
+
+
+def upgrade() -> None:
+    op.create_space(NEW)
+    op.backfill(NEW)
+    op.create_index(NEW)
+    op.gate(NEW, completeness=0.5)  # the writers change more rows in a second than 0.5 % of the table
+    op.flip_alias("docs", to=NEW)
+
+
+def downgrade() -> None:
+    {downgrade}
+"""
+SPACES = [
+    Space(collection="docs", model=f"python/soak_model:{name}", version="1", dimensions=8) for name in ("one", "two")
+]
+SEARCH = """select v.id, v.version, (v.embedding::real[])[1] > 0 from docs_embeddings v
+            order by v.embedding <=> %s::vector(8) limit 10"""
+
+
+@dataclass
+class Counts:
+    """What happened. Pauses are the longest single read or write in ms, everything included: calm, then busy."""
+
+    reads: int = 0
+    failed_reads: int = 0
+    mixed_reads: int = 0
+    reads_of_deleted_rows: int = 0
+    writes: int = 0
+    failed_writes: int = 0
+    reader_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    writer_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    reads_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
+    writes_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
+    flips: int = 0
+    flip_p50_ms: float = 0.0
+    flip_p99_ms: float = 0.0
+    kills: int = 0
+    gates_closed: int = 0
+    seconds: float = 0.0
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, other: Counts) -> None:
+        """Adds what a process counted."""
+        for name in ("reads", "failed_reads", "mixed_reads", "reads_of_deleted_rows", "writes", "failed_writes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for phase in (CALM, BUSY):
+            self.reader_pause_ms[phase] = max(self.reader_pause_ms[phase], other.reader_pause_ms[phase])
+            self.writer_pause_ms[phase] = max(self.writer_pause_ms[phase], other.writer_pause_ms[phase])
+            self.reads_over_100_ms[phase] += other.reads_over_100_ms[phase]
+            self.writes_over_100_ms[phase] += other.writes_over_100_ms[phase]
+        self.errors += other.errors
+
+
+@dataclass
+class Stage:
+    """What the processes share: the database, the phase, the end, and when each row was deleted (0: it was not)."""
+
+    url: str
+    phase: Any
+    ended: Any
+    deleted: Any
+
+
+# --- the application --------------------------------------------------------------------------------------------
+
+
+def read(stage: Stage, number: int, out: Any) -> None:
+    """Searches until the end, and checks every answer."""
+    counts, dice = Counts(), random.Random(number)
+    sign = {SPACES[0].tag: True, SPACES[1].tag: False}
+    with psycopg.connect(stage.url, autocommit=True, prepare_threshold=1) as conn:
+        while not stage.ended.value:
+            wanted = str([dice.uniform(-1, 1) for _ in range(DIMENSIONS)])
+            phase, began = stage.phase.value, time.monotonic()
+            try:
+                rows = conn.execute(SEARCH, (wanted,)).fetchall()
+            except psycopg.Error as error:
+                counts.failed_reads += 1
+                counts.errors.append(f"read: {type(error).__name__}: {error}"[:300])
+                continue
+            took = (time.monotonic() - began) * 1000
+            counts.reads += 1
+            counts.reader_pause_ms[phase] = max(counts.reader_pause_ms[phase], took)
+            counts.reads_over_100_ms[phase] += took > 100
+            counts.mixed_reads += len({row[1] for row in rows}) > 1 or any(sign[row[1]] is not row[2] for row in rows)
+            counts.reads_of_deleted_rows += any(0 < stage.deleted[row[0]] < began for row in rows)
+    out.put(counts)
+
+
+def write(stage: Stage, number: int, out: Any) -> None:
+    """Inserts, updates and deletes rows of its own, one a transaction, as fast as it goes."""
+    counts, dice = Counts(), random.Random(100 + number)
+    live = [n for n in range(ROWS) if n % WRITERS == number]
+    fresh = itertools.count(ROWS + number, WRITERS)
+    with psycopg.connect(stage.url, autocommit=True) as conn:
+        while not stage.ended.value:
+            place, kind = dice.randrange(len(live)), dice.random()
+            phase, began = stage.phase.value, time.monotonic()
+            try:
+                if kind < 0.6:
+                    conn.execute(
+                        "update documents set body = %s where id = %s", (f"edited {dice.random()}", live[place])
+                    )
+                elif kind < 0.8 and len(live) < ROWS:
+                    live.append(next(fresh))
+                    conn.execute("insert into documents values (%s, 'new', %s)", (live[-1], f"written {dice.random()}"))
+                elif len(live) > ROWS // WRITERS // 2:
+                    live[place], live[-1] = live[-1], live[place]
+                    gone = live.pop()
+                    conn.execute("delete from documents where id = %s", (gone,))
+                    stage.deleted[gone] = time.monotonic()
+            except psycopg.Error as error:
+                counts.failed_writes += 1
+                counts.errors.append(f"write: {type(error).__name__}: {error}"[:300])
+                continue
+            took = (time.monotonic() - began) * 1000
+            counts.writes += 1
+            counts.writer_pause_ms[phase] = max(counts.writer_pause_ms[phase], took)
+            counts.writes_over_100_ms[phase] += took > 100
+    out.put(counts)
+
+
+# --- embedmig ---------------------------------------------------------------------------------------------------
+
+
+class Operator:
+    """Runs upgrades, downgrades and daemons, and kills some of them."""
+
+    def __init__(self, project: Project, counts: Counts, seed: int) -> None:
+        self.project, self.counts, self.dice = project, counts, random.Random(seed)
+        self.daemons: list[subprocess.Popen[str]] = []
+        self.flips: list[float] = []
+        self.kill_daemon_at = 0.0
+
+    def until(self, deadline: float) -> None:
+        """Upgrade and downgrade in turn; one of three is killed on its way and run again."""
+        self.daemons = [self.project.start("sync", "--follow") for _ in range(DAEMONS)]
+        for command in itertools.cycle([("upgrade", "head"), ("downgrade", "0001")]):
+            while not self._finish(command, deadline):
+                if time.monotonic() > deadline:
+                    return
+            if time.monotonic() > deadline:
+                return
+
+    def _finish(self, command: tuple[str, str], deadline: float) -> bool:
+        process = self.project.start(*command)
+        dies_at = time.monotonic() + self.dice.uniform(0.3, 3.0) if self.dice.random() < 1 / 3 else deadline + 60
+        while process.poll() is None:
+            self._kill_a_daemon()
+            if time.monotonic() > dies_at:
+                process.kill()
+                self.counts.kills += 1
+            time.sleep(0.02)
+        _, said = process.communicate()
+        if process.returncode == 0:
+            self.counts.flips += 1
+            self.flips.append(float(self.project.one("select flip_ms from embedmig.aliases") or 0))
+            return True
+        if process.returncode == 3:
+            self.counts.gates_closed += 1
+        elif process.returncode not in (-9, 4):
+            self.counts.errors.append(f"{' '.join(command)}: exit {process.returncode}: {said[-300:]}")
+        return False
+
+    def _kill_a_daemon(self) -> None:
+        if time.monotonic() < self.kill_daemon_at:
+            return
+        if self.kill_daemon_at:
+            place = self.dice.randrange(DAEMONS)
+            gone = self.daemons[place]
+            if gone.poll() is not None:
+                self.counts.errors.append(f"a daemon ended by itself: {gone.returncode}")
+            gone.kill()
+            gone.communicate()
+            self.counts.kills += 1
+            self.daemons[place] = self.project.start("sync", "--follow")
+        self.kill_daemon_at = time.monotonic() + self.dice.uniform(5, 20)
+
+    def stop(self) -> None:
+        """Ends the daemons as an operator would."""
+        for daemon in self.daemons:
+            daemon.terminate()
+        for daemon in self.daemons:
+            daemon.communicate(timeout=60)
+
+
+# --- the whole --------------------------------------------------------------------------------------------------
+
+
+def prepare(project: Project) -> None:
+    """Table, model, two revisions, the first of them applied."""
+    project.configure(CONFIG, "\n[embedders.python]\nbatch_size = 256\n")
+    (project.folder / "soak_model.py").write_text(MODEL)
+    back = f"op.gate({SPACES[0].tag!r}, collection='docs', completeness=0.5)\n    op.flip_alias('docs', to={SPACES[0].tag!r})"
+    for revision, down, space, downgrade in (
+        ("0001", None, SPACES[0], "op.flip_alias('docs', to=None)"),
+        ("0002", "0001", SPACES[1], back),
+    ):
+        text = SCRIPT.format(revision=revision, down=down, model=space.model, downgrade=downgrade)
+        project.script(f"{revision}_soak.py", text)
+    with project.connect() as conn:
+        conn.execute("create table documents (id bigint primary key, title text, body text)")
+        conn.execute("insert into documents select n, 'first', 'body ' || n from generate_series(0, %s) n", (ROWS - 1,))
+    project.run("upgrade", "0001")
+
+
+def soak(project: Project, seconds: float, seed: int = 1) -> Counts:
+    """Runs it all, then lets everything come to rest and checks every space. Returns the counts."""
+    prepare(project)
+    counts, context = Counts(seconds=seconds), mp.get_context("fork")
+    stage = Stage(project.url, context.Value("i", CALM), context.Value("b", 0), context.RawArray("d", IDS))
+    out = context.Queue()
+    jobs: list[tuple[Callable[..., None], int]] = [(read, n) for n in range(READERS)] + [
+        (write, n) for n in range(WRITERS)
+    ]
+    processes = [context.Process(target=work, args=(stage, n, out)) for work, n in jobs]
+    operator = Operator(project, counts, seed)
+    began = time.monotonic()
+    for process in processes:
+        process.start()
+    try:
+        time.sleep(seconds / 10)
+        stage.phase.value = BUSY
+        operator.until(began + seconds)
+    finally:
+        stage.ended.value = 1
+        for _ in processes:
+            counts.add(out.get(timeout=60))
+        for process in processes:
+            process.join()
+        operator.stop()
+    counts.flip_p50_ms, counts.flip_p99_ms = (
+        [float(np.percentile(operator.flips, share)) for share in (50, 99)] if operator.flips else [0.0, 0.0]
+    )
+    check_at_rest(project)
+    return counts
+
+
+def check_at_rest(project: Project) -> None:
+    """Everything taken in: each space equals what embedding the source from scratch gives."""
+    if project.one("select exists (select from embedmig.spaces where state = 'building')"):
+        project.run("upgrade", "head")
+    project.run("sync")
+    assert project.one("select count(*) from embedmig.outbox_docs") == 0
+    assert project.one("select count(*) from embedmig.pending_changes") == 0
+    scope: dict[str, Any] = {}
+    exec(MODEL, scope)  # noqa: S102  the model that the processes used
+    with project.connect() as conn:
+        rows = conn.execute("select id::text, concat_ws(E'\\n\\n', title, body) from documents").fetchall()
+        for space, sign in zip(SPACES, (1, -1), strict=True):
+            table = conn.execute("select table_name from embedmig.spaces where version = %s", (space.tag,)).fetchone()
+            assert table is not None
+            held = conn.execute(f"select id::text, content_hash, embedding::text from embedmig.{table[0]}").fetchall()  # type: ignore[arg-type]
+            embed = functools.partial(lambda texts, _, sign: scope["vectors"](texts, sign), sign=sign)
+            check_space(dict(rows), {key: (digest, vector) for key, digest, vector in held}, DIMENSIONS, embed)
+
+
+def main() -> int:
+    """Prints the counts as JSON; 1 where one of those that must be zero is not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="embedmig-soak-") as folder:
+        server, home = Path(folder) / "postgres", Path(folder) / "project"
+        server.mkdir()
+        home.mkdir()
+        project = Project(home, start_server(server))
+        try:
+            counts = soak(project, asked.minutes * 60, asked.seed)
+        finally:
+            project.close()
+            stop_server(server)
+    print(json.dumps(asdict(counts), indent=2))
+    bad = counts.failed_reads + counts.mixed_reads + counts.reads_of_deleted_rows + counts.failed_writes
+    return int(bad > 0 or bool(counts.errors))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""a gate that asks for whatever the configuration says"""
+
+from embedmig import Space, op
+
+revision = "0001"
+down_revision = None
+
+NEW = Space(collection="docs", model="wordllama/l2-supercat", version="0.4", dimensions=256)
+
+
+def upgrade() -> None:
+    op.create_space(NEW)
+    op.backfill(NEW)
+    op.create_index(NEW)
+    op.gate(NEW, freshness="15m")
+    op.flip_alias("docs", to=NEW)
+
+
+def downgrade() -> None:
+    op.flip_alias("docs", to=None)

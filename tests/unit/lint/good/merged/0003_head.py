@@ -1,0 +1,12 @@
+"""a branch"""
+
+revision = "0003"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass

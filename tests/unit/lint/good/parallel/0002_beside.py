@@ -1,0 +1,19 @@
+"""both are kept fresh"""
+
+from embedmig import Space, op
+
+revision = "0002"
+down_revision = "0001"
+
+NEW = Space(collection="docs", model="wordllama/l2-supercat", version="0.4", dimensions=64)
+
+
+def upgrade() -> None:
+    op.create_space(NEW)
+    op.backfill(NEW)
+    op.create_index(NEW)
+    op.gate(NEW, completeness=0.995)
+
+
+def downgrade() -> None:
+    pass
