@@ -57,7 +57,7 @@ def run_efficiency(place: Place, small: Corpus, large: Corpus, repeats: int, tab
         cases = [
             (small, efficiency.api(url, 4, 64, 256)),
             (large, efficiency.api(url, 16, 256, 256)),
-            (large, efficiency.api(url, 16, 256, 1536)),
+            (small, efficiency.api(url, 16, 256, 1536)),
             (small, efficiency.wordllama()),
             (large, efficiency.wordllama()),
         ]
@@ -93,7 +93,7 @@ def machine(place: Place | None = None) -> dict[str, object]:
     """What the figures were measured on."""
     packages = ("embedmig", "psycopg", "pgvector", "numpy", "openai", "wordllama")
     found: dict[str, object] = {
-        "when": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}",
+        "when": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "load": os.getloadavg(), "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(), "packages": {name: metadata.version(name) for name in packages},
     }  # fmt: skip
     if place:

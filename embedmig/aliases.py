@@ -91,12 +91,12 @@ def point(conn: Connection, registry: Registry, source: Source, store: Store, re
     previous = registry.alias(conn, source.collection.name)
     if previous and previous.version and (previous.alias_schema, previous.alias_name) != (schema, name):
         conn.execute(sql.SQL("drop view if exists {}").format(ident(previous.alias_schema, previous.alias_name)))
-    put_view(conn, source, store)
     if previous and previous.space:
         registry.set_state(conn, previous.space, "retained")
     registry.set_state(conn, record.id, "active")
     registry.point_alias(conn, source.collection.name, (schema, name), record, encoder_of(record, source))
     conn.execute("select pg_notify(%s, %s)", (CHANNEL, source.collection.name))
+    put_view(conn, source, store)  # last: from here to the commit readers wait
 
 
 def put_view(conn: Connection, source: Source, store: Store) -> None:

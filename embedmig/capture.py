@@ -18,7 +18,8 @@ from psycopg import sql
 from embedmig.db import Connection, ident, literal, scalar
 from embedmig.errors import SourceError
 from embedmig.registry import Registry
-from embedmig.source import Source, comma
+from embedmig.source import Source, comma, list_columns
+from embedmig.stores.pgvector import PgvectorStore
 
 CaptureState = Literal["installed", "missing", "disabled", "outdated", "watermark", "none"]
 EVENTS = ("insert", "update", "delete", "truncate")
@@ -57,6 +58,7 @@ class Capture:
     def digest(self) -> str:
         """Changes whenever the triggers would have to be made anew."""
         statements = [self.body(event).as_string() for event in EVENTS]
+        statements += [f"{column.name} {column.declaration}" for column in self.source.key]
         return hashlib.sha256("\n".join(statements).encode()).hexdigest()
 
     # --- statements
@@ -68,12 +70,15 @@ class Capture:
             self.outbox, keys
         )
 
-    def create_function(self, event: str) -> sql.Composed:
-        """The function runs with its owner's rights: whoever may write the source need not know of the outbox."""
+    def create_function(self, event: str, path: Sequence[str] = ()) -> sql.Composed:
+        """The function runs with its owner's rights: whoever may write the source need not know of the outbox.
+
+        ``path`` are the schemas in which the names of a predicate are looked up, after the catalog.
+        """
+        schemas = comma(ident(name) for name in ("pg_catalog", *path, "pg_temp"))
         return sql.SQL(
-            "create or replace function {}() returns trigger language plpgsql security definer "
-            "set search_path = pg_catalog, pg_temp as {}"
-        ).format(self.function(event), sql.Literal(self.body(event).as_string()))
+            "create or replace function {}() returns trigger language plpgsql security definer set search_path = {} as {}"
+        ).format(self.function(event), schemas, sql.Literal(self.body(event).as_string()))
 
     def create_trigger(self, event: str) -> sql.Composed:
         """Fires in replica sessions too: rows that arrive by replication want vectors as well."""
@@ -126,11 +131,14 @@ class Capture:
         )
 
     def _select_changed(self) -> sql.Composed:
-        """Keys whose text, eligibility or key itself is not what it was: by value, not by mention in the statement."""
+        """Keys whose text, eligibility or key itself is not what it was: by value, not by mention in the statement.
+
+        Letters are compared, as the content hash does: citext holds other spellings for equal, json for incomparable.
+        """
         sides = [
             sql.SQL("(select {}, {} as embedmig_text, ({}) as embedmig_eligible from {} r)").format(
                 self.source.key_columns,
-                sql.SQL("row({})").format(comma(sql.SQL("r.{}").format(ident(name)) for name in self.text)),
+                sql.SQL("row({})").format(comma(sql.SQL('r.{}::text collate "C"').format(ident(n)) for n in self.text)),
                 self.source.predicate,
                 table,
             )
@@ -167,9 +175,14 @@ def install(conn: Connection, registry: Registry, source: Source, text: Sequence
     ):
         return False
     refuse_without_trigger_right(conn, source)
+    for record in live:
+        if not record.adopted:
+            PgvectorStore(source, record).check_key(conn)
     conn.execute(capture.create_outbox())
+    retype_outbox(conn, capture)
+    path = predicate_path(conn) if source.collection.where else ()
     for event in EVENTS:
-        conn.execute(capture.create_function(event))
+        conn.execute(capture.create_function(event, path))
     conn.execute(capture.drop_triggers())
     for event in EVENTS:
         conn.execute(capture.create_trigger(event))
@@ -182,6 +195,28 @@ def install(conn: Connection, registry: Registry, source: Source, text: Sequence
         capture.digest,
     )
     return True
+
+
+def retype_outbox(conn: Connection, capture: Capture) -> None:
+    """An outbox from before the key's type was altered takes the new type, so that no write fails at the trigger."""
+    oid = scalar(conn, "select %s::regclass::oid::bigint", (capture.outbox.as_string(conn),))
+    known = list_columns(conn, oid)
+    for column in capture.source.key:
+        if known[column.name].type != column.type:
+            conn.execute(
+                sql.SQL("alter table {} alter column {} type {} using {}::text::{}").format(
+                    capture.outbox,
+                    ident(column.name),
+                    literal(column.declaration),
+                    ident(column.name),
+                    literal(column.type),
+                )
+            )
+
+
+def predicate_path(conn: Connection) -> tuple[str, ...]:
+    """Where this session finds the functions and types that the configuration's ``where`` names."""
+    return tuple(row[0] for row in conn.execute("select unnest(current_schemas(false))"))
 
 
 def refuse_without_trigger_right(conn: Connection, source: Source) -> None:

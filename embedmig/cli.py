@@ -423,6 +423,27 @@ def audit(
 
 
 @app.command(rich_help_panel=INSPECTING)
+def drift(
+    collection: Collection,
+    model: Annotated[str, typer.Option(help="PROVIDER/MODEL that is to make the vectors from now on.")],
+    model_version: Annotated[str, typer.Option(help="The version that pins what the model's name stands for.")],
+    dimensions: Annotated[int | None, typer.Option(help="Length of its vectors; the active version's unless given.")] = None,
+    sample: Annotated[int, typer.Option("--sample", metavar="N", help="How many texts both models embed.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", help="Which ones: the same seed draws the same.")] = 0,
+) -> None:  # fmt: skip
+    """Does a new version of a model need the vectors made anew? Exit 0: no. 3: yes, or can't tell."""
+    from embedmig import commands
+    from embedmig.report.findings import drift_page
+
+    found = commands.drift(
+        settings.project(), collection, model=model, version=model_version, dimensions=dimensions, sample=sample, seed=seed
+    )
+    settings.show("drift", found, lambda: drift_page(found))
+    if found.reindex != "no":
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(rich_help_panel=INSPECTING)
 def search(
     collection: Collection,
     text: Annotated[str, typer.Argument(help="The query.")],

@@ -130,6 +130,10 @@ class GateClosed(AnswerIsNo):
     """The gate is closed; nothing was flipped."""
 
 
+class ModelChanged(AnswerIsNo):
+    """The model makes other vectors than it made when the space was first filled."""
+
+
 # --- 4 and 130 ------------------------------------------------------------------------------------------------
 
 

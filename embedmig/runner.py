@@ -37,7 +37,7 @@ from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.recording import record
 from embedmig.scripts import Script
 
-LOCK_TIMEOUT_MS = 80  # readers and writers queue behind a waiting DDL lock: never for longer than this
+LOCK_TIMEOUT_MS = 50  # readers and writers queue behind a waiting DDL lock: never for longer than this
 LOCK_PATIENCE_SECONDS = 30.0  # then the flip gives up and names who is in its way
 
 
@@ -208,9 +208,12 @@ class Runner:
             try:
                 with run.conn.transaction():
                     run.conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
-                    outcome = operation.apply(run, run.conn)
-                    self._journal(run, position, operation, outcome)
                     self.site.ledger.fence(run.conn, run.attempt)
+                    self.site.ledger.begin_operation(
+                        run.conn, run.attempt, position, operation.kind, operation.describe()
+                    )
+                    outcome = operation.apply(run, run.conn)
+                    self.site.ledger.finish_operation(run.conn, run.attempt, position, outcome)
             except TRANSIENT as error:
                 if time.monotonic() > deadline or self.stop.is_set():
                     raise self._blocked(run, operation, error) from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
+from embedmig import canary_texts
 from embedmig.backfill import live_work
 from embedmig.brake import Brake
 from embedmig.changes import LIVE, TAKE, Changes
@@ -76,6 +77,7 @@ class Sync:
         store, tally, error = writer_of(self.source, record), Tally(), None
         changes = Changes(self.registry, store)
         with translated("syncing"), self.database.connect("sync reader") as reading:
+            store.check_key(reading)
             while changes.distribute(reading) >= TAKE:
                 pass
             if changes.waiting(reading).count and not self.stop.is_set():
@@ -83,13 +85,15 @@ class Sync:
                     tally = self._drain(reading, store)
                 except (EmbedderError, MissingExtra, AnswerIsNo) as failed:
                     error = failed.message
-                self.registry.save_model_error(reading, record.id, error)
+                if error or tally.rows:  # entries that wait for another try say nothing about the model
+                    self.registry.save_model_error(reading, record.id, error)
             left = changes.waiting(reading)
         return Synced(
             record.collection, record.version, tally.rows, tally.failed, left.count, left.oldest_seconds, error
         )
 
     def _drain(self, reading: Connection, store: PgvectorStore) -> Tally:
+        canary_texts.check_once(self.database.url, reading, self.registry, store.record, self.encoder(store.record))
         encoder = self.encoder(store.record)
         with self.database.connect("sync writer") as writing:
             store.prepare_writer(writing)

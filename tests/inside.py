@@ -8,6 +8,7 @@ from typing import Any
 
 from embedmig import commands, embedders
 from embedmig.commands import Ran, SpaceStatus
+from embedmig.canary_texts import TEXTS
 from embedmig.embedders.encoder import CANARY
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Space
@@ -28,9 +29,10 @@ class Fake:
 
     @property
     def seen(self) -> Counter[str]:
-        """Every text that was asked for as a document or a query, probes left out."""
+        """Every text that was asked for as a document or a query, probes and canary texts left out."""
         seen = sum((one.seen for one in self.made), Counter[str]())
-        del seen[CANARY]
+        for harmless in (CANARY, *TEXTS):
+            del seen[harmless]
         return seen
 
     def register(self) -> Fake:

@@ -16,12 +16,12 @@ import numpy.typing as npt
 from psycopg import sql
 
 from embedmig.audit.finding import KEYS_SHOWN, AuditFinding, Sampled
+from embedmig.canary_texts import cosines_of
 from embedmig.db import Connection, ident
 from embedmig.embedders.encoder import Encoder
 from embedmig.operations.base import Site
 from embedmig.registry import SpaceRecord
 from embedmig.source import DOC_HASH, HAS_TEXT, Source
-from embedmig.types import Vectors
 
 FOREIGN_BELOW = 0.95
 """A stored vector whose cosine with a fresh one is lower was not made by that model from that text.
@@ -116,14 +116,6 @@ async def compare(encoder: Encoder, drawn: Sequence[Drawn]) -> npt.NDArray[np.fl
     finally:
         await encoder.embedder.aclose()
     return cosines
-
-
-def cosines_of(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
-    """Row by row, ``(n,)``; NaN where a row is zero."""
-    left, right = one.astype(np.float64), other.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-        return np.asarray(np.einsum("ij,ij->i", left, right) / lengths)
 
 
 def wilson(count: int, of: int) -> tuple[float, float]:

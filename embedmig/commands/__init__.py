@@ -4,7 +4,7 @@ Commands that only look open a read-only session and want SELECT alone.
 """
 
 from embedmig.commands.asking import Found, gate, search
-from embedmig.commands.auditing import audit
+from embedmig.commands.auditing import audit, drift
 from embedmig.commands.looking import HistoryEntry, Shown, check, current, heads, history, show
 from embedmig.commands.migrating import (
     Outlook,
@@ -38,6 +38,6 @@ from embedmig.lint import Finding
 
 __all__ = [
     "CollectionStatus", "Compared", "Evaluated", "Finding", "Found", "HistoryEntry", "Made", "Outlook", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
-    "Shown", "SpaceStatus", "Status", "Wanted", "alias_drop", "alias_rebuild", "audit", "backfill", "check", "compare", "current", "downgrade", "dry_run", "evaluate", "follow", "gate", "heads", "history",
+    "Shown", "SpaceStatus", "Status", "Wanted", "alias_drop", "alias_rebuild", "audit", "backfill", "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "heads", "history",
     "init", "make_golden", "merge", "open_project", "pause", "plan", "rebase", "report", "resume", "retire", "revision", "search", "show", "stamp", "status", "sync", "throttle", "upgrade",
 ]  # fmt: skip

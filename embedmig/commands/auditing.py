@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from embedmig.audit import Audit
 from embedmig.audit import audit as look
 from embedmig.audit.sampling import MAX_SAMPLE
 from embedmig.commands.project import Project
-from embedmig.errors import UsageError
+from embedmig.db import Connection
+from embedmig.drift import Drift, draw_texts, measure
+from embedmig.errors import UnknownTarget, UsageError
+from embedmig.ledger import ledger_exists
+from embedmig.operations.base import Site
+from embedmig.registry import SpaceRecord
 
 
 def audit(project: Project, collection: str | None = None, *, sample: int = 0, seed: int = 0) -> Audit:
@@ -19,3 +26,42 @@ def audit(project: Project, collection: str | None = None, *, sample: int = 0, s
     names = [project.config.collection(collection).name] if collection else list(project.config.collections)
     with project.looking() as (site, conn):
         return look(site, conn, names, sample=sample, seed=seed)
+
+
+def drift(
+    project: Project,
+    collection: str,
+    *,
+    model: str,
+    version: str,
+    dimensions: int | None = None,
+    sample: int = 500,
+    seed: int = 0,
+) -> Drift:
+    """Whether the active version's vectors can stay if ``model`` at ``version`` makes the new ones. Changes nothing.
+
+    Prefixes, normalization and chunks are those of the active version. Raises what either model raises, and
+    :class:`PlanError` for a version that is not pinned.
+    """
+    if not 1 <= sample <= MAX_SAMPLE:
+        raise UsageError(f"a sample of {sample:,} is not possible", hint=f"--sample goes from 1 to {MAX_SAMPLE:,}")
+    project.config.collection(collection)
+    with project.looking() as (site, conn):
+        record = _shown(site, conn, collection)
+        space = record.space
+        wanted = replace(
+            space, model=model, version=version, dimensions=dimensions or space.dimensions, weights="", variant=""
+        )
+        old, new = site.encoder(space, record.weights), site.encoder(wanted)
+        new.embedder.check_version()
+        texts = draw_texts(conn, site.source(conn, collection), space, sample, seed)
+    return measure(old, new, texts)
+
+
+def _shown(site: Site, conn: Connection, collection: str) -> SpaceRecord:
+    """The version that the alias shows, else the newest that there is."""
+    known = ledger_exists(conn, site.database.schema)
+    records = [one for one in site.registry.spaces(conn, collection) if one.state != "retired"] if known else []
+    if not records:
+        raise UnknownTarget(f"collection {collection!r} has no version to compare with", hint="embedmig status")
+    return next((one for one in records if one.state == "active"), records[-1])

@@ -151,7 +151,7 @@ def _trec(path: Path) -> Iterator[Question]:
     judgements: dict[str, dict[Key, int]] = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         parts = line.split()
-        if not parts or (number == 1 and not parts[-1].lstrip("-").isdigit()):
+        if not parts or (number == 1 and len(parts) in (3, 4) and not parts[-1].lstrip("-").isdigit()):
             continue  # a heading, as BEIR has it
         if len(parts) not in (3, 4) or not parts[-1].lstrip("-").isdigit():
             raise UsageError(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from embedmig import canary_texts
 from embedmig import source as sources
 from embedmig.backfill import Backfill
 from embedmig.db import Connection
@@ -115,9 +116,13 @@ class Orders:
 
 
 def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> Tally:
-    """Runs the pipeline into a space; one that was being built is ready when nothing is left."""
+    """Runs the pipeline into a space; one that was being built is ready when nothing is left.
+
+    Raises :class:`ModelChanged` before anything is embedded where the model is no longer the one that it was.
+    """
     store = site.store(conn, record)
     assert isinstance(store, PgvectorStore)
+    canary_texts.check(conn, site.registry, record, site.encoder(record.space, record.weights))
     settings = site.config.settings(record.space.provider)
     tally = Backfill(
         site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,

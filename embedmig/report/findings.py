@@ -1,4 +1,4 @@
-"""Findings of ``check`` and ``audit`` as people, GitHub and code scanners read them."""
+"""Findings of ``check`` and ``audit``, and the answer of ``drift``, as people, GitHub and code scanners read them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from embedmig import __version__
 from embedmig.audit import Audit, AuditFinding, Sampled
 from embedmig.codes import NAMES
 from embedmig.commands import Finding
+from embedmig.drift import Drift
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -98,7 +99,7 @@ def audit_page(found: Audit) -> RenderableType:
     for space in found.spaces:
         table.add_row(space.collection, space.state, space.version, f"{space.vectors:,}", _sampled(space.sample))
     lines = [_audited(one) for one in found.findings] or [Text("nothing found", style="green")]
-    return Group(*([table, Text("")] if found.spaces else []), *lines)
+    return Group(table, Text(""), *lines) if found.spaces else Group(*lines)
 
 
 def _sampled(sample: Sampled | None) -> str:
@@ -116,3 +117,19 @@ def _audited(one: AuditFinding) -> Text:
     place = f"{one.collection} {one.version}" if one.version else one.collection
     keys = f"\n    keys: {'; '.join(one.keys)}{' …' if one.count > len(one.keys) else ''}" if one.keys else ""
     return Text.assemble((f"{one.code}", "bold red"), f": {place}: {one.message}{keys}\n    hint: {one.hint}")
+
+
+# --- drift ----------------------------------------------------------------------------------------------------
+
+
+def drift_page(found: Drift) -> Text:
+    """``embedmig drift``: the answer first."""
+    lines = [f"re-index needed: {found.reindex}", f"  {found.reason}", f"  {found.before} → {found.after}"]
+    if found.overlap is not None:
+        cosines = (found.cosine_median, found.cosine_5th_percentile, found.cosine_lowest)
+        middle, low, lowest = (_cosine(value) for value in cosines)
+        lines += [
+            f"  {found.texts:,} texts; cosine of old and new: median {middle}, 5th percentile {low}, lowest {lowest}",
+            f"  neighbours kept: {found.overlap:.3f} across, {found.own_overlap:.3f} each among its own",
+        ]
+    return Text("\n".join(lines))

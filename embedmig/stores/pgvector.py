@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from embedmig.db import Connection, ident, literal, scalar
+from embedmig.errors import SourceError
 from embedmig.registry import Registry, SpaceRecord
-from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma
+from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma, list_columns
 from embedmig.stores import Batch, IndexState, Key, Row, SpaceCounts
 from embedmig.types import Space
 
@@ -65,6 +66,22 @@ class PgvectorStore:
             table=self.table, keys=keys, tag=sql.Literal(self.space.tag), type=vector_type(self.space),
             pieces=pieces if self.space.chunk else sql.SQL(""), key=self.source.key_columns,
         )  # fmt: skip
+
+    def check_key(self, conn: Connection) -> None:
+        """Refuses a source whose key is no longer of the type that the space has. Raises :class:`SourceError`."""
+        oid = scalar(conn, "select to_regclass(%s)::oid::bigint", (self.table.as_string(conn),))
+        known = list_columns(conn, oid) if oid is not None else {}
+        for column in self.source.key:
+            held = known.get(column.name)
+            if known and (held is None or held.type != column.type):
+                raise SourceError(
+                    f"key column {column.name} of {self.source.collection.table} is {column.type} now; "
+                    f"space {self.space.tag} was made for {held.type if held else 'another key'}",
+                    hint=f"alter table {self.table.as_string(conn)} alter column {column.name} type {column.type}; "
+                    "then embedmig sync --repair"
+                    if held
+                    else "a key can't be exchanged: make a new space under another version",
+                )
 
     def drop(self) -> sql.Composed:
         """Drops the vectors: the point of no return."""

@@ -16,6 +16,11 @@ NOW = sa.text("now()")
 
 def upgrade() -> None:
     schema = op.get_context().opts["embedmig_schema"]
+    for create in (create_attempts, create_operations, create_spaces, create_aliases, create_failed_rows):
+        create(schema)
+
+
+def create_attempts(schema: str) -> None:
     op.create_table(
         "embedding_migrations",
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
@@ -44,6 +49,9 @@ def upgrade() -> None:
         "one_running", "embedding_migrations", [sa.text("(true)")], unique=True, schema=schema,
         postgresql_where=sa.text("status = 'running'"),
     )  # fmt: skip
+
+
+def create_operations(schema: str) -> None:
     op.create_table(
         "embedding_operations",
         sa.Column("attempt", sa.BigInteger, sa.ForeignKey(f"{schema}.embedding_migrations.id"), primary_key=True),
@@ -56,6 +64,9 @@ def upgrade() -> None:
         schema=schema,
         comment="the journal: operations of each attempt; a transactional one is written with its own effect",
     )
+
+
+def create_spaces(schema: str) -> None:
     op.create_table(
         "spaces",
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
@@ -81,6 +92,9 @@ def upgrade() -> None:
         schema=schema,
         comment="every space there is or was, and the exact configuration that made it",
     )
+
+
+def create_aliases(schema: str) -> None:
     op.create_table(
         "aliases",
         sa.Column("collection", sa.Text, primary_key=True),
@@ -96,6 +110,9 @@ def upgrade() -> None:
         schema=schema,
         comment="which version each alias shows, and the encoder that its queries need",
     )
+
+
+def create_failed_rows(schema: str) -> None:
     op.create_table(
         "failed_rows",
         sa.Column("space", sa.BigInteger, sa.ForeignKey(f"{schema}.spaces.id"), primary_key=True),

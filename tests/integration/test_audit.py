@@ -1,0 +1,201 @@
+"""Audit: what is really in the store is found, whatever the registry believes; and nothing else is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedmig import commands
+from embedmig.audit import Audit, AuditFinding
+from embedmig.audit.sampling import MAX_SAMPLE, wilson
+from embedmig.errors import EXIT_NO, UsageError
+from tests.project import NEW_TAG, OLD_TAG, Project, wordllama_vectors
+
+ADOPT = """
+from embedmig import Space, op
+
+revision = "0001"
+down_revision = None
+OLD = Space(collection="docs", model="wordllama/l2-supercat", version="0.4", dimensions=64)
+
+
+def upgrade() -> None:
+    op.adopt_space(OLD, table="documents", column="embedding")
+    op.flip_alias("docs", to=OLD)
+
+
+def downgrade() -> None:
+    op.flip_alias("docs", to=None)
+"""
+
+
+@pytest.fixture
+def space(project: Project) -> Project:
+    """A collection with an active space of embedmig's own."""
+    project.documents(40)
+    project.space_script("0001")
+    commands.upgrade(project.opened())
+    return project
+
+
+@pytest.fixture
+def with_column(project: Project) -> Project:
+    """Documents with vectors in a column of their own, which embedmig knows nothing about yet."""
+    project.documents(40)
+    texts = [row[0] for row in project.rows("select concat_ws(E'\\n\\n', title, body) from documents order by id")]
+    with project.connect() as conn:
+        conn.execute("alter table documents add column embedding vector(64)")
+        vectors = wordllama_vectors(texts, 64)
+        conn.cursor().executemany(
+            "update documents set embedding = %s::vector where id = %s",
+            [(str(vector.tolist()), number) for number, vector in enumerate(vectors)],
+        )
+    return project
+
+
+@pytest.fixture
+def adopted(with_column: Project) -> Project:
+    """The same, adopted."""
+    with_column.script("0001_adopt.py", ADOPT)
+    commands.upgrade(with_column.opened())
+    return with_column
+
+
+def audit(project: Project, **options: int) -> Audit:
+    return commands.audit(project.opened(), **options)
+
+
+def found(project: Project, **options: int) -> dict[str, AuditFinding]:
+    return {one.code: one for one in audit(project, **options).findings}
+
+
+def table(project: Project) -> str:
+    return str(project.one("select format('%I.%I', table_schema, table_name) from embedmig.spaces order by id limit 1"))
+
+
+def test_of_a_sound_space_nothing_is_said_and_the_exit_code_is_0(space: Project) -> None:
+    document = space.json("audit", "docs", "--sample", "40")
+    assert document["findings"] == []
+    (seen,) = document["spaces"]
+    assert (seen["version"], seen["vectors"], seen["sample"]["foreign"]) == (OLD_TAG, 40, 0)
+    assert seen["sample"]["lowest"] > 0.9999
+
+
+def test_what_is_wrong_with_vectors_rows_and_triggers_is_found_with_their_keys(space: Project) -> None:
+    name = table(space)
+    with space.connect() as conn:
+        conn.execute("drop trigger embedmig_docs_insert on documents")
+        conn.execute("alter table documents disable trigger all")
+        conn.execute("insert into documents values (100, 'unseen', 'by the trigger that is gone')")
+        conn.execute("delete from documents where id = 1")
+        conn.execute("update documents set body = 'edited' where id in (2, 3)")
+        conn.execute(f"update {name} set embedding = array_fill(0, array[64])::real[]::vector where id = 4")
+        conn.execute(
+            f"update {name} set embedding = (embedding::real[]::vector * array_fill(2, array[64])::real[]::vector) where id = 5"
+        )
+        conn.execute(f"update {name} set embedding = embedding where id = 6")
+    codes = found(space)
+    assert {code: sorted(one.keys) for code, one in codes.items()} == {
+        "missing": ["100"], "orphans": ["1"], "stale": ["2", "3"], "zero": ["4"], "not-unit": ["5"], "capture": [],
+    }  # fmt: skip
+    assert codes["capture"].message.startswith("capture is missing")
+    assert codes["stale"].count == 2
+    assert "stale" in space.run("audit", expect=EXIT_NO).stdout
+
+
+def test_changes_that_wait_are_not_called_stale_or_missing(space: Project) -> None:
+    with space.connect() as conn:
+        conn.execute("insert into documents values (100, 'new', 'waits')")
+        conn.execute("update documents set body = 'waits too' where id = 2")
+        conn.execute("delete from documents where id = 3")
+    assert found(space) == {}
+
+
+def test_an_alias_changed_by_hand_and_an_index_left_invalid_are_found(space: Project) -> None:
+    with space.connect() as conn:
+        columns = "id, 0 as chunk, 'other'::text as version, embedding::vector, null::text as title"
+        conn.execute(f"create or replace view docs_embeddings as select {columns} from {table(space)}")
+        conn.execute(
+            "update pg_index set indisvalid = false where indrelid = %s::regclass and not indisprimary", (table(space),)
+        )
+    codes = found(space)
+    assert set(codes) == {"mixed", "index"}
+    assert "other (40)" in codes["mixed"].message
+
+
+def test_a_column_of_vectors_without_a_space_is_said_to_be_untagged(with_column: Project) -> None:
+    (one,) = audit(with_column).findings
+    assert (one.code, one.count, one.version) == ("untagged-column", 40, None)
+    assert "documents.embedding (vector(64)) holds 40 vectors" in one.message
+    assert "--adopt documents.embedding" in one.hint
+
+
+def test_in_a_users_own_table_strangers_and_writers_without_a_version_are_found(adopted: Project) -> None:
+    assert found(adopted, sample=40) == {}
+    with adopted.connect() as conn:
+        conn.execute(
+            "insert into documents select 100, 'new', 'by the application', embedding from documents where id = 1"
+        )
+        conn.execute("update documents set embedding_version = 'ada-002' where id in (7, 8)")
+        conn.execute("update documents set embedding = null where id = 9")
+    codes = found(adopted)
+    assert set(codes) == {"writer", "unknown-version", "missing"}
+    assert codes["writer"].keys == ["100"]
+    assert sorted(codes["unknown-version"].keys) == ["7", "8"]
+    assert codes["missing"].count == 4  # no search finds the untagged and the unknown either
+
+
+def replace(project: Project, name: str, share: float, dimensions: int) -> int:
+    """Puts another model's vectors in the place of a share of a space's: wordllama's, turned by a random rotation."""
+    random = np.random.default_rng(7)
+    turn = np.linalg.qr(random.standard_normal((dimensions, dimensions)))[0]
+    keys = random.choice(2000, int(share * 2000), replace=False).tolist()
+    with project.connect() as conn:
+        held: Any = conn.execute(f"select id, embedding::real[] from {name} where id = any(%s)", (keys,)).fetchall()
+        conn.cursor().executemany(
+            f"update {name} set embedding = %s::real[]::vector where id = %s",
+            [((np.array(vector) @ turn).tolist(), key) for key, vector in held],
+        )
+    return len(keys)
+
+
+def test_vectors_of_another_model_with_the_same_dimensions_are_found_by_a_sample_with_their_share(
+    project: Project,
+) -> None:
+    project.documents(2000)
+    project.space_script("0001", dimensions=256)
+    commands.upgrade(project.opened())
+    assert found(project, sample=500) == {}
+
+    assert replace(project, table(project), 0.05, 256) == 100
+    assert found(project) == {}, "nothing about them is wrong but where they point"
+    (space,) = audit(project, sample=500).spaces
+    (foreign,) = audit(project, sample=500).findings
+    assert (foreign.code, foreign.version) == ("foreign", NEW_TAG)
+    assert foreign.interval is not None
+    assert foreign.interval[0] < 0.05 < foreign.interval[1]
+    assert space.sample is not None
+    assert space.sample.lowest is not None
+    assert space.sample.lowest < 0.5
+    assert space.sample.median is not None
+    assert space.sample.median > 0.9999
+
+
+def test_a_sample_skips_rows_edited_since_and_may_be_larger_than_the_corpus(space: Project) -> None:
+    with space.connect() as conn:
+        conn.execute("update documents set body = 'a wholly different matter' where id < 10")
+    result = audit(space, sample=500)
+    assert result.findings == []
+    assert result.spaces[0].sample is not None
+    assert result.spaces[0].sample.checked == 30
+    with pytest.raises(UsageError):
+        audit(space, sample=MAX_SAMPLE + 1)
+
+
+def test_the_interval_is_that_of_wilson() -> None:
+    low, high = wilson(25, 500)  # R: prop.test(25, 500, correct = FALSE)
+    assert (round(low, 4), round(high, 4)) == (0.0341, 0.0728)
+    assert wilson(0, 500)[0] == 0.0
+    assert wilson(0, 0) == (0.0, 1.0)

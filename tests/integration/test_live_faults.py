@@ -1,0 +1,387 @@
+"""Faults under live traffic: what breaks, breaks loudly and loses nothing; the same command goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from embedmig import commands, embedders, runner
+from embedmig.changes import TAKE, Changes
+from embedmig.errors import (
+    AnswerIsNo,
+    CutoverBlocked,
+    DatabaseFailed,
+    EmbedderUnavailable,
+    EmbedmigError,
+    PlanError,
+    RunSuperseded,
+    SourceError,
+    UsageError,
+)
+from embedmig.stores.adopted import writer_of
+from embedmig.testing import FakeEmbedder
+from embedmig.types import Limits, Space
+from tests.disturbing import Daemon, Moments, disturbed
+from tests.inside import space_script, tag
+from tests.integration.test_live_traffic import DIMENSIONS, unit_vectors
+from tests.project import CONFIG, Project
+from tests.waiting import wait_until
+
+OLD, NEW = (tag(dimensions) for dimensions in DIMENSIONS)
+LOCK_HOLDER = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'embedmig lock %'"
+EVERYONE = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'embedmig %'"
+
+
+class Model(FakeEmbedder):
+    """Runs ``before`` ahead of every answer; down while ``down`` is set."""
+
+    before: Any = staticmethod(lambda: None)
+    down: set[int] = set()  # noqa: RUF012  shared by all on purpose: dimensions of models that are down
+
+    async def embed(self, texts: list[str], role: Any) -> Any:
+        type(self).before()
+        if self.dimensions in self.down:
+            raise EmbedderUnavailable("the API is down")
+        return await super().embed(texts, role)
+
+
+@dataclass
+class Live:
+    """A project whose first space is shown, and the model of its spaces."""
+
+    project: Project
+    model: type[Model]
+    poison: list[str]
+
+    @property
+    def opened(self) -> commands.Project:
+        """The project, read anew."""
+        return self.project.opened()
+
+    def do(self, query: str) -> None:
+        """As the application would."""
+        with self.project.connect() as conn:
+            conn.execute(query)  # type: ignore[arg-type]
+
+    def expect_exact(self, where: str = "true") -> None:
+        """Every live space."""
+        self.project.expect_exact(where, unit_vectors)
+
+
+@pytest.fixture
+def live(project: Project) -> Iterator[Live]:
+    """Forty rows, batches of five, the first space shown, the second one written and not applied."""
+    model = type("ModelOfThisTest", (Model,), {"down": set()})
+    poison: list[str] = []
+
+    def create(space: Space, _: object) -> FakeEmbedder:
+        limits = Limits(batch_size=5, concurrency=1)
+        return model(space.dimensions, limits=limits, poison=poison[0] if poison else None)
+
+    embedders.register("fake", create)
+    project.documents(40)
+    space_script(project, "0001", dimensions=DIMENSIONS[0])
+    commands.upgrade(project.opened())
+    space_script(project, "0002", "0001", dimensions=DIMENSIONS[1], old=OLD)
+    yield Live(project, model, poison)
+    model.before = staticmethod(lambda: None)
+
+
+def at_call(number: int, happens: Any) -> Any:
+    """Something that happens once, at the n-th call of the model."""
+    calls = iter(range(1, 1_000_000))
+
+    def before() -> None:
+        if next(calls) == number:
+            happens()
+
+    return staticmethod(before)
+
+
+# --- the database ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_loses_the_connection_of_its_lock_stops_and_goes_on_when_asked_again(live: Live) -> None:
+    live.model.before = at_call(4, lambda: live.do(LOCK_HOLDER))
+    with pytest.raises(RunSuperseded, match="run lock was lost"):
+        commands.upgrade(live.opened)
+    before = live.project.one("select count(*) from embedmig.spaces s where s.state = 'active'")
+    status, error = live.project.one(
+        "select array[status, error] from embedmig.embedding_migrations order by id desc limit 1"
+    )
+    assert (before, status) == (1, "failed")
+    assert "run lock was lost" in error
+    assert commands.upgrade(live.opened).current == ["0002"]
+    live.expect_exact()
+
+
+def test_a_backfill_whose_every_connection_is_cut_keeps_what_it_had_and_goes_on(live: Live) -> None:
+    live.model.before = at_call(5, lambda: live.do(EVERYONE))
+    with pytest.raises((DatabaseFailed, RunSuperseded)) as raised:
+        commands.upgrade(live.opened)
+    assert raised.value.exit_code == 1
+    assert "run the same command again" in str(raised.value.hint)
+    assert commands.upgrade(live.opened).current == ["0002"]
+    live.expect_exact()
+
+
+def test_a_flip_that_is_cut_leaves_the_alias_as_it_was(live: Live) -> None:
+    with live.project.connect() as reader:
+        with reader.transaction():
+            reader.execute("select from docs_embeddings limit 1")
+            flip = Daemon(lambda: commands.upgrade(live.opened))
+            flip.start(0)
+            waits = "select exists (select from pg_locks where not granted and locktype = 'relation')"
+            wait_until(lambda: live.project.one(waits), "the flip to wait for the reader")
+            live.do(EVERYONE)
+            with pytest.raises(EmbedmigError):
+                flip.join()
+        assert reader.execute("select distinct version from docs_embeddings").fetchall() == [(OLD,)]
+    assert commands.upgrade(live.opened).current == ["0002"]
+    live.expect_exact()
+
+
+def test_a_flip_behind_a_reader_idle_in_transaction_gives_up_by_name_and_succeeds_when_he_is_gone(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "LOCK_PATIENCE_SECONDS", 0.5)
+    with live.project.connect() as idle, live.project.connect() as other:
+        with idle.transaction():
+            idle.execute("select title from docs_embeddings limit 1")
+            flip = Daemon(lambda: commands.upgrade(live.opened))
+            flip.start(0)
+            other.execute("set statement_timeout = '1s'")  # far more than the flip may hold anyone up
+            while not flip.ended:
+                other.execute("select count(*) from docs_embeddings")
+            with pytest.raises(
+                CutoverBlocked, match=f"pid {idle.info.backend_pid} .*select title from docs_embeddings"
+            ):
+                flip.join()
+        assert commands.upgrade(live.opened).current == ["0002"]
+
+
+# --- the model ------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_down_keeps_no_other_space_from_being_synced(live: Live) -> None:
+    commands.upgrade(live.opened)
+    live.model.down.add(DIMENSIONS[0])
+    live.do("update documents set body = 'while the API was down' where id < 12")
+    one, two = commands.sync(live.opened, "docs")
+    assert (two.waiting, two.error, one.waiting) == (0, None, 12)
+    assert "down" in str(one.error)
+    commands.sync(live.opened, "docs")  # nothing is due yet: what is known of the model stays known
+    found = commands.status(live.opened).collections["docs"]
+    assert found.rollback is not None
+    assert "down" in str(found.rollback.obstacle)
+    with live.project.connect() as conn:
+        waits = conn.execute("select reason, not_before > now() from embedmig.pending_changes where attempts > 0")
+        assert set(waits.fetchall()) == {("the API is down", True)}
+        conn.execute("update embedmig.pending_changes set not_before = now()")
+    live.model.down.clear()
+    assert [synced.waiting for synced in commands.sync(live.opened, "docs")] == [0, 0]
+    assert commands.status(live.opened).collections["docs"].rollback.obstacle is None  # type: ignore[union-attr]
+    live.expect_exact()
+
+
+def test_sync_killed_between_embedding_and_writing_loses_nothing_and_the_next_takes_over_at_once(live: Live) -> None:
+    live.do("update documents set body = 'changed' where id < 12")
+    moments = Moments({})
+
+    def dies() -> None:
+        moments.dead = True
+
+    live.model.before = at_call(1, dies)
+    with disturbed(moments), pytest.raises(EmbedmigError):
+        commands.sync(live.opened, "docs")
+    assert live.project.one("select count(*) from embedmig.pending_changes where claimed_until > now()") > 0
+    (synced,) = commands.sync(live.opened, "docs")
+    assert (synced.rows, synced.waiting) == (12, 0)
+    live.expect_exact()
+
+
+def test_a_row_that_the_model_refuses_is_dead_lettered_with_its_reason_and_retried_on_demand(live: Live) -> None:
+    live.poison.append("unspeakable")
+    live.do("update documents set body = 'unspeakable' where id = 7")
+    live.do("update documents set body = 'harmless' where id = 8")
+    (synced,) = commands.sync(live.opened, "docs")
+    assert (synced.rows, synced.failed, synced.waiting) == (1, 1, 0)
+    (space,) = commands.status(live.opened).collections["docs"].spaces
+    assert space.failures == [{"key": ["7"], "reason": "poison"}]
+    assert not space.unaccounted
+    live.poison.clear()
+    commands.sync(live.opened, "docs", retry_failed=True)
+    live.expect_exact()
+    assert live.project.one("select count(*) from embedmig.failed_rows") == 0
+
+
+# --- the source -----------------------------------------------------------------------------------------------
+
+
+def test_a_truncate_in_the_middle_of_a_backfill_leaves_nothing_behind(live: Live) -> None:
+    def truncates() -> None:
+        live.do("truncate documents")
+        live.do("insert into documents values (3, 'after', 'the flood')")
+
+    live.model.before = at_call(4, truncates)
+    commands.upgrade(live.opened)
+    commands.sync(live.opened, "docs")
+    live.expect_exact()
+    assert live.project.one("select count(*) from docs_embeddings") == 1
+
+
+def test_a_transaction_open_across_the_whole_migration_is_taken_in_when_it_commits(live: Live) -> None:
+    with psycopg.connect(live.project.url) as slow:
+        slow.execute("update documents set body = 'written long ago' where id < 10")
+        slow.execute("delete from documents where id = 11")
+        slow.execute("insert into documents values (99, 'new', 'and long in coming')")
+        commands.upgrade(live.opened)
+        slow.commit()
+    assert [synced.waiting for synced in commands.sync(live.opened, "docs")] == [0, 0]
+    live.expect_exact()
+
+
+def test_a_source_that_was_renamed_is_named_in_the_error_and_found_again_under_its_name(live: Live) -> None:
+    live.do("alter table documents rename to papers")
+    for command in (commands.status, commands.sync, commands.upgrade):
+        with pytest.raises(SourceError, match="table documents is not there"):
+            command(live.opened)
+    live.do("update papers set body = 'written under another name' where id = 1")
+    live.do("alter table papers rename to documents")
+    commands.sync(live.opened, "docs")
+    live.expect_exact()
+
+
+def test_a_key_that_was_retyped_closes_the_gate_and_sync_says_what_to_alter(live: Live) -> None:
+    commands.alias_drop(live.opened, "docs")
+    live.do("alter table documents alter column id type numeric")
+    commands.alias_rebuild(live.opened, "docs")
+    live.do("update documents set body = 'edited' where id = 1")
+    verdicts = {verdict.name: verdict.passed for verdict in commands.gate(live.opened, "docs")}
+    assert verdicts["capture"] is False
+    with pytest.raises(SourceError, match="key column id of documents is numeric now") as raised:
+        commands.sync(live.opened, "docs")
+    statement, _, then = str(raised.value.hint).partition("; then ")
+    assert then == "embedmig sync --repair"
+    commands.alias_drop(live.opened, "docs")
+    live.do(statement)
+    commands.alias_rebuild(live.opened, "docs")
+    commands.sync(live.opened, "docs", repair=True)
+    live.do("insert into documents values (5000000000000000000000, 'beyond', 'every integer')")
+    commands.sync(live.opened, "docs")
+    live.expect_exact()
+    assert all(verdict.passed for verdict in commands.gate(live.opened, "docs"))
+
+
+def test_no_type_of_text_column_and_no_predicate_makes_a_writer_fail(project: Project) -> None:
+    embedders.register("fake", lambda space, _: FakeEmbedder(space.dimensions))
+    with project.connect() as conn:
+        conn.execute("create collation loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+        conn.execute("create type mood as enum ('draft', 'public')")
+        conn.execute("create function shown(m mood) returns boolean language sql immutable as $$select m = 'public'$$")
+        conn.execute(
+            "create table documents (id bigint primary key, title text collate loose, body json, m mood default 'public')"
+        )
+        conn.execute("insert into documents select n, 'Title', '{\"n\": 1}' from generate_series(1, 5) n")
+    project.configure(CONFIG + "where = \"shown(m) and m >= 'draft'::mood\"\n")
+    space_script(project, dimensions=8)
+    commands.upgrade(project.opened())
+    with project.connect() as conn:
+        conn.execute("update documents set title = 'TITLE' where id = 1")  # equal, says its collation
+        conn.execute("update documents set body = '{\"n\": 2}' where id = 2")
+        conn.execute("update documents set m = 'draft' where id = 3")
+        conn.execute("insert into documents values (6, 'six', '{}')")
+        conn.execute("delete from documents where id = 4")
+    assert project.one("select count(*) from embedmig.outbox_docs") == 5
+    commands.sync(project.opened(), "docs")
+    project.expect_exact("m = 'public'", unit_vectors)
+
+
+def test_a_long_outbox_is_distributed_in_transactions_of_bounded_size(live: Live) -> None:
+    rows = 2 * TAKE + 5
+    live.do(f"insert into embedmig.outbox_docs select n from generate_series(1, {rows}) n")
+    site = live.opened.site(start=True)
+    with site.database.connect("test") as conn:
+        record = site.registry.spaces(conn, "docs")[0]
+        changes = Changes(site.registry, writer_of(site.source(conn, "docs"), record))
+        taken = []
+        while not taken or taken[-1]:
+            taken.append(changes.distribute(conn))
+    assert taken == [TAKE, TAKE, 5, 0]
+    assert live.project.one("select count(*) from embedmig.pending_changes") == rows
+
+
+# --- operating ------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_migration_holds_still_says_why_and_goes_on(live: Live) -> None:
+    commands.pause(live.opened, "docs", "month end")
+    said: list[str] = []
+    running = Daemon(lambda: commands.upgrade(live.opened, report=lambda event: said.append(str(event))))
+    running.start(0)
+    wait_until(lambda: any("month end" in text for text in said), "the run to say that it is paused")
+    assert "month end" in str(commands.status(live.opened).collections["docs"].held_back)
+    held = "select count(*) from embedmig.spaces where version = '{}' and state = 'building'"
+    assert live.project.one(held.format(NEW)) == 1
+    commands.resume(live.opened, "docs")
+    running.join()
+    live.expect_exact()
+
+
+def test_a_throttle_is_shown_with_its_reason(live: Live) -> None:
+    commands.throttle(live.opened, 250, "docs", "business hours")
+    assert "250 rows/s" in str(commands.status(live.opened).collections["docs"].held_back)
+    assert "business hours" in str(commands.status(live.opened).collections["docs"].held_back)
+    commands.throttle(live.opened, None, "docs")
+    assert commands.status(live.opened).collections["docs"].held_back is None
+
+
+def test_without_waiting_the_first_run_prepares_a_worker_fills_and_a_later_run_flips(live: Live) -> None:
+    with pytest.raises(AnswerIsNo, match="40 rows are still to be embedded") as raised:
+        commands.upgrade(live.opened, no_wait=True)
+    assert raised.value.exit_code == 3
+    live.do("update documents set body = 'meanwhile' where id = 1")
+    commands.backfill(live.opened, "docs", report=lambda _: None, stop=threading.Event())
+    assert commands.upgrade(live.opened, no_wait=True).current == ["0002"]
+    live.expect_exact()
+
+
+def test_a_version_is_retired_when_its_time_has_come_and_never_before(live: Live) -> None:
+    with pytest.raises(AnswerIsNo, match="is what the alias shows"):
+        commands.retire(live.opened, "docs", OLD, after="0s", confirm=OLD)
+    commands.upgrade(live.opened)
+    with pytest.raises(UsageError, match="can't be taken back"):
+        commands.retire(live.opened, "docs", OLD, after="0s", confirm=None)
+    with pytest.raises(AnswerIsNo, match="not for 21d"):
+        commands.retire(live.opened, "docs", OLD, after="21d", confirm=OLD)
+    retired = commands.retire(live.opened, "docs", OLD, after="0s", confirm=OLD)
+    assert retired.milliseconds < 2000
+    row = live.project.one("select error from embedmig.embedding_migrations where direction = 'retire'")
+    assert OLD in row
+    with pytest.raises(PlanError, match="is retired") as raised:
+        commands.downgrade(live.opened, "0001")
+    assert "40 rows again" in str(raised.value.hint)
+    live.do("delete from documents where id = 1")
+    commands.sync(live.opened, "docs")
+    live.expect_exact()
+
+
+def test_the_alias_makes_room_for_a_schema_change_and_comes_back_with_its_grants(live: Live) -> None:
+    grants = "select array_agg(privilege_type::text || ' ' || grantee order by 1) from information_schema.role_table_grants where table_name = 'docs_embeddings' and grantee = 'pg_monitor'"
+    live.do("grant select on docs_embeddings to pg_monitor")
+    before = live.project.one(grants)
+    with pytest.raises(psycopg.errors.FeatureNotSupported):
+        live.do("alter table documents alter column title type varchar(300)")
+    commands.alias_drop(live.opened, "docs")
+    live.do("alter table documents alter column title type varchar(300)")
+    commands.alias_rebuild(live.opened, "docs")
+    assert live.project.one(grants) == before == ["SELECT pg_monitor"]
+    assert live.project.one("select count(*) from docs_embeddings") == 40
+    live.do("update documents set title = 'as wide as before' where id = 1")
+    commands.sync(live.opened, "docs")
+    live.expect_exact()
