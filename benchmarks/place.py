@@ -101,9 +101,9 @@ def docstrings(limit: int = 12_000) -> Corpus:
     return Corpus("docstrings", "documents", corpus.texts(limit))
 
 
-def dictionary() -> Corpus | None:
-    """112,236 short texts; None where the file is not there."""
+def dictionary(limit: int | None = None) -> Corpus | None:
+    """112,236 short texts, or ``limit`` of them; None where the file is not there."""
     if not DICTIONARY.is_file():
         return None
-    lines = [json.loads(line) for line in DICTIONARY.read_text().splitlines()]
+    lines = [json.loads(line) for line in DICTIONARY.read_text().splitlines()[:limit]]
     return Corpus("dictionary", "senses", [(line["title"], line["text"]) for line in lines])

@@ -9,7 +9,9 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,13 +29,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--flips", type=int, default=40)
+    parser.add_argument("--rows", type=int, help="at most so many of the dictionary")
     parser.add_argument("--only", choices=["efficiency", "flip"])
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the database is ended with it
     table = Table("what", "min", "median", "max", "measured under", box=None, padding=(0, 2, 0, 0))
     results: dict[str, object] = {"machine": machine()}
     with opened() as place:
         results["machine"] = machine(place)
-        small, large = docstrings(), dictionary()
+        small, large = docstrings(), dictionary(options.rows)
         place.load(small)
         if large:
             place.load(large)

@@ -367,7 +367,7 @@ def check(
     project = settings.project()
     findings, folder = commands.check(project, offline=offline), project.config.path.parent
     if form == "github":
-        print(github_lines(findings, folder))
+        print(github_lines(findings, folder), end="\n" if findings else "")
     elif form == "sarif":
         print(sarif_document(findings, folder))
     else:
@@ -435,9 +435,8 @@ def drift(
     from embedmig import commands
     from embedmig.report.findings import drift_page
 
-    found = commands.drift(
-        settings.project(), collection, model=model, version=model_version, dimensions=dimensions, sample=sample, seed=seed
-    )
+    asked = {"model": model, "version": model_version, "dimensions": dimensions, "sample": sample, "seed": seed}
+    found = commands.drift(settings.project(), collection, **asked)  # type: ignore[arg-type]  # as typer parsed them
     settings.show("drift", found, lambda: drift_page(found))
     if found.reindex != "no":
         raise typer.Exit(EXIT_NO)

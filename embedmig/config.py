@@ -404,7 +404,11 @@ def _check(file: _File, raw: object) -> CheckSettings:
     for key in ("select", "ignore"):
         for code in values.get(key, ()):
             if code not in NAMES:
-                file.fail(("check", key, code), "is no rule", _did_you_mean(code.upper(), NAMES) or f"known: {', '.join(NAMES)}")
+                file.fail(
+                    ("check", key, code),
+                    "is no rule",
+                    _did_you_mean(code.upper(), NAMES) or f"known: {', '.join(NAMES)}",
+                )
     for code, reason in values.get("ignore", {}).items():
         if not isinstance(reason, str) or not reason.strip():
             file.fail(("check", "ignore", code), "has no reason", f'say why: {code} = "…"')

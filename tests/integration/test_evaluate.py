@@ -15,6 +15,7 @@ from rich.console import Console
 from embedmig import Reader, commands
 from embedmig.errors import AnswerIsNo, EmbedmigError, GateClosed, PlanError, UnknownTarget, UsageError
 from embedmig.evaluate.drawing import SHOWS
+from embedmig.evidence.kept import Kept
 from embedmig.report.evidence import compared_page, evaluated_table
 from embedmig.report.tables import status_table
 from tests.project import NEW_TAG, OLD_TAG, Project
@@ -174,8 +175,8 @@ def test_keys_that_are_not_there_are_counted_and_left_out(corpus: Project) -> No
     write_set(corpus, "- {query: wind 0, relevant: {0: 1, 4711: 2}}\n- {query: gone, relevant: [4712]}\n")
     found = commands.evaluate(corpus.opened(), "docs")
     assert found.queries == 1
-    assert "2 of 3 judged keys are not in documents (such as 4711)" in found.notices[0]
-    assert "1 queries have no answer left" in found.notices[0]
+    assert "2 of 3 judged keys are not in documents (such as 4711, 4712)" in found.notices[0]
+    assert "1 of 2 queries have no answer left" in found.notices[0]
 
 
 def test_a_version_or_a_number_that_is_not_there_ends_with_2(both: Project) -> None:
@@ -233,6 +234,8 @@ def test_a_gate_on_evidence_prints_what_would_open_it_and_opens_when_it_is_there
     assert f"embedmig eval docs --version {NEW_TAG}" in str(closed.value.hint)
     commands.make_golden(corpus.opened(), "docs", 10)
     commands.evaluate(corpus.opened(), "docs")
+    asked = {verdict.name: verdict.passed for verdict in commands.gate(corpus.opened(), "docs")}
+    assert (asked["ndcg@10"], asked["overlap@10"], asked["soak"], asked["not_before"]) == (True, False, True, True)
     with pytest.raises(GateClosed, match="overlap@10"):
         commands.upgrade(corpus.opened())
     commands.compare(corpus.opened(), "docs", OLD_TAG, NEW_TAG)
@@ -256,12 +259,10 @@ def test_a_version_is_retired_only_when_what_is_shown_has_proved_as_good(both: P
     )
     with pytest.raises(AnswerIsNo, match="was not evaluated yet"):
         commands.upgrade(both.opened())
-    commands.evaluate(both.opened(), "docs")
+    commands.evaluate(both.opened(), "docs", exact_only=True)  # the old index is not read: that would count as use
     with pytest.raises(AnswerIsNo, match="1 of 2 evaluations"):
         commands.upgrade(both.opened())
-    commands.evaluate(both.opened(), "docs", NEW_TAG)
-    with both.connect() as conn:
-        conn.execute("select pg_stat_reset()")  # the evaluations read the old index a moment ago
+    commands.evaluate(both.opened(), "docs", NEW_TAG, exact_only=True)
     commands.upgrade(both.opened())
     assert commands.status(both.opened()).collections["docs"].spaces[0].state == "retired"
 
@@ -285,13 +286,16 @@ def test_a_shadow_read_changes_no_answer_and_is_kept_without_its_text(both: Proj
         assert 0 < overlap <= 1
 
 
-def test_a_shadow_takes_its_share_and_drops_what_it_has_no_room_for(both: Project) -> None:
+def test_a_shadow_takes_its_share_and_the_oldest_reads_are_forgotten(both: Project) -> None:
     with Reader(both.url, "docs", shadow=NEW_TAG, rate=0.5, random=Random(7), keep_texts=True) as reader:
         for number in range(20):
             reader.search(f"wave {number}")
     chance = Random(7)
     wanted = [f"wave {number}" for number in range(20) if chance.random() < 0.5]
     assert [row[-1] for row in both.rows(READS + " order by id")] == wanted
+    with both.connect() as conn:
+        Kept("embedmig").prune_reads(conn, "docs", NEW_TAG, keep=3)
+    assert [row[-1] for row in both.rows(READS + " order by id")] == wanted[-3:]
 
 
 def test_a_space_retired_under_its_shadow_ends_it_with_one_warning(

@@ -5,7 +5,9 @@ from embedmig import Space, op
 revision = "0001"
 down_revision = None
 
-NEW = Space(collection="docs", model="wordllama/l2-supercat", version="0.4", dimensions=256, normalize="none", metric="ip")
+NEW = Space(
+    collection="docs", model="wordllama/l2-supercat", version="0.4", dimensions=256, normalize="none", metric="ip"
+)
 
 
 def upgrade() -> None:
