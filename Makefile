@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 WORKERS ?= auto
+MINUTES ?= 10
+SEEDS ?= 300
 # Torch and a real transformer model. On most machines torch comes with gigabytes of CUDA libraries, so they are
 # installed in CI, where torch is a build for the CPU, or where they are asked for: make test LOCAL=1.
 # Tests that need them are skipped elsewhere, and say so.
@@ -13,7 +15,7 @@ TORCH := torch==2.13.0
 CHECKED := embedmig tests benchmarks demo migrations
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit bench docs venv local clean
+.PHONY: help demo test lint types unit soak bench docs venv local clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,13 +27,17 @@ test: lint types unit ## lint, types and every test
 
 lint: .venv/.dev ## ruff: faults and format
 	@$(BIN)/ruff check $(CHECKED)
-	@$(BIN)/ruff format --check --quiet $(CHECKED) || { echo 'not formatted: $(BIN)/ruff format $(CHECKED)'; exit 1; }
+	@$(BIN)/ruff format --check --output-format concise $(CHECKED) || { echo 'not formatted: $(BIN)/ruff format $(CHECKED)'; exit 1; }
 
 types: .venv/.dev ## mypy, strict
 	@$(BIN)/mypy
 
 unit: .venv/.dev local ## the tests alone, on WORKERS processes (auto: one a core)
 	@$(BIN)/python -m pytest -n $(WORKERS) -rs
+
+soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and kills, for MINUTES (10); then SEEDS (300) random orders
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
+	@EMBEDMIG_EXAMPLES=$(SEEDS) $(BIN)/python -m pytest -k whatever_order tests/integration/test_live_traffic.py
 
 docs: .venv/.dev ## every transcript, command, key and link in README and docs/, checked by running it
 	@$(BIN)/python -m pytest -rs tests/acceptance/test_docs.py

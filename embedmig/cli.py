@@ -457,9 +457,7 @@ def search(
     settings.show("found", found, lambda: hits_table(found))
 
 
-Golden = Annotated[
-    Path | None, typer.Option("--golden", metavar="FILE", help="A golden set.  [evals/COLLECTION.yaml]")
-]
+Golden = Annotated[Path | None, typer.Option("--golden", metavar="FILE", help="A golden set.  [evals/COLLECTION.yaml]")]
 
 
 @app.command(name="eval", rich_help_panel=INSPECTING)

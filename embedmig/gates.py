@@ -48,11 +48,11 @@ def closed(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 def completeness(counts: SpaceCounts, threshold: float) -> Verdict:
     """Share of eligible rows that are complete. Rounded down: 1.0 means every row."""
-    basis = "" if counts.hash_known else " by presence: which text adopted vectors were made from is unknown"
-    left = f"{counts.missing:,} of {counts.eligible:,} rows are missing or out of date{basis}"
     share = math.floor(counts.completeness * 1e6) / 1e6
     passed = counts.complete >= threshold * counts.eligible
-    advice = f"{left}; run the same command again to embed them"
+    advice = f"{counts.missing:,} of {counts.eligible:,} rows are missing or out of date; run the same command again to embed them"
+    if not counts.hash_known:
+        advice = f"{counts.missing:,} of {counts.eligible:,} rows have no vector of this version; their writer has to make them"
     return Verdict("completeness", share, threshold, passed, "" if passed else advice)
 
 

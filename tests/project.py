@@ -103,7 +103,9 @@ class Project:
         """Writes a revision that makes, fills, gates and shows a space."""
         downgrade = "    op.flip_alias('docs', to=None)"
         if old:
-            downgrade = f"    op.gate({old!r}, collection='docs', completeness=0.995)\n    op.flip_alias('docs', to={old!r})"
+            downgrade = (
+                f"    op.gate({old!r}, collection='docs', completeness=0.995)\n    op.flip_alias('docs', to={old!r})"
+            )
         values = {"revision": revision, "down": down, "model": model, "version": version, "dimensions": dimensions}
         text = SPACE.format(**values, more=f", {more}" if more else "", downgrade=downgrade)
         return self.script(f"{revision}_space.py", text)

@@ -188,7 +188,9 @@ def test_a_poison_row_is_found_in_few_requests_recorded_with_its_reason_and_pass
     assert (space.rows, space.complete, space.failed_rows) == (299, 299, 1)
     assert [(failure["key"], failure["reason"]) for failure in space.failures] == [(["123"], "poison")]
     requests = sum(len(one.calls) for one in fake.made)
-    assert requests <= 1 + 5 + 2 * 6 + 1 + 1  # probe, five batches of 64, two halves on six levels, canary, canary texts
+    assert (
+        requests <= 1 + 5 + 2 * 6 + 1 + 1
+    )  # probe, five batches of 64, two halves on six levels, canary, canary texts
 
     before = fake.seen
     conn.execute("update documents set body = 'wine' where id = 123")
