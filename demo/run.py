@@ -21,7 +21,8 @@ QUESTION = "how do I remove a directory and everything in it"
 def main() -> None:
     """The steps, in order; ends with the first that fails."""
     began = time.monotonic()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBEDMIG_")}
+    dropped = ("EMBEDMIG_", "PYTHONDONTWRITEBYTECODE")  # without byte code every command would compile itself anew
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     os.environ.clear()
     os.environ.update(environment)
     say("A real PostgreSQL with pgvector, in .embedmig/")

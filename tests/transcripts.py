@@ -81,7 +81,9 @@ class Session:
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self.folder = folder
         self._url = url
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("EMBEDMIG_")}
+        # Byte code may be kept: without it every process would compile the package anew.
+        dropped = ("EMBEDMIG_", "PYTHONDONTWRITEBYTECODE")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         path = f"{sysconfig.get_path('scripts')}{os.pathsep}{clean.get('PATH', os.defpath)}"
         self._environment = clean | {"PATH": path, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"}
         if url is not None:

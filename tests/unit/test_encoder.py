@@ -169,7 +169,7 @@ def test_weights_other_than_the_pinned_ones_are_refused() -> None:
 
 def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
     with pytest.raises(EmbedderMisconfigured) as caught:
-        create(fake_space())
+        create(Space(collection="docs", model="nobody/model", version="1", dimensions=2))
     assert all(name in (caught.value.hint or "") for name in providers())
 
 
