@@ -1,0 +1,131 @@
+"""Commands that write scripts and carry them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedmig.cli.terminal import MIGRATING, AsSql, DryRun, MaxCost, Target, app, interruptible, live, settings
+
+if TYPE_CHECKING:
+    from embedmig.commands import Ran
+
+
+@app.command(rich_help_panel=MIGRATING)
+def init(directory: Annotated[Path, typer.Argument(help="Where.")] = Path()) -> None:
+    """Begin a project: embedmig.toml, migrations/ and a first revision."""
+    from embedmig import commands
+
+    paths = [str(path) for path in commands.init(directory)]
+    settings.show("files", paths, lambda: "\n".join(paths))
+
+
+@app.command(rich_help_panel=MIGRATING)
+def revision(
+    message: Annotated[str, typer.Option("--message", "-m", help="What the revision is for.")],
+    collection: Annotated[str | None, typer.Option(help="Which collection.")] = None,
+    model: Annotated[str | None, typer.Option(help="PROVIDER/MODEL, such as openai/text-embedding-3-small.")] = None,
+    model_version: Annotated[str | None, typer.Option(help="The version that pins what the model's name stands for.")] = None,
+    dimensions: Annotated[int | None, typer.Option(help="Length of the vectors.")] = None,
+    normalize: Annotated[str | None, typer.Option(help="l2 or none.")] = None,
+    metric: Annotated[str | None, typer.Option(help="cosine, l2 or ip.")] = None,
+    storage: Annotated[str | None, typer.Option(help="vector or halfvec.")] = None,
+    document_prefix: Annotated[str | None, typer.Option(help="Put before every document.")] = None,
+    query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
+    adopt: Annotated[str | None, typer.Option(metavar="TABLE.COLUMN", help="Adopt vectors that are there already.")] = None,
+    autogenerate: Annotated[bool, typer.Option("--autogenerate", help="Take the model from \\[collections.NAME.embedding].")] = False,
+    empty: Annotated[bool, typer.Option("--empty", help="A script without operations.")] = False,
+    strategy: Annotated[str, typer.Option(help="all-at-once, parallel (no flip yet) or lazy (what is read first).")] = "all-at-once",
+    head: Annotated[str, typer.Option(help="The revision to build on.")] = "head",
+    branch_label: Annotated[str | None, typer.Option(help="A label for the branch that begins here.")] = None,
+) -> None:  # fmt: skip
+    """Write the next migration script, complete and ready to run."""
+    from embedmig import commands
+
+    given = {
+        "model": model, "version": model_version, "dimensions": dimensions, "normalize": normalize, "metric": metric,
+        "storage": storage, "document_prefix": document_prefix, "query_prefix": query_prefix,
+    }  # fmt: skip
+    fields = {name: value for name, value in given.items() if value is not None}
+    wanted = commands.Wanted(message, collection, fields, adopt, autogenerate, empty, head, branch_label, strategy)  # type: ignore[arg-type]  # checked there
+    path = commands.revision(settings.project(), wanted)
+    settings.show("revision", {"path": str(path)}, lambda: str(path))
+
+
+@app.command(rich_help_panel=MIGRATING)
+def upgrade(
+    target: Target = "head",
+    dry_run: DryRun = False,
+    sql: AsSql = False,
+    no_wait: Annotated[
+        bool,
+        typer.Option("--no-wait", help="Do what is quick, leave embedding to workers; exit 3 while rows are left."),
+    ] = False,
+    max_cost: MaxCost = None,
+) -> None:
+    """Apply revisions: make spaces, backfill, index, gate, flip."""
+    _migrate("upgrade", target, dry_run, sql, max_cost, no_wait=no_wait)
+
+
+@app.command(rich_help_panel=MIGRATING, context_settings={"ignore_unknown_options": True})
+def downgrade(
+    target: Annotated[str, typer.Argument(help="-1, 0001, base.")], dry_run: DryRun = False, sql: AsSql = False
+) -> None:  # fmt: skip
+    """Go back: gate on the old version, flip the alias to it. Nothing is embedded again."""
+    _migrate("downgrade", target, dry_run, sql)
+
+
+def _migrate(
+    direction: Any, target: str, dry_run: bool, as_sql: bool, max_cost: float | None = None, **more: bool
+) -> None:
+    from embedmig import commands
+
+    project = settings.project(max_cost)
+    if dry_run or as_sql:
+        from embedmig.report.tables import plan_tables
+
+        planned = commands.dry_run(project, direction, target)
+        settings.show("plan", planned, lambda: plan_tables(planned, as_sql=as_sql))
+        return
+    with live() as shown, interruptible() as stop:
+        ran: Ran = getattr(commands, direction)(project, target, report=shown, stop=stop, **more)
+    if settings.json:
+        settings.show("ran", ran, lambda: "")
+    elif not ran.revisions:
+        settings.err.print(f"nothing to do: at {', '.join(ran.current) or 'base'}")
+
+
+@app.command(rich_help_panel=MIGRATING)
+def stamp(target: Annotated[str, typer.Argument(metavar="REV", help="A revision, head, heads or base.")]) -> None:
+    """Record revisions as applied without running them."""
+    from embedmig import commands
+
+    ran = commands.stamp(settings.project(), target)
+    settings.show("ran", ran, lambda: f"at {', '.join(ran.current) or 'base'}")
+
+
+@app.command(rich_help_panel=MIGRATING)
+def merge(
+    revisions: Annotated[list[str] | None, typer.Argument(help="The heads to join; all of them if none are named.")] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="What the revision is for.")] = "merge",
+) -> None:  # fmt: skip
+    """Write a script that joins several heads."""
+    from embedmig import commands
+
+    path = commands.merge(settings.project(), revisions or [], message)
+    settings.show("revision", {"path": str(path)}, lambda: str(path))
+
+
+@app.command(rich_help_panel=MIGRATING)
+def rebase(
+    name: Annotated[
+        str, typer.Argument(metavar="REV", help="The revision, or its file's name where two have one number.")
+    ],
+) -> None:
+    """Renumber a script that is not applied onto the one other head."""
+    from embedmig import commands
+
+    path = commands.rebase(settings.project(), name)
+    settings.show("revision", {"path": str(path)}, lambda: str(path))

@@ -1,0 +1,159 @@
+"""Commands for whoever runs it: backfill, sync, brakes, alias, retirement, the embedded server."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated
+
+import typer
+
+from embedmig.cli.terminal import (
+    OPERATING,
+    Collection,
+    MaxCost,
+    OneCollection,
+    VersionTag,
+    app,
+    interruptible,
+    live,
+    settings,
+)
+from embedmig.errors import EXIT_FAILED, UsageError
+
+Why = Annotated[str, typer.Option("--reason", help="Shown by status to whoever wonders.")]
+
+
+@app.command(rich_help_panel=OPERATING)
+def backfill(collection: Collection, version: VersionTag = None, max_cost: MaxCost = None) -> None:
+    """Fill a space that upgrade --no-wait left to a worker: the newest one, or a version's."""
+    from embedmig import commands
+
+    with live() as shown, interruptible() as stop:
+        tally = commands.backfill(settings.project(max_cost), collection, version, report=shown, stop=stop)
+    settings.show("tally", tally, lambda: f"{tally.rows:,} rows embedded")
+
+
+@app.command(rich_help_panel=OPERATING)
+def sync(
+    collection: OneCollection = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until stopped; several may run at once.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make the triggers anew and compare every row, after a time without them.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again the rows that a model refused.")
+    ] = False,
+) -> None:
+    """Take the changes that wait into every live space."""
+    from embedmig import commands
+    from embedmig.report.tables import synced_table
+
+    with interruptible() as stop:
+        if follow:
+            _follow(collection, stop)
+            return
+        found = commands.sync(settings.project(), collection, repair=repair, retry_failed=retry_failed, stop=stop)
+    settings.show("spaces", found, lambda: synced_table(found))
+    if any(one.error for one in found):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _follow(collection: str | None, stop: threading.Event) -> None:
+    """The daemon: a health line when something was done, and every 30 seconds."""
+    from embedmig import commands
+    from embedmig.report.live import HealthLine
+
+    health = HealthLine(settings.err)
+    commands.follow(settings.project(), collection, report=health, stop=stop)
+    settings.err.print("stopped; what was claimed is settled")
+
+
+@app.command(rich_help_panel=OPERATING)
+def pause(collection: OneCollection = None, reason: Why = "") -> None:
+    """Hold running backfills and syncs, within a batch."""
+    from embedmig import commands
+
+    names = commands.pause(settings.project(), collection, reason)
+    settings.show("paused", names, lambda: f"paused: {', '.join(names)}; embedmig resume lets them go on")
+
+
+@app.command(rich_help_panel=OPERATING)
+def resume(collection: OneCollection = None) -> None:
+    """Let paused backfills and syncs go on."""
+    from embedmig import commands
+
+    names = commands.resume(settings.project(), collection)
+    settings.show("resumed", names, lambda: f"going on: {', '.join(names)}")
+
+
+@app.command(rich_help_panel=OPERATING)
+def throttle(
+    speed: Annotated[str, typer.Argument(metavar="ROWS/S", help="Rows a second, such as 200; or off.")],
+    collection: OneCollection = None,
+    reason: Why = "",
+) -> None:
+    """Hold running backfills and syncs to a speed."""
+    from embedmig import commands
+
+    names = commands.throttle(settings.project(), _speed(speed), collection, reason)
+    how = "as fast as it goes" if speed == "off" else f"held to {_speed(speed):g} rows/s"
+    settings.show("throttled", names, lambda: f"{', '.join(names)}: {how}")
+
+
+def _speed(text: str) -> float | None:
+    if text == "off":
+        return None
+    try:
+        return float(text.removesuffix("rows/s").strip())
+    except ValueError:
+        raise UsageError(f"{text!r} is not a speed", hint="rows a second, such as 200; or off") from None
+
+
+@app.command(rich_help_panel=OPERATING)
+def alias(
+    action: Annotated[str, typer.Argument(help="drop: make room for ALTER TABLE. rebuild: bring it back.")],
+    collection: Collection,
+) -> None:
+    """Take the alias view away for a schema change of the source, and bring it back."""
+    from embedmig import commands
+
+    if action not in ("drop", "rebuild"):
+        raise UsageError(f"alias {action}: is not an action", hint="drop or rebuild")
+    name = getattr(commands, f"alias_{action}")(settings.project(), collection)
+    done = {"drop": "dropped; embedmig alias rebuild brings it back", "rebuild": "is there"}[action]
+    settings.show("alias", {"alias": name, "action": action}, lambda: f"{name} {done}")
+
+
+@app.command(rich_help_panel=OPERATING)
+def retire(
+    collection: Collection,
+    version: Annotated[str, typer.Argument(metavar="TAG", help="The version whose vectors are to go.")],
+    after: Annotated[str, typer.Option(help="How long it must have been retained.")] = "21d",
+    confirm: Annotated[
+        str | None, typer.Option(metavar="TAG", help="The version again: this can't be taken back.")
+    ] = None,
+) -> None:
+    """Drop the vectors of an old version, for good. Exit 3 while it is too early."""
+    from embedmig import commands
+    from embedmig.report.tables import size
+
+    gone = commands.retire(settings.project(), collection, version, after=after, confirm=confirm)
+    settings.show("retired", gone, lambda: f"{gone.version}: {size(gone.bytes)} freed in {gone.milliseconds:.0f} ms")
+
+
+@app.command(rich_help_panel=OPERATING)
+def server(action: Annotated[str, typer.Argument(help="url, start or stop.")] = "url") -> None:
+    """The embedded PostgreSQL: print its URL for psql, start it, stop it."""
+    from embedmig.db import open_database, stop_embedded
+
+    config = settings.project().config
+    if config.database != "embedded":
+        raise UsageError("the database is not the embedded one", hint='database = "embedded" in embedmig.toml')
+    if action == "stop":
+        stopped = stop_embedded(config.data_dir / "postgres")
+        settings.show("stopped", {"stopped": stopped}, lambda: "stopped" if stopped else "it wasn't running")
+    elif action in ("url", "start"):
+        url = open_database(config).url
+        settings.show("url", {"url": url}, lambda: url)
+    else:
+        raise UsageError(f"server {action}: is not an action", hint="url, start or stop")

@@ -1,0 +1,163 @@
+"""The one application, the options before a command, and what commands share: arguments, display, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedmig import __version__
+from embedmig.errors import EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from embedmig.commands import Project
+    from embedmig.report.live import Live
+
+EXAMPLE = """
+Makes a change of embedding model an ordinary database migration.
+
+Example:
+
+    embedmig revision -m "wordllama 256" --collection docs --model wordllama/l2-supercat --model-version 0.4 --dimensions 256
+
+    embedmig upgrade head
+
+    embedmig status
+
+    embedmig downgrade -1
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration (nothing touched), 3 ran well and the answer is no, 4 another run holds the lock, 130 interrupted (run it again to go on).
+"""
+
+app = typer.Typer(
+    name="embedmig",
+    help=EXAMPLE,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+MIGRATING, INSPECTING, OPERATING = "Migrating", "Inspecting", "Operating"
+
+
+@dataclass
+class Settings:
+    """The options that stand before the command."""
+
+    config: Path | None = None
+    database: str | None = None
+    json: bool = False
+    color: bool = True
+    debug: bool = False
+
+    @property
+    def err(self) -> Console:
+        """Where everything goes that is not data."""
+        from rich.console import Console
+
+        return Console(stderr=True, no_color=not self.color, highlight=False)
+
+    @property
+    def out(self) -> Console:
+        """Where data goes. In a pipe a line is a line, however long."""
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() else 200
+        return Console(no_color=not self.color, highlight=False, width=width)
+
+    def project(self, max_cost: float | None = None) -> Project:
+        """Reads the configuration."""
+        from embedmig.commands import open_project
+
+        return open_project(self.config, database=self.database, max_cost=max_cost)
+
+    def show(self, name: str, data: Any, render: Callable[[], RenderableType]) -> None:
+        """Prints a command's answer as JSON or for people."""
+        if self.json:
+            from embedmig.report.documents import document
+
+            print(document(name, data))
+        else:
+            self.out.print(render(), soft_wrap=not sys.stdout.isatty())
+
+
+settings = Settings()
+
+
+def version_asked(value: bool) -> None:
+    """``--version``."""
+    if value:
+        print(f"embedmig {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    config: Annotated[Path | None, typer.Option("--config", "-c", envvar="EMBEDMIG_CONFIG", help="The configuration file.  [./embedmig.toml]")] = None,
+    database: Annotated[str | None, typer.Option(help="A URL, env:NAME or 'embedded'.  [env: EMBEDMIG_DATABASE]", show_default=False)] = None,
+    json: Annotated[bool, typer.Option("--json", envvar="EMBEDMIG_JSON", help="One JSON document on stdout.")] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", envvar=["EMBEDMIG_NO_COLOR", "NO_COLOR"], help="No colours.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar="EMBEDMIG_DEBUG", help="Show tracebacks.")] = False,
+    _version: Annotated[bool, typer.Option("--version", callback=version_asked, is_eager=True, help="Print the version.")] = False,
+) -> None:  # fmt: skip
+    settings.config, settings.database, settings.json = config, database, json
+    settings.color, settings.debug = not no_color, debug
+
+
+# --- arguments that several commands take ---------------------------------------------------------------------
+
+Target = Annotated[str, typer.Argument(help="head, heads, +1, 0002, 2, a unique prefix, label@head.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan with rows, tokens, cost and disk; change nothing.")
+]
+AsSql = Annotated[bool, typer.Option("--sql", help="Print the SQL of what is SQL; change nothing.")]
+Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="As in \\[collections.NAME].")]
+OneCollection = Annotated[
+    str | None, typer.Argument(metavar="[COLLECTION]", help="One collection; all of them if none is named.")
+]
+VersionTag = Annotated[str | None, typer.Option("--version", metavar="TAG", help="A version's tag.")]
+MaxCost = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Stop before this run costs more.")]
+
+
+# --- around a run ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def live() -> Iterator[Live]:
+    """The display of a run, on stderr."""
+    from embedmig.report.live import Live
+
+    with Live(settings.err) as shown:
+        yield shown
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """The first Ctrl-C, or a SIGTERM, ends the run after the batch in hand; the second Ctrl-C ends it at once."""
+    stop = threading.Event()
+
+    def asked(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            # Nothing less ends a run whose model never answers: its thread can't be cancelled, and would be waited for.
+            settings.err.show_cursor()
+            settings.err.print("interrupted; run the same command again: it goes on where it stopped")
+            os._exit(EXIT_INTERRUPTED)
+        stop.set()
+        settings.err.print("\nstopping after the batch in hand; once more to stop at once", style="yellow")
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
