@@ -17,8 +17,13 @@ LISTED = 11  # ten keys are shown; one more says that there are more
 
 
 def measure(conn: Connection, registry: Registry, source: Source, record: SpaceRecord) -> Measured:
-    """Everything a gate looks at, as of one moment: a change is either in the space or waiting, never in between."""
+    """Everything a gate looks at, as of one moment: a change is either in the space or waiting, never in between.
+
+    Raises :class:`SourceError` where the source's key is no longer of the space's type: they can't be compared.
+    """
     store = open_store(source, record)
+    if not record.adopted:
+        PgvectorStore(source, record).check_key(conn)
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read")
         counts, index = store.counts(conn, registry), store.index_state(conn)

@@ -23,6 +23,7 @@ from embedmig.stores import Batch, Key, Piece, Row
 from embedmig.stores.pgvector import PgvectorStore
 from embedmig.types import Vectors
 
+BYTES_A_TOKEN = 2  # dearer than any real text: English has about 4, Chinese 2.5
 COMMIT_ROWS = 2048  # finished batches are written together up to this many vectors
 
 
@@ -85,6 +86,8 @@ class Pipeline:
     clock: Callable[[], float] = time.monotonic
     tally: Tally = field(default_factory=Tally, init=False)
     failure: BaseException | None = field(default=None, init=False)
+    _spent: float = field(default=0.0, init=False)  # USD, by the answers' own count, written or not
+    _begun: float = field(default=0.0, init=False)  # USD, estimated, of requests under way
     _done: set[int] = field(default_factory=set, init=False)
     _keys: dict[int, Key] = field(default_factory=dict, init=False)
     _next: int = field(default=0, init=False)
@@ -133,31 +136,36 @@ class Pipeline:
                 await self._put_back(work)  # drain: the feed may be waiting for room
                 continue
             try:
-                self._spend(work)
                 await done.put(await self._embed(work))
             except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
                 self._fail(error)
                 await self._put_back(work)
 
     async def _embed(self, work: Work) -> Embedded:
+        begun = self._begin_to_spend(work)
         answer = await self.encoder.encode(work.texts, "document")
+        self._spent += (answer.tokens or 0) * (self.price or 0.0) / 1e6
+        self._begun -= begun
         if not answer.rejected:
             batch = Batch(work.owners, work.pieces, answer.vectors)
         else:
             batch = without_refused(work, answer.vectors, answer.rejected)
         return Embedded(work, batch, answer.tokens or 0, answer.truncated)
 
-    def _spend(self, work: Work) -> None:
-        """Stops before the budget is passed: a batch is begun only if what it and those in flight may cost still fits."""
+    def _begin_to_spend(self, work: Work) -> float:
+        """What the batch may cost, in USD, noted as begun. It is begun only if what is spent, what is under way and
+        it still fit into the budget: raises :class:`AnswerIsNo`.
+        """
         if self.max_cost is None or self.price is None:
-            return
-        ahead = sum(map(len, work.texts)) / 2 * self.price / 1e6  # two characters a token: dearer than any real text
-        if (self.tally.cost or 0.0) + ahead * self.encoder.limits.concurrency > self.max_cost:
+            return 0.0
+        ahead = sum(len(text.encode(errors="replace")) for text in work.texts) / BYTES_A_TOKEN * self.price / 1e6
+        if self._spent + self._begun + ahead > self.max_cost:
             raise AnswerIsNo(
-                f"the next batches could pass max_cost ({self.max_cost:.2f} USD); "
-                f"spent so far: {self.tally.cost or 0:.4f} USD",
+                f"the next batch could pass max_cost ({self.max_cost:.2f} USD); spent so far: {self._spent:.4f} USD",
                 hint="raise max_cost in the embedder's section, then run the same command again",
             )
+        self._begun += ahead
+        return ahead
 
     async def _put_back(self, work: Work) -> None:
         """Claimed changes of a batch that came to nothing wait for another try."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from embedmig.commands.project import Project
 from embedmig.db import Connection, RunLock, retry_transient, translated, whoami
 from embedmig.errors import DatabaseFailed, DatabaseUnavailable, UnknownTarget, UsageError
 from embedmig.events import Event
+from embedmig.following import POLL_SECONDS, Follower
 from embedmig.ledger import ledger_exists
 from embedmig.operations.backfill import Orders, fill
 from embedmig.operations.base import Site
@@ -25,11 +25,11 @@ from embedmig.pipeline import Tally
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import Source
 from embedmig.stores import Store
+from embedmig.stores.adopted import writer_of
 from embedmig.stores.pgvector import PgvectorStore
-from embedmig.sync import Sync, Synced, reconcile
+from embedmig.sync import Synced, reconcile
 
 NUDGE = "embedmig_sync"
-POLL_SECONDS = 1.0
 
 
 @contextmanager
@@ -78,20 +78,18 @@ def follow(
     """Syncs until told to stop; several may run at once. Wakes when nudged by NOTIFY, and every second anyway: a
     trigger that notified would make all writers commit one after another.
 
-    Each space has its own thread, so that a provider that hangs stops no other. A database that goes away is waited
-    for, longer each time.
+    A database that goes away is waited for, longer each time.
     """
     patience = seconds
-    with ThreadPoolExecutor(thread_name_prefix="embedmig-sync") as threads:
-        under_way: dict[int, Future[Synced]] = {}
+    with Follower() as follower:
         while not stop.is_set():
             try:
                 with working(project) as (site, conn):
                     conn.execute(sql.SQL("listen {}").format(sql.Identifier(NUDGE)))
                     while not stop.is_set():
                         for name in _names(project, collection):
-                            report(_collect(under_way))
-                            _begin(under_way, threads, site.sync(conn, name, stop))
+                            report(follower.collect())
+                            follower.begin(site.sync(conn, name, stop))
                         patience = seconds
                         for _ in conn.notifies(timeout=seconds, stop_after=1):
                             pass
@@ -100,19 +98,6 @@ def follow(
                     raise
                 stop.wait(patience)
                 patience = min(patience * 2, 60.0)
-
-
-def _collect(under_way: dict[int, Future[Synced]]) -> list[Synced]:
-    """What the passes that have ended did; raises what one of them raised."""
-    ended = [space for space, pass_ in under_way.items() if pass_.done()]
-    return [under_way.pop(space).result() for space in ended]
-
-
-def _begin(under_way: dict[int, Future[Synced]], threads: ThreadPoolExecutor, sync: Sync) -> None:
-    """A pass over every space that has none under way."""
-    for record in sync.spaces():
-        if record.id not in under_way:
-            under_way[record.id] = threads.submit(sync.space, record)
 
 
 def backfill(
@@ -218,6 +203,8 @@ def _with_alias(
             raise UsageError(f"the alias of {collection!r} shows nothing", hint="embedmig upgrade head")
         record = site.registry.space(conn, collection, alias.version)
         assert record is not None
+        if change is aliases.bring_back:
+            writer_of(source, record).check_key(conn)
 
         def transaction() -> None:
             with conn.transaction():

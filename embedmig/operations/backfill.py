@@ -14,7 +14,8 @@ from embedmig.db import Connection
 from embedmig.embedders import create
 from embedmig.embedders.prices import price as price_of
 from embedmig.errors import AnswerIsNo, EmbedmigError, PlanError
-from embedmig.events import Event
+from embedmig.events import Event, Notice
+from embedmig.following import others_kept_fresh
 from embedmig.operations.base import Operation, Plan, Run, Site
 from embedmig.pipeline import Tally
 from embedmig.registry import SpaceRecord
@@ -124,11 +125,17 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
     assert isinstance(store, PgvectorStore)
     canary_texts.check(conn, site.registry, record, site.encoder(record.space, record.weights))
     settings = site.config.settings(record.space.provider)
-    tally = Backfill(
-        site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,
-        orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
-        site.config.throttle, orders.order,
-    ).run()  # fmt: skip
+    with others_kept_fresh(
+        site.database,
+        lambda beside, done: site.sync(beside, record.collection, done),
+        record.id,
+        lambda text: orders.report(Notice(text)),
+    ):
+        tally = Backfill(
+            site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,
+            orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
+            site.config.throttle, orders.order,
+        ).run()  # fmt: skip
     if record.state == "building":
         site.registry.set_state(conn, record.id, "ready")
     return tally

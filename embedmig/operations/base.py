@@ -69,8 +69,9 @@ class Site:
         return Encoder(space, embedder)
 
     def sync(self, conn: Connection, collection: str, stop: threading.Event) -> Sync:
-        """What takes captured changes into the collection's spaces."""
+        """What takes captured changes into the collection's spaces; its table is looked up anew, as it is now."""
         settings = self.config.settings
+        self._sources.pop(collection, None)
         return Sync(
             self.database,
             self.registry,

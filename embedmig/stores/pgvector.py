@@ -77,7 +77,7 @@ class PgvectorStore:
                 raise SourceError(
                     f"key column {column.name} of {self.source.collection.table} is {column.type} now; "
                     f"space {self.space.tag} was made for {held.type if held else 'another key'}",
-                    hint=f"alter table {self.table.as_string(conn)} alter column {column.name} type {column.type}; "
+                    hint=f"alter table {self.table.as_string(conn)} alter column {column.name} type {column.type} using {column.name}::text::{column.type}; "
                     "then embedmig sync --repair"
                     if held
                     else "a key can't be exchanged: make a new space under another version",

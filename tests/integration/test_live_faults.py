@@ -29,6 +29,7 @@ from embedmig.types import Limits, Space
 from tests.disturbing import Daemon, Moments, disturbed
 from tests.inside import space_script, tag
 from tests.integration.test_live_traffic import DIMENSIONS, unit_vectors
+from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 
@@ -196,6 +197,55 @@ def test_a_model_that_is_down_keeps_no_other_space_from_being_synced(live: Live)
     live.expect_exact()
 
 
+def test_while_a_space_is_filled_the_one_that_is_shown_takes_its_changes_in(live: Live) -> None:
+    old = live.project.one(f"select table_name from embedmig.spaces where version = '{OLD}'")
+    query = f"select content_hash from embedmig.{old} where id = 3"
+    before = live.project.one(query)
+
+    def someone_edits() -> None:
+        live.do("update documents set body = 'edited under way' where id = 3")
+        wait_until(lambda: live.project.one(query) != before, "the shown space to take the change in")
+
+    live.model.before = at_call(4, someone_edits)
+    commands.upgrade(live.opened)
+    live.sync_once()
+    live.expect_exact()
+
+
+def test_an_api_that_is_down_keeps_its_changes_waiting_and_takes_them_in_when_it_is_back(live: Live) -> None:
+    with OpenAIServer(dimensions=8) as server:
+        settings = f"base_url = '{server.url}'\ngive_up_after = 0.2\n"
+        live.project.configure(CONFIG + "\n[embedders.openai]\n" + settings)
+        live.project.space_script("0002", "0001", model="openai/some-model", version="1", dimensions=8)
+        commands.upgrade(live.opened)
+        live.sync_once()
+        live.do("update documents set body = 'while the API was down' where id < 12")
+        server.api.extend([{"status": 503, "times": 1_000_000}])
+        fine, down = commands.sync(live.opened, "docs")
+        assert (fine.waiting, fine.error, down.waiting) == (0, None, 12)
+        assert "503" in str(down.error)
+        server.api.script.clear()
+        live.do("update embedmig.pending_changes set not_before = now()")
+        assert [synced.waiting for synced in commands.sync(live.opened, "docs")] == [0, 0]
+    assert live.project.one("select count(*) from embedmig.failed_rows") == 0
+
+
+def test_no_sum_is_passed_while_writers_go_on(live: Live) -> None:
+    with OpenAIServer(dimensions=8) as server:
+        reach = f"[embedders.openai]\nbase_url = '{server.url}'\nbatch_size = 5\nconcurrency = 1\nprice = 1000\n"
+        live.project.configure(f"{CONFIG}\n{reach}max_cost = 0.2\n")
+        live.project.space_script("0002", "0001", model="openai/some-model", version="1", dimensions=8)
+        with pytest.raises(AnswerIsNo, match="max_cost"):
+            commands.upgrade(live.opened)
+        spent = live.project.one("select cost_usd from embedmig.embedding_migrations order by id desc limit 1")
+        assert 0 < spent <= 0.2
+        live.do("update documents set body = 'changed meanwhile' where id < 20")
+        live.project.configure(f"{CONFIG}\n{reach}max_cost = 4\n")
+        commands.upgrade(live.opened)
+        commands.sync(live.opened, "docs")
+        assert [space.complete for space in commands.status(live.opened).collections["docs"].spaces] == [40, 40]
+
+
 def test_sync_killed_between_embedding_and_writing_loses_nothing_and_the_next_takes_over_at_once(live: Live) -> None:
     live.sync_once()
     live.do("update documents set body = 'changed' where id < 12")
@@ -265,22 +315,22 @@ def test_a_source_that_was_renamed_is_named_in_the_error_and_found_again_under_i
     live.expect_exact()
 
 
-def test_a_key_that_was_retyped_closes_the_gate_and_sync_says_what_to_alter(live: Live) -> None:
+@pytest.mark.parametrize(("to", "new_key"), [("numeric", "5000000000000000000000"), ("text", "'a name'")])
+def test_a_key_that_was_retyped_opens_no_gate_and_every_command_says_what_to_alter(
+    live: Live, to: str, new_key: str
+) -> None:
     commands.alias_drop(live.opened, "docs")
-    live.do("alter table documents alter column id type numeric")
-    commands.alias_rebuild(live.opened, "docs")
-    live.do("update documents set body = 'edited' where id = 1")
-    verdicts = {verdict.name: verdict.passed for verdict in commands.gate(live.opened, "docs")}
-    assert verdicts["capture"] is False
-    with pytest.raises(SourceError, match="key column id of documents is numeric now") as raised:
-        commands.sync(live.opened, "docs")
+    live.do(f"alter table documents alter column id type {to}")
+    for command in (commands.gate, commands.sync, commands.alias_rebuild):
+        with pytest.raises(SourceError, match=f"key column id of documents is {to} now") as raised:
+            command(live.opened, "docs")
     statement, _, then = str(raised.value.hint).partition("; then ")
     assert then == "embedmig sync --repair"
-    commands.alias_drop(live.opened, "docs")
     live.do(statement)
-    commands.alias_rebuild(live.opened, "docs")
     commands.sync(live.opened, "docs", repair=True)
-    live.do("insert into documents values (5000000000000000000000, 'beyond', 'every integer')")
+    commands.alias_rebuild(live.opened, "docs")
+    live.do("update documents set body = 'edited' where id = '1'")
+    live.do(f"insert into documents values ({new_key}, 'beyond', 'every integer')")
     commands.sync(live.opened, "docs")
     live.expect_exact()
     assert all(verdict.passed for verdict in commands.gate(live.opened, "docs"))

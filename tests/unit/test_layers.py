@@ -22,7 +22,7 @@ ROOMS = (
     "db", "schema", "ledger", "registry", "source", "stores", "chunking", "aliases", "brake", "capture", "changes",
     "canary_texts",
     # engines
-    "pipeline", "backfill", "sync", "gates", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
+    "pipeline", "backfill", "sync", "following", "gates", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
     "autogenerate", "runner", "lint", "audit", "drift",
     # what people and programs call
     "commands", "report", "cli",

@@ -1,0 +1,34 @@
+"""A throttle is a speed: rows asked for are let through at it, and time held back is not active time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from typing import Any
+
+import pytest
+
+from embedmig import brake
+from embedmig.brake import Brake, Control
+
+
+@pytest.mark.parametrize("batch", [1, 64, 500])
+def test_rows_are_let_through_at_the_speed_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    now, said = [0.0], list[str]()
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(brake, "control", lambda *_: Control(rows_per_second=250.0))
+    held: Any = Brake(None, "docs", threading.Event(), said.append, clock=lambda: now[0], sleep=sleep)  # type: ignore[arg-type]
+
+    async def embed(rows: int) -> None:
+        for _ in range(0, rows, batch):
+            await held.wait(None, batch)
+
+    asyncio.run(embed(10_000))
+    batches = math.ceil(10_000 / batch)
+    assert now[0] == pytest.approx((batches - 1) * batch / 250)  # the first batch waits for nobody
+    assert held.held_seconds == pytest.approx(now[0])
+    assert not said
