@@ -29,6 +29,7 @@ PAGE_BYTES = 4_000_000  # of text held by one page; pages shrink where documents
 PAGE_ROWS = (64, 4096)
 MAX_SWEEPS = 5
 REMEMBERED = 50_000
+CLAIM_ROWS = 500  # changes looked at together: most of a long queue may need no embedding
 LIVE_SECONDS = 1.0  # how often the row copy looks for changes to let through first
 
 
@@ -190,7 +191,7 @@ async def live_work(conn: Connection, changes: Changes, size: int) -> AsyncItera
     while await asyncio.to_thread(changes.distribute, conn) >= TAKE:
         pass
     left = (await asyncio.to_thread(changes.waiting, conn)).count
-    while left > 0 and (claims := await asyncio.to_thread(changes.claim, conn, min(size, left))):
+    while left > 0 and (claims := await asyncio.to_thread(changes.claim, conn, min(max(size, CLAIM_ROWS), left))):
         left -= len(claims)
         wanted = await asyncio.to_thread(changes.sort_out, conn, claims)
         claim_of = {row.key: claim for claim, row in wanted}
