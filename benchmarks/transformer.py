@@ -55,7 +55,10 @@ def measure(options: argparse.Namespace) -> list[Pair]:
     tokens = embedder.count_tokens(texts)
     in_order = sorted(texts, key=len, reverse=True)
     few = in_order[:: max(1, len(in_order) // 256)]
-    speeds = {size: embedder.count_tokens(few) / seconds(lambda size=size: direct(model, few, size)) for size in DIRECT_BATCHES}  # type: ignore[misc]
+    speeds = {
+        size: embedder.count_tokens(few) / seconds(lambda size=size: direct(model, few, size))
+        for size in DIRECT_BATCHES
+    }  # type: ignore[misc]
     batch = max(speeds, key=lambda size: speeds[size])
     asyncio.run(efficiency.embed_all(encoder, few))
     pairs = []

@@ -52,12 +52,16 @@ def forward(model: Any, window: Sequence[Features], budget: Budget) -> Vectors:
     waiting = list(reversed(window))
     while waiting:
         features = waiting.pop()
-        made = attempt(model, features)
-        if made is None:
-            release_memory(model.device)
-            waiting.extend(reversed(smaller(model, features, budget, done)))
-        else:
+        rows, longest = shape_of(features)
+        if rows > 1 and rows * longest > budget.tokens:  # it was made before the budget shrank
+            waiting.extend(reversed(parts(features, max(1, budget.tokens // longest))))
+        elif (made := attempt(model, features)) is not None:
             done.append(made)
+        elif rows > 1:
+            budget.shrink_below(rows * longest)
+            waiting.append(features)
+        else:
+            done.append(alone(model, features))
     # Copied once a window: a copy waits for the device, which would stand still between batches.
     return np.asarray(torch.cat(done).cpu().numpy(), dtype=np.float32)
 
@@ -73,23 +77,18 @@ def attempt(model: Any, features: Features) -> Any:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-    return None  # out here the traceback is gone, and the tensors that it held
+    release_memory(model.device)  # out here the traceback is gone, and with it the tensors that it held
+    return None
 
 
-def smaller(model: Any, features: Features, budget: Budget, done: list[Any]) -> list[Features]:
-    """The batch in parts that the halved budget allows. A single text is tried once more, with the cache empty."""
-    count, longest = shape_of(features)
-    if count > 1:
-        budget.shrink_below(count * longest)
-        return parts(features, max(1, budget.tokens // longest))
-    if (made := attempt(model, features)) is None:
-        release_memory(model.device)
-        raise InputRefused(
-            f"a text of {longest:,} tokens does not fit into the memory of {model.device}",
-            hint="cut texts into chunks, or give the model a device with more memory to itself",
-        )
-    done.append(made)
-    return []
+def alone(model: Any, features: Features) -> Any:
+    """A single text, tried once more now that memory was released; raises :class:`InputRefused`."""
+    if (made := attempt(model, features)) is not None:
+        return made
+    raise InputRefused(
+        f"a text of {shape_of(features)[1]:,} tokens does not fit into the memory of {model.device}",
+        hint="cut texts into chunks, or give the model a device with more memory to itself",
+    )
 
 
 def parts(features: Features, count: int) -> list[Features]:
