@@ -320,13 +320,6 @@ def _devices(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _dtype(_value: object) -> NoReturn:
-    raise ConfigError(
-        "shapes the vectors: it is a part of the space",
-        hint='Space(…, dtype="float16") in the script; revision --dtype and [collections.NAME.embedding] write it there',
-    )
-
-
 def _chunk(value: object) -> Chunk:
     if not isinstance(value, dict) or "size" not in value or value.keys() - {f.name for f in fields(Chunk)}:
         raise ValueError("{ size = …, overlap = …, unit = … }")
@@ -377,7 +370,6 @@ _EMBEDDER: dict[str, Check] = {
     "timeout": _patience,
     "price": _number(0),
     "device": _devices,
-    "dtype": _dtype,
     "tokens_per_batch": _number(1, whole=True),
     "models": _models,
     "path": _string,
@@ -434,6 +426,11 @@ def _check(file: _File, raw: object) -> CheckSettings:
 
 def _embedder(file: _File, name: str, raw: object, environ: Mapping[str, str]) -> EmbedderSettings:
     at, beside = ("embedders", name), file.path.parent
+    if isinstance(raw, dict) and "dtype" in raw:
+        hint = (
+            'Space(…, dtype="float16") in the script; revision --dtype and [collections.NAME.embedding] write it there'
+        )
+        file.fail((*at, "dtype"), "shapes the vectors: it is a part of the space", hint)
     values = file.section(at, raw, _EMBEDDER)
     if "api_key" in values:
         kind, _, variable = values["api_key"].partition(":")
