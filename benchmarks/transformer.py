@@ -14,6 +14,7 @@ import asyncio
 import json
 import platform
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -67,6 +68,7 @@ def measure(options: argparse.Namespace) -> list[Pair]:
         order = calls if number % 2 == 0 else calls[::-1]  # neither has the warmer machine
         took = {call: seconds(call) for call in order}
         pairs.append(Pair(tokens / took[calls[0]], batch, tokens / took[calls[1]]))
+        print(f"pair {number + 1} of {options.repeats}: {pairs[-1].ratio:.2f}", file=sys.stderr, flush=True)
     return pairs
 
 
