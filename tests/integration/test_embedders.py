@@ -110,12 +110,12 @@ MINILM = Space("docs", "sentence-transformers/all-MiniLM-L6-v2", "1", 384)
 @needs_minilm
 @PROMISES
 def test_sentence_transformers_passes_the_suite(promise: testing.Promise) -> None:
-    asyncio.run(promise(Encoder(MINILM, create(MINILM, EmbedderSettings(device="cpu", batch_size=16)))))
+    asyncio.run(promise(Encoder(MINILM, create(MINILM, EmbedderSettings(device=("cpu",), batch_size=16)))))
 
 
 @needs_minilm
 def test_truncation_at_the_models_token_limit_is_counted() -> None:
-    encoder = Encoder(MINILM, create(MINILM, EmbedderSettings(device="cpu")))
+    encoder = Encoder(MINILM, create(MINILM, EmbedderSettings(device=("cpu",))))
     encoded = asyncio.run(encoder.encode(["short", "word " * 1000, "short too"]))
     assert encoded.truncated == 1
     assert encoded.tokens == 3 + 256 + 4

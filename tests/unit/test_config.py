@@ -365,3 +365,18 @@ def test_importing_the_configuration_brings_in_neither_alembic_nor_sqlalchemy():
     heavy = "{'alembic', 'sqlalchemy', 'jinja2'}"
     code = f"import sys, embedmig.config; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_model_computes_in_is_no_setting_and_is_said_where_it_belongs(tmp_path):
+    error = refusal(tmp_path, WHOLE + '\n[embedders.sentence-transformers]\ndtype = "float16"\n')
+    assert "embedders.sentence-transformers.dtype shapes the vectors" in error.message
+    assert "revision --dtype" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("given", "device"), [('"cuda"', ("cuda",)), ('["cuda:0", "cuda:1"]', ("cuda:0", "cuda:1"))], ids=str
+)
+def test_a_local_model_may_have_one_device_or_several(tmp_path, given, device):
+    config = read(tmp_path, WHOLE + f"\n[embedders.sentence-transformers]\ndevice = {given}\n", {"KEY": "x"})
+    assert config.settings("sentence-transformers").device == device
+    assert "a list such as" in refusal(tmp_path, WHOLE + "\n[embedders.sentence-transformers]\ndevice = []\n").message

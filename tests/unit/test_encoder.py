@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from embedmig.embedders.encoder import CANARY, Encoded, Encoder, pack, row_fault
 from embedmig.embedders.weights import is_prefix
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, InputRefused
 from embedmig.testing import FakeEmbedder, fake_space, fake_vectors
-from embedmig.types import Answer, Limits, Space
+from embedmig.types import Answer, Limits, Space, fingerprint
 
 
 def encode(texts: list[str], embedder: FakeEmbedder | None = None, role: Any = "document", **space: Any) -> Encoded:
@@ -199,3 +200,14 @@ def test_an_unknown_price_is_unknown_and_never_zero() -> None:
     assert prices.cost(small, None) is None
     assert prices.cost(Space("docs", "openai/some-new-model", "1", 8), 1000) is None
     assert prices.cost(Space("docs", "wordllama/l2-supercat", "0.4", 64), None) == 0.0
+
+
+def test_a_choice_that_did_not_exist_yet_leaves_stored_fingerprints_as_they_are() -> None:
+    space = Space("docs", "wordllama/l2-supercat", "0.4", 64)
+    assert fingerprint(space, ["title", "body"]) == "40927871d5a03427708b196931c3a7ed551467567dec1ac630a7038692d6b33d"
+    assert fingerprint(replace(space, dtype="float16"), ["title", "body"]) != fingerprint(space, ["title", "body"])
+
+
+def test_a_dtype_for_a_model_that_takes_none_is_refused() -> None:
+    with pytest.raises(EmbedderMisconfigured, match="the space says float16"):
+        create(Space("docs", "wordllama/l2-supercat", "0.4", 64, dtype="float16"))
