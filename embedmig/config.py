@@ -312,6 +312,13 @@ def _models(value: object) -> dict[str, str]:
     return value
 
 
+def _prices(value: object) -> dict[str, float]:
+    prices = _table(value)
+    if not all(type(item) in (int, float) and item >= 0 for item in prices.values()):
+        raise ValueError("a table of numbers, at least 0")
+    return {name: float(item) for name, item in prices.items()}
+
+
 def _chunk(value: object) -> Chunk:
     if not isinstance(value, dict) or "size" not in value or value.keys() - {f.name for f in fields(Chunk)}:
         raise ValueError("{ size = …, overlap = …, unit = … }")
@@ -360,6 +367,7 @@ _EMBEDDER: dict[str, Check] = {
     "max_cost": _number(0),
     "timeout": _patience,
     "price": _number(0),
+    "prices": _prices,
     "device": _string,
     "models": _models,
     "dtype": _string,

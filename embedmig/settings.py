@@ -12,7 +12,8 @@ class EmbedderSettings:
 
     ``api_key`` is the resolved secret and is left out of ``repr``, ``api_key_variable`` where it was to come from.
     ``timeout`` is seconds a request. ``max_cost`` is
-    USD a run and ``price`` USD per million tokens (it overrides the table in :mod:`embedmig.embedders.prices`).
+    USD a run and ``price`` USD per million tokens (it overrides the table in :mod:`embedmig.embedders.prices`),
+    ``prices`` the same for single models, by name.
     ``models`` maps a model's name to where it lies on disk: a path, or ``package:NAME/sub/dir`` inside an installed
     package. ``path`` is put on ``sys.path`` for the ``python`` provider. ``give_up_after`` is how many seconds an API
     may go without one success before a run ends.
@@ -28,6 +29,7 @@ class EmbedderSettings:
     max_cost: float | None = None
     timeout: float = 60.0
     price: float | None = None
+    prices: Mapping[str, float] = field(default_factory=dict)
     device: str | None = None
     dtype: str | None = None
     models: Mapping[str, str] = field(default_factory=dict)
