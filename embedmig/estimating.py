@@ -108,7 +108,8 @@ def extrapolate(
     read = sum(one.texts for one in sample)
     sizes = [float(one.texts if characters is None else one.characters) for one in sample]
     total = float(rows if characters is None else characters)
-    vectors = round(total * sum(one.vectors for one in sample) / (sum(sizes) or 1))
+    cut = any(one.vectors != one.texts for one in sample)
+    vectors = round(total * sum(one.vectors for one in sample) / (sum(sizes) or 1)) if cut else rows
     tokens = [one.tokens for one in sample if one.tokens is not None]
     if len(tokens) < len(sample) or not sample:
         guess = total * sum(one.sent for one in sample) / (sum(sizes) or 1) / CHARACTERS_PER_TOKEN

@@ -176,7 +176,7 @@ def _from_ledger(site: Site, conn: Connection, space: Space, estimate: Estimate)
     if before is None:
         return Duration(None, None, None, "--probe measures it")
     seconds = before.seconds_for(estimate.rows or 0, estimate.tokens)
-    return Duration(seconds, None, None, f"as {before.when}: {before.rows:,} rows in {before.seconds:,.1f} s")
+    return Duration(seconds, None, None, f"as {before.when} embedded {before.rows:,} rows in {before.seconds:,.1f} s")
 
 
 def _advice(site: Site, conn: Connection, found: Forecast) -> Advice:

@@ -24,13 +24,19 @@ def _forecast(found: Forecast) -> Text:
     if found.probe:
         tokens = "tokens not told" if found.probe.tokens is None else f"{found.probe.tokens:,} tokens"
         lines.append(f"          the probe itself: {found.probe.texts:,} texts, {tokens}, {usd(found.probe_cost)}")
-    lines += [f"  disk    {storage}: {_disk(sizes)}" for storage, sizes in found.sizes.items()]
+    for storage, sizes in found.sizes.items():
+        declared = ", as declared" if storage == found.space.storage else ""
+        lines.append(f"  disk    {storage}{declared}: {_disk(sizes)}")
     return Text("\n".join([*lines, f"  memory  {_memory(found)}"]))
 
 
 def _tokens(found: Forecast) -> str:
     count = found.estimate.tokens
-    return f"{count:,}: {found.estimate.note.partition('; ')[0]}" if count is not None else "unknown"
+    return (
+        f"{count:,}: {found.estimate.note.partition('; ')[0].removeprefix('tokens ')}"
+        if count is not None
+        else "unknown"
+    )
 
 
 def _cost(found: Forecast) -> str:
