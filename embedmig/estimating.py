@@ -119,12 +119,13 @@ def extrapolate(
 
 
 def deviation(tokens: Sequence[int], sizes: Sequence[float], ratio: float, rows: int, read: int) -> float:
-    """The standard error of the extrapolated total; infinite spread is not known from one, so it is that one itself."""
-    units = len(tokens)
-    if units < 2:
-        return ratio * sum(sizes) * rows / max(1, read)
-    spread = math.sqrt(sum((t - ratio * s) ** 2 for t, s in zip(tokens, sizes, strict=True)) / (units - 1))
-    unseen = max(0.0, 1 - read / max(1, rows))
+    """The standard error of the extrapolated total, from ``n`` texts or groups of them; 0 where all were read.
+
+    One alone says nothing of the spread: it is taken to be as large as that one.
+    """
+    units, unseen = len(tokens), max(0.0, 1 - read / max(1, rows))
+    residues = [t - ratio * s for t, s in zip(tokens, sizes, strict=True)] if units > 1 else [float(tokens[0])]
+    spread = math.sqrt(sum(one * one for one in residues) / max(1, units - 1))
     return rows * units / max(1, read) * spread * math.sqrt(unseen / units)
 
 

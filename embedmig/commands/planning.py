@@ -122,6 +122,7 @@ def forecast(
 def probed(site: Site, conn: Connection, space: Space, texts: int) -> Probe:
     """Embeds some of the collection's texts; no transaction is open meanwhile."""
     encoder = site.encoder(space, patience=PATIENCE)
+    encoder.check()
     drawn = draw(conn, site.source(conn, space.collection), texts or probe_size(encoder.limits))
     settings = site.config.settings(space.provider)
     most = find_price(space, settings).of(sum(map(len, drawn)) / 2)  # two characters a token: dearer than any real text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -13,9 +14,9 @@ import pytest
 from embedmig import commands
 from embedmig.commands.launching import launch
 from embedmig.embedders.prices import PRICES_OF
-from embedmig.errors import AnswerIsNo, EmbedderUnavailable
+from embedmig.errors import AnswerIsNo, EmbedderUnavailable, Interrupted
 from embedmig.index_size import graph_bytes, index_bytes, table_bytes
-from embedmig.types import Storage
+from embedmig.types import Progress, Storage
 from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project, embeddings
 
@@ -265,6 +266,22 @@ def test_an_upgrade_keeps_its_estimate_and_the_truth_beside_it(small: Project) -
     shown = small.run("show", "0001").stdout
     assert re.search(r"estimated +300 rows, [\d,]+ tokens, \$0\.00, time unknown", shown)
     assert re.search(rf"took +300 rows, {tokens:,} tokens, \$0\.00, [\d.]+ s", shown)
+
+
+def test_of_a_run_that_was_stopped_each_attempt_has_its_own_part(small: Project) -> None:
+    small.configure(CONFIG, "\n[embedders.wordllama]\nbatch_size = 50\nconcurrency = 1\n")
+    stop = threading.Event()
+
+    def stop_at_the_first(event: object) -> None:
+        if isinstance(event, Progress):
+            stop.set()
+
+    with pytest.raises(Interrupted):
+        commands.upgrade(small.opened(), report=stop_at_the_first, stop=stop)
+    commands.upgrade(small.opened())
+    first, second = (attempt["backfills"][0] for attempt in small.json("show", "0001")["attempts"])
+    assert 0 < first["truth"]["rows"] < 300
+    assert second["estimate"]["rows"] == second["truth"]["rows"] == 300 - first["truth"]["rows"]
 
 
 def test_an_estimate_that_can_not_be_made_or_kept_stops_nothing(
