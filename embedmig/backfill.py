@@ -38,7 +38,7 @@ class Backfill:
     """One run into one space.
 
     ``stop`` ends it after the batches in hand; ``guard`` raises when the run lock is lost; ``price`` and ``max_cost``
-    are those of :class:`Pipeline`, as is ``fence``.
+    are those of :class:`Pipeline`, as is ``fence``. ``counted`` is told how many rows there are to do, on the side.
     """
 
     database: Database
@@ -53,6 +53,7 @@ class Backfill:
     max_cost: float | None = None
     throttle: Throttle = field(default_factory=Throttle)
     order: Literal["key", "hot"] = "key"
+    counted: Callable[[Connection, int], None] = lambda _conn, _rows: None
     clock: Callable[[], float] = time.monotonic
     _total: int | None = field(default=None, init=False)
     _given: dict[tuple[Key, bytes], None] = field(default_factory=dict, init=False)
@@ -170,7 +171,8 @@ class Backfill:
         """The denominator, counted once as of the start and on the side: embedding doesn't wait for it."""
         with self.database.connect("backfill count") as conn:
             counts = self.store.counts(conn, self.registry)
-        self._total = counts.missing - counts.failed
+            self._total = counts.missing - counts.failed
+            self.counted(conn, self._total)
 
     def _report(self) -> None:
         tally, active = self._pipeline.tally, self.clock() - self._began - self._brake.held_seconds

@@ -320,6 +320,13 @@ def _devices(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _prices(value: object) -> dict[str, float]:
+    prices = _table(value)
+    if not all(type(item) in (int, float) and item >= 0 for item in prices.values()):
+        raise ValueError("a table of numbers, at least 0")
+    return {name: float(item) for name, item in prices.items()}
+
+
 def _chunk(value: object) -> Chunk:
     if not isinstance(value, dict) or "size" not in value or value.keys() - {f.name for f in fields(Chunk)}:
         raise ValueError("{ size = …, overlap = …, unit = … }")
@@ -371,6 +378,7 @@ _EMBEDDER: dict[str, Check] = {
     "price": _number(0),
     "device": _devices,
     "tokens_per_batch": _number(1, whole=True),
+    "prices": _prices,
     "models": _models,
     "path": _string,
     "give_up_after": _patience,

@@ -50,6 +50,30 @@ class Attempt:
     gates: list[dict[str, Any]] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a model did in ``seconds``; ``tokens`` is None where it doesn't say, ``when`` names the run."""
+
+    rows: int
+    tokens: int | None
+    seconds: float
+    when: str
+
+    def seconds_for(self, rows: int, tokens: int | None) -> float:
+        """How long so much would take: by tokens where both are known, for long texts take longer."""
+        return tokens * self.seconds / self.tokens if tokens and self.tokens else rows * self.seconds / self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Reckoned:
+    """What an operation of an attempt was expected to take, and what it took; None where that was not noted."""
+
+    attempt: int
+    position: int
+    estimate: dict[str, Any] | None
+    truth: dict[str, Any] | None
+
+
 FIELDS = sql.SQL(
     "id, revision, direction, status, checksum, started_at, finished_at, active_seconds, rows_done, tokens, "
     "cost_usd::float8, applied_by, host, tool_version, error, gates"
@@ -100,14 +124,44 @@ class Ledger:
         values = {"revision": revision, "direction": direction, "checksum": checksum}
         return {row[0] for row in conn.execute(query, values)}
 
-    def measured_rate(self, conn: Connection, spaces: sql.Identifier, model: str) -> float | None:
-        """Rows a second of the last attempt that embedded something with a model, index and gate included."""
-        query = sql.SQL(
-            """select a.rows_done / a.active_seconds from {} a join {} s on s.revision = a.revision
-               where a.rows_done > 0 and a.active_seconds > 0 and s.definition->>'model' = %s order by a.id desc limit 1"""
+    def measured(self, conn: Connection, spaces: sql.Identifier, model: str) -> Measured | None:
+        """How fast a model was when it last embedded a thousand rows or more; else the last time that it embedded any.
+
+        What was noted of a backfill goes before the figures of a whole attempt, which have index and gate in them.
+        """
+        newest = sql.SQL("select * from ({}) found order by rows >= 1000 desc, id desc limit 1")
+        noted = sql.SQL(
+            """select (truth->>'rows')::bigint as rows, (truth->>'tokens')::bigint as tokens, (truth->>'seconds')::float8 as seconds,
+                 a.revision, a.started_at::date as day, a.id
+               from {} o join {} a on a.id = o.attempt
+               where truth->>'model' = %s and (truth->>'rows')::bigint > 0 and (truth->>'seconds')::float8 > 0"""
+        ).format(self.operations_table, self.attempts_table)
+        whole = sql.SQL(
+            """select rows_done as rows, nullif(tokens, 0) as tokens, active_seconds as seconds, a.revision, a.started_at::date as day, a.id
+               from {} a join {} s on s.revision = a.revision
+               where rows_done > 0 and active_seconds > 0 and s.definition->>'model' = %s"""
         ).format(self.attempts_table, spaces)
-        row = conn.execute(query, (model,)).fetchone()
-        return float(row[0]) if row else None
+        for query in (noted, whole) if self.keeps_estimates(conn) else (whole,):
+            row = conn.execute(newest.format(query), (model,)).fetchone()
+            if row:
+                return Measured(row[0], row[1], row[2], f"{row[3]} on {row[4]}")
+        return None
+
+    def keeps_estimates(self, conn: Connection) -> bool:
+        """Whether the journal has room for estimates: that of an older embedmig has not."""
+        query = "select exists (select from pg_attribute where attrelid = to_regclass(%s) and attname = 'truth')"
+        row = conn.execute(query, (self.operations_table.as_string(conn),)).fetchone()
+        return bool(row and row[0])
+
+    def reckonings(self, conn: Connection, revision: str) -> list[Reckoned]:
+        """What backfills of a revision were expected to take and what they took, oldest first."""
+        if not self.keeps_estimates(conn):
+            return []
+        query = sql.SQL(
+            """select o.attempt, o.position, o.estimate, o.truth from {} o join {} a on a.id = o.attempt
+               where a.revision = %s and (o.estimate is not null or o.truth is not null) order by o.attempt, o.position"""
+        ).format(self.operations_table, self.attempts_table)
+        return [Reckoned(*row) for row in conn.execute(query, (revision,))]
 
     # writing
 
@@ -178,6 +232,13 @@ class Ledger:
             "update {} set finished_at = clock_timestamp(), outcome = %s where attempt = %s and position = %s"
         ).format(self.operations_table)
         conn.execute(query, (outcome, attempt, position))
+
+    def note_reckoning(
+        self, conn: Connection, attempt: int, position: int, field: Literal["estimate", "truth"], values: dict[str, Any]
+    ) -> None:
+        """Keeps what an operation is expected to take, or what it took."""
+        query = sql.SQL("update {} set {} = %s where attempt = %s and position = %s")
+        conn.execute(query.format(self.operations_table, ident(field)), (json.dumps(values), attempt, position))
 
     def stamp(self, conn: Connection, revision: str, direction: Literal["stamp", "unstamp"], checksum: str) -> None:
         """Records a revision as applied, or as not, without running it."""

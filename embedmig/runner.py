@@ -176,7 +176,7 @@ class Runner:
     # --- one operation
 
     def _run_operation(self, run: Run, position: int, operation: Operation, *, skipped: bool) -> None:
-        began, described = time.monotonic(), operation.describe()
+        began, described, run.position = time.monotonic(), operation.describe(), position
         self.report(OperationStarted(position, operation.kind, described))
         if skipped:
             outcome = "done by an earlier attempt"

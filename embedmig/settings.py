@@ -12,7 +12,8 @@ class EmbedderSettings:
 
     ``api_key`` is the resolved secret and is left out of ``repr``, ``api_key_variable`` where it was to come from.
     ``timeout`` is seconds a request. ``max_cost`` is
-    USD a run and ``price`` USD per million tokens (it overrides the table in :mod:`embedmig.embedders.prices`).
+    USD a run and ``price`` USD per million tokens (it overrides the table in :mod:`embedmig.embedders.prices`),
+    ``prices`` the same for single models, by name.
     ``device`` names where a local model runs, a copy of it on each (none: the library's choice), and
     ``tokens_per_batch`` how many tokens, padding included, go through a copy at once.
     ``models`` maps a model's name to where it lies on disk: a path, or ``package:NAME/sub/dir`` inside an installed
@@ -30,6 +31,7 @@ class EmbedderSettings:
     max_cost: float | None = None
     timeout: float = 60.0
     price: float | None = None
+    prices: Mapping[str, float] = field(default_factory=dict)
     device: tuple[str, ...] = ()
     tokens_per_batch: int | None = None
     models: Mapping[str, str] = field(default_factory=dict)

@@ -270,11 +270,3 @@ def count_rows(conn: Connection, source: Source) -> SourceCounts:
     ).fetchone()
     assert row is not None
     return SourceCounts(*row)
-
-
-def sample_texts(conn: Connection, source: Source, limit: int) -> list[str]:
-    """Some texts, for an estimate of tokens; from the start of the table, which costs nothing to find."""
-    rows = conn.execute(
-        sql.SQL("select s.doc from {} s where {} limit %s").format(source.rows(), HAS_TEXT), (limit,)
-    ).fetchall()
-    return [row[0] for row in rows]

@@ -29,7 +29,8 @@ def advise(rows: int, seconds: float | None, changes_per_second: float | None) -
             "all-at-once", f"{rows:,} rows; how long they take is unknown until a first run has measured it ({size})"
         )
     if seconds < QUARTER:
-        return Advice("all-at-once", f"about {seconds / 60:.0f} min: one embedmig upgrade does it")
+        about = "less than a minute" if seconds < 60 else f"about {seconds / 60:.0f} min"
+        return Advice("all-at-once", f"{about}: one embedmig upgrade does it")
     if seconds < DAY:
         return Advice(
             "all-at-once",

@@ -198,13 +198,23 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What an operation would take: rows, tokens, dollars (None: unknown, never 0), bytes on disk."""
+    """What an operation would take: rows, tokens, dollars (None: unknown, never 0), bytes on disk.
+
+    ``tokens_error`` is half of the 95 % interval, 0 where every text was counted; ``tokens_basis`` says how they are
+    known (``tokenizer``, ``sample``, ``probe``, ``characters``). ``price`` is USD per million tokens, ``price_from``
+    where that figure comes from, with its date. ``vectors`` are as many as ``rows``, or more where texts are cut.
+    """
 
     rows: int | None = None
     tokens: int | None = None
     cost: float | None = None
     bytes: int | None = None
     note: str = ""
+    vectors: int | None = None
+    tokens_error: int | None = None
+    tokens_basis: str = ""
+    price: float | None = None
+    price_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)

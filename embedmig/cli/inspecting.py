@@ -107,7 +107,7 @@ def current() -> None:
 def show(name: Annotated[str, typer.Argument(metavar="REV", help="head, 0002, 2, a unique prefix.")]) -> None:
     """One revision: its operations, checksum and attempts."""
     from embedmig import commands
-    from embedmig.report.tables import shown_script
+    from embedmig.report.forecasts import shown_script
 
     shown = commands.show(settings.project(), name)
     settings.show("shown", shown, lambda: shown_script(shown))
@@ -138,10 +138,20 @@ def check(
 
 
 @app.command(rich_help_panel=INSPECTING)
-def plan(target: Target = "head") -> None:
-    """What an upgrade would take, and which strategy fits. Calls no model, changes nothing."""
+def plan(
+    target: Target = "head",
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Embed some texts with the real model, to measure the time. An API bills it."),
+    ] = False,
+    probe_texts: Annotated[
+        int | None, typer.Option("--probe-texts", metavar="N", min=1, help="How many; implies --probe.")
+    ] = None,
+) -> None:
+    """What an upgrade would take, and which strategy fits. Changes nothing, and calls no model but with --probe."""
     from embedmig import commands
-    from embedmig.report.tables import plan_page
+    from embedmig.report.forecasts import plan_page
 
-    planned = commands.plan(settings.project(), target)
+    texts = probe_texts or (0 if probe else None)
+    planned = commands.plan(settings.project(), target, probe_texts=texts)
     settings.show("plan", planned, lambda: plan_page(planned))

@@ -7,13 +7,11 @@ from embedmig.commands.asking import Found, gate, search
 from embedmig.commands.auditing import audit, drift
 from embedmig.commands.looking import HistoryEntry, Shown, check, current, heads, history, show
 from embedmig.commands.migrating import (
-    Outlook,
     PlannedOperation,
     PlannedRevision,
     Ran,
     downgrade,
     dry_run,
-    plan,
     stamp,
     upgrade,
 )
@@ -29,6 +27,7 @@ from embedmig.commands.operating import (
     sync,
     throttle,
 )
+from embedmig.commands.planning import Duration, Forecast, Outlook, Sizes, plan
 from embedmig.commands.project import Project, open_project
 from embedmig.commands.proving import Compared, Evaluated, Made, compare, evaluate, make_golden
 from embedmig.commands.reporting import report
@@ -37,7 +36,7 @@ from embedmig.commands.writing import Wanted, init, merge, rebase, revision
 from embedmig.lint import Finding
 
 __all__ = [
-    "CollectionStatus", "Compared", "Evaluated", "Finding", "Found", "HistoryEntry", "Made", "Outlook", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
-    "Shown", "SpaceStatus", "Status", "Wanted", "alias_drop", "alias_rebuild", "audit", "backfill", "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "heads", "history",
+    "CollectionStatus", "Compared", "Duration", "Evaluated", "Finding", "Forecast", "Found", "HistoryEntry", "Made", "Outlook", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
+    "Shown", "Sizes", "SpaceStatus", "Status", "Wanted", "alias_drop", "alias_rebuild", "audit", "backfill", "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "heads", "history",
     "init", "make_golden", "merge", "open_project", "pause", "plan", "rebase", "report", "resume", "retire", "revision", "search", "show", "stamp", "status", "sync", "throttle", "upgrade",
 ]  # fmt: skip

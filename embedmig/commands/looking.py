@@ -9,7 +9,7 @@ from typing import Any
 from embedmig.commands.project import Project, applied_heads, applied_revisions
 from embedmig.commands.standing import attempt_line
 from embedmig.errors import EmbedmigError
-from embedmig.ledger import ledger_exists
+from embedmig.ledger import Reckoned, ledger_exists
 from embedmig.lint import Finding, findings
 from embedmig.lint.reading import read
 from embedmig.runner import step_of
@@ -78,7 +78,13 @@ def show(project: Project, name: str) -> Shown:
     try:
         with project.looking() as (site, conn):
             if ledger_exists(conn, site.database.schema):
-                attempts = [attempt_line(a) for a in site.ledger.attempts(conn) if a.revision == script.revision]
+                known = site.ledger.reckonings(conn, script.revision)
+                attempts = [
+                    attempt_line(attempt)
+                    | {"backfills": [reckoning_line(one) for one in known if one.attempt == attempt.id]}
+                    for attempt in site.ledger.attempts(conn)
+                    if attempt.revision == script.revision
+                ]
     except EmbedmigError:
         attempts = []  # the script is in its file
     ups = [operation.describe() for operation in step_of(script, "upgrade").operations]
@@ -86,6 +92,11 @@ def show(project: Project, name: str) -> Shown:
     if hasattr(script.load(), "downgrade"):
         downs = [operation.describe() for operation in step_of(script, "downgrade").operations]
     return Shown(_entry(script, project.graph.heads(), None), script.checksum, script.source, ups, downs, attempts)
+
+
+def reckoning_line(found: Reckoned) -> dict[str, Any]:
+    """What a backfill was expected to take, and what it took, as JSON shows it."""
+    return {"position": found.position, "estimate": found.estimate, "truth": found.truth}
 
 
 def check(project: Project, *, offline: bool = False) -> list[Finding]:

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedmig.commands.project import Project, applied_heads, applied_revisions, ignore
-from embedmig.db import Connection, scalar, translated
+from embedmig.db import Connection, translated
 from embedmig.errors import PlanError
 from embedmig.events import Event
 from embedmig.graph import Graph
-from embedmig.ledger import ledger_exists
 from embedmig.operations.base import Plan, Site
 from embedmig.runner import Runner, Step, plan_of, step_of, validate
 from embedmig.scripts import Script
-from embedmig.strategy import Advice, advise
 from embedmig.types import Estimate, Space
 
 
@@ -90,7 +88,7 @@ def _run(
     site, ran = project.site(start=True), [""]
 
     def steps(conn: Connection) -> list[Step]:
-        found = _steps(project, conn, site, direction, target)
+        found = steps_between(project, conn, site, direction, target)
         ran[:] = [step.script.revision for step in found]
         return found
 
@@ -100,7 +98,8 @@ def _run(
     return Ran(direction, ran, current, time.monotonic() - began)
 
 
-def _steps(project: Project, conn: Connection, site: Site, direction: Direction, target: str) -> list[Step]:
+def steps_between(project: Project, conn: Connection, site: Site, direction: Direction, target: str) -> list[Step]:
+    """What a command to ``target`` would run, in order."""
     applied = applied_revisions(site, conn)
     heads = project.graph.applied_heads(applied)
     if direction == "upgrade":
@@ -123,7 +122,7 @@ def refuse_edited(scripts: list[Script], applied: Mapping[str, str]) -> None:
 def dry_run(project: Project, direction: Direction, target: str) -> list[PlannedRevision]:
     """Validates the plan against the database and says what it would take; changes nothing and calls no model."""
     with project.looking() as (site, conn):
-        steps = _steps(project, conn, site, direction, target)
+        steps = steps_between(project, conn, site, direction, target)
         plan = plan_of(site, conn, offline=True)
         planned = []
         for step in steps:
@@ -146,46 +145,6 @@ def _planned(plan: Plan, operation: Any) -> PlannedOperation:
     return PlannedOperation(
         operation.kind, operation.describe(), operation.estimate(plan), statements, getattr(operation, "space", None)
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """A plan with its advice: seconds by the rate that was last measured with that model, None where there is none."""
-
-    revisions: list[PlannedRevision]
-    seconds: dict[str, float | None]
-    advice: dict[str, Advice]
-
-
-def plan(project: Project, target: str = "head") -> Outlook:
-    """What an upgrade would take, and which strategy fits each collection that it embeds."""
-    planned = dry_run(project, "upgrade", target)
-    seconds: dict[str, float | None] = {}
-    advice: dict[str, Advice] = {}
-    with project.looking() as (site, conn):
-        for revision in planned:
-            for operation in revision.operations:
-                if operation.kind == "backfill" and operation.space:
-                    collection, rows = operation.space.collection, operation.estimate.rows or 0
-                    seconds[collection] = _seconds(site, conn, operation.space, rows)
-                    changes = _changes_per_second(site, conn, collection)
-                    advice[collection] = advise(rows, seconds[collection], changes)
-    return Outlook(planned, seconds, advice)
-
-
-def _seconds(site: Site, conn: Connection, space: Space, rows: int) -> float | None:
-    if not ledger_exists(conn, site.database.schema):
-        return None
-    rate = site.ledger.measured_rate(conn, site.registry.spaces_table, space.model)
-    return rows / rate if rate else None
-
-
-def _changes_per_second(site: Site, conn: Connection, collection: str) -> float | None:
-    """Updates and deletes since PostgreSQL's statistics began; inserts are left out, for the load was inserts too."""
-    query = """select (n_tup_upd + n_tup_del) / nullif(extract(epoch from now() - coalesce(
-                 (select stats_reset from pg_stat_database where datname = current_database()), pg_postmaster_start_time())), 0)::float8
-               from pg_stat_user_tables where relid = %s"""
-    return scalar(conn, query, (site.source(conn, collection).oid,))  # type: ignore[no-any-return]
 
 
 def stamp(project: Project, target: str) -> Ran:

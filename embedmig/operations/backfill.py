@@ -7,23 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from psycopg import sql
+
 from embedmig import canary_texts
 from embedmig import source as sources
 from embedmig.backfill import Backfill
 from embedmig.db import Connection
-from embedmig.embedders import create
 from embedmig.embedders.prices import price as price_of
-from embedmig.errors import AnswerIsNo, EmbedmigError, PlanError
+from embedmig.errors import AnswerIsNo, PlanError
+from embedmig.estimating import weigh
 from embedmig.events import Event, Notice
 from embedmig.following import others_kept_fresh
 from embedmig.operations.base import Operation, Plan, Run, Site
+from embedmig.operations.reckoning import Reckoning, counter, estimate_of, weighable
 from embedmig.pipeline import Tally
 from embedmig.registry import SpaceRecord
+from embedmig.source import DOC_HASH
 from embedmig.stores.pgvector import PgvectorStore
 from embedmig.types import Estimate, Space
-
-SAMPLE = 500
-CHARACTERS_PER_TOKEN = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +57,22 @@ class BackfillSpace(Operation):
         planned.has_vectors = True
 
     def estimate(self, plan: Plan) -> Estimate:
-        """Rows exactly; tokens from a sample, by the model's tokenizer where it is here; dollars where the price is known."""
+        """Rows exactly; tokens by the model's tokenizer where it is here; dollars where the price is known."""
         source, planned = plan.source(self.space.collection), plan.expect(self.space.collection, self.space.tag)
         counted = sources.count_rows(plan.conn, source)
-        rows = counted.eligible
+        rows, missing = counted.eligible, sql.Composed([sql.SQL("true")])
         if planned.record:
-            rows = plan.site.store(plan.conn, planned.record).counts(plan.conn, plan.site.registry).missing
-        tokens, note = self._tokens(plan, counted, rows)
-        price = price_of(self.space, plan.site.config.settings(self.space.provider))
-        width = 4 if self.space.storage == "vector" else 2
-        size = rows * (self.space.dimensions * width + 100)
-        return Estimate(rows, tokens, None if price is None else tokens * price / 1e6, size, note)
-
-    def _tokens(self, plan: Plan, counted: sources.SourceCounts, rows: int) -> tuple[int, str]:
-        characters = counted.characters * rows / max(1, counted.eligible)
-        texts = sources.sample_texts(plan.conn, plan.source(self.space.collection), SAMPLE)
-        try:
-            known = create(self.space, plan.site.config.settings(self.space.provider)).count_tokens(texts)
-        except EmbedmigError:
-            known = None  # a dry run needs no key and no model; the estimate says that it is one
-        if known and texts:
-            return round(
-                characters * known / max(1, sum(map(len, texts)))
-            ), f"tokens extrapolated from {len(texts)} texts"
-        return round(characters / CHARACTERS_PER_TOKEN), "tokens estimated at 4 characters each, ± 30 %"
+            store = plan.site.store(plan.conn, planned.record)
+            assert isinstance(store, PgvectorStore)
+            found = store.counts(plan.conn, plan.site.registry)
+            rows = found.missing - found.failed
+            missing = sql.SQL("not {} and not {}").format(store.present(DOC_HASH), store.refused(plan.site.registry))
+        characters = round(counted.characters * rows / max(1, counted.eligible))
+        settings = plan.site.config.settings(self.space.provider)
+        space, count = weighable(self.space), counter(self.space, settings)
+        return estimate_of(
+            self.space, settings, rows, weigh(plan.conn, source, space, count, rows, characters, missing)
+        )
 
     def sql(self, plan: Plan) -> str:
         """Vectors come from a model."""
@@ -98,7 +91,9 @@ class BackfillSpace(Operation):
         def fence(conn: Connection, rows: int, tokens: int, cost: float | None) -> None:
             ledger.fence(conn, attempt, rows=rows, tokens=tokens, cost=cost)
 
-        tally = fill(run.site, run.conn, record, Orders(run.report, run.stop, run.guard, fence, self.order))
+        with Reckoning(run, record) as reckoning:
+            orders = Orders(reckoning.report, run.stop, run.guard, fence, self.order, reckoning.counted)
+            tally = fill(run.site, run.conn, record, orders)
         notes = [f"{tally.rows:,} rows embedded"]
         notes += [f"{tally.failed:,} refused by the model"] if tally.failed else []
         notes += [f"{tally.truncated:,} texts cut at the model's limit"] if tally.truncated else []
@@ -107,13 +102,16 @@ class BackfillSpace(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """On whose behalf a space is filled: who hears of it, who may stop it, and what each commit must find true."""
+    """On whose behalf a space is filled: who hears of it, who may stop it, what each commit must find true, and who is
+    told how many rows there are to do.
+    """
 
     report: Callable[[Event], None]
     stop: threading.Event
     guard: Callable[[], None]
     fence: Callable[[Connection, int, int, float | None], None] = lambda *_: None
     order: Literal["key", "hot"] = "key"
+    counted: Callable[[Connection, int], None] = lambda _conn, _rows: None
 
 
 def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> Tally:
@@ -134,7 +132,7 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
         tally = Backfill(
             site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,
             orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
-            site.config.throttle, orders.order,
+            site.config.throttle, orders.order, orders.counted,
         ).run()  # fmt: skip
     if record.state == "building":
         site.registry.set_state(conn, record.id, "ready")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from psycopg import sql
@@ -50,12 +50,16 @@ class Site:
         """The vectors of a registered space."""
         return open_store(self.source(conn, record.collection), record)
 
-    def encoder(self, space: Space, pinned: str = "") -> Encoder:
+    def encoder(self, space: Space, pinned: str = "", *, patience: float = float("inf")) -> Encoder:
         """The model of a space, within its configuration; ``pinned`` is the hash of the weights that made its vectors.
+
+        ``patience`` is the most seconds that an API may go without one success, below what the configuration allows.
 
         Raises :class:`EmbedderMisconfigured` where the model can't be had, or has other weights than it had.
         """
-        embedder = create(space, self.config.settings(space.provider))
+        settings = self.config.settings(space.provider)
+        settings = replace(settings, give_up_after=min(settings.give_up_after, patience))
+        embedder = create(space, settings)
         found = embedder.weights()
         for expected, origin in (
             (pinned, "the vectors in the database were made with"),
@@ -210,6 +214,7 @@ class Run:
     guard: Callable[[], None]
     aliases: dict[str, str | None]
     no_wait: bool = False
+    position: int = 0  # of the operation under way, in the script
     verdicts: list[Verdict] = field(default_factory=list)
 
     def record(self, collection: str, version: str) -> SpaceRecord:

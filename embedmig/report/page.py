@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 
 from embedmig.authoring import template_dir
 from embedmig.commands.reporting import Dossier
@@ -20,28 +20,19 @@ def page(dossier: Dossier, *, now: datetime, findings: Sequence[object] = ()) ->
     environment = Environment(
         loader=FileSystemLoader(template_dir()), undefined=StrictUndefined, autoescape=True, trim_blocks=True
     )
-    launch, basis = earliest_launch(dossier.status, now, dossier.seconds)
+    launch = dossier.launch
     return environment.get_template("report.html.j2").render(
         status=dossier.status,
         attempts=list(reversed(dossier.attempts))[:SHOWN_ATTEMPTS],
         threshold=dossier.threshold,
         made_at=f"{now:%Y-%m-%d %H:%M} UTC",
-        launch=launch,
-        launch_basis=basis,
+        launch=f"{launch.at.astimezone(UTC):%Y-%m-%d %H:%M}" if launch.at else None,
+        launch_basis=launch.held_by,
         problems=problems(dossier.status),
         findings=findings,
         percent=percent,
         size=size,
     )
-
-
-def earliest_launch(status: Status, now: datetime, seconds: float | None) -> tuple[str | None, str]:
-    """When the pending revisions could be live, and what that is based on: data opens the gate, this is only arithmetic."""
-    if not status.pending:
-        return None, "nothing is pending"
-    if seconds is None:
-        return None, "unknown until a first run has measured the model"
-    return f"{now + timedelta(seconds=seconds):%Y-%m-%d %H:%M}", "if started now, at the rate last measured"
 
 
 def problems(status: Status) -> list[str]:

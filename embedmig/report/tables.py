@@ -12,10 +12,8 @@ from embedmig.commands import (
     CollectionStatus,
     Found,
     HistoryEntry,
-    Outlook,
     PlannedRevision,
     Rollback,
-    Shown,
     SpaceStatus,
     Status,
 )
@@ -136,39 +134,11 @@ def history_lines(entries: Sequence[HistoryEntry]) -> RenderableType:
     return Group(*lines) if lines else Text("no revisions yet")
 
 
-def shown_script(shown: Shown) -> RenderableType:
-    """``embedmig show``."""
-    lines = [
-        f"{shown.entry.revision}  {shown.entry.message}",
-        f"file      {shown.entry.path}",
-        f"checksum  {shown.checksum}",
-        "upgrade",
-    ]
-    lines += [f"  {number}. {line}" for number, line in enumerate(shown.upgrade, 1)] or ["  nothing"]
-    lines += ["downgrade"] + (
-        ["  there is none"]
-        if shown.downgrade is None
-        else [f"  {n}. {line}" for n, line in enumerate(shown.downgrade, 1)] or ["  nothing"]
-    )
-    lines += ["attempts"] if shown.attempts else []
-    lines += [
-        f"  {a['started_at'][:19]}  {a['direction']}  {a['status']}  {a['rows_done']:,} rows  by {a['by']}"
-        for a in shown.attempts
-    ]
-    return Text("\n".join(lines))
-
-
 def plan_tables(planned: Sequence[PlannedRevision], *, as_sql: bool) -> RenderableType:
     """``--dry-run`` and ``--sql``."""
     if not planned:
         return Text("-- nothing to do" if as_sql else "nothing to do")
     return Group(*((_plan_sql if as_sql else _plan_table)(revision) for revision in planned))
-
-
-def plan_page(outlook: Outlook) -> RenderableType:
-    """``embedmig plan``."""
-    lines = [Text(f"{name}: {advice.strategy}: {advice.reason}") for name, advice in outlook.advice.items()]
-    return Group(plan_tables(outlook.revisions, as_sql=False), *lines)
 
 
 def _plan_table(planned: PlannedRevision) -> RenderableType:

@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from embedmig.db import Connection, Database, ident, scalar, translated
 from embedmig.errors import DatabaseUnsuitable
 
-HEAD = "0004"
+HEAD = "0007"
+READABLE = "0004"  # as far back, commands that only read do without what came later
 VERSION_TABLE = "ledger_schema"
 
 
@@ -33,9 +34,9 @@ def installed(conn: Connection, schema: str) -> str | None:
 
 
 def require_current(conn: Connection, schema: str) -> None:
-    """Refuses to read tables of another version than this one knows. Raises :class:`DatabaseUnsuitable`."""
+    """Refuses to read tables that are older than this embedmig can read. Raises :class:`DatabaseUnsuitable`."""
     found = installed(conn, schema)
-    if found not in (None, HEAD):
+    if found is not None and found < READABLE:
         raise DatabaseUnsuitable(
             f"the ledger's tables are at {found}, and this embedmig wants {HEAD}",
             hint="embedmig upgrade head brings them up to date before anything else",

@@ -156,6 +156,11 @@ def test_an_unknown_key_is_refused_with_its_name_its_line_and_the_likely_one(tmp
         ('key   = "id"', "key = []", "collections.docs.key must be a string or a list of strings"),
         ('key   = "id"', 'key = ["id", "ID"]', "collections.docs.key names a column twice"),
         ('stale = "hide"', 'stale = "drop"', "collections.docs.stale must be one of serve, hide"),
+        (
+            "concurrency = 16",
+            "prices = { small = -1 }",
+            "embedders.openai.prices must be a table of numbers, at least 0",
+        ),
         ("completeness = 0.9", "completeness = 0", "gates.completeness must be a number, above 0, at most 1"),
         ("completeness = 0.9", "completeness = 1.1", "gates.completeness"),
         ("completeness = 0.9", "completeness = nan", "gates.completeness"),

@@ -14,12 +14,12 @@ PACKAGE = Path(embedmig.__file__).parent
 
 ROOMS = (
     # values, and how they are written down
-    "errors", "codes", "settings", "toml_lines", "types", "events", "pacing", "strategy", "config", "scripts", "graph",
+    "errors", "codes", "settings", "toml_lines", "types", "index_size", "events", "pacing", "strategy", "config", "scripts", "graph",
     "authoring",
     # models
     "embedders", "testing",
     # the database, and what is kept in it
-    "db", "schema", "ledger", "registry", "source", "stores", "chunking", "aliases", "brake", "capture", "changes",
+    "db", "schema", "ledger", "registry", "source", "stores", "chunking", "estimating", "probing", "aliases", "brake", "capture", "changes",
     "canary_texts",
     # engines
     "pipeline", "backfill", "sync", "following", "gates", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
@@ -33,7 +33,7 @@ LIBRARIES = {
     "typer": {"cli"},
     "rich": {"cli", "report"},
     "psycopg": {  # those that compose SQL
-        "db", "schema", "ledger", "registry", "source", "stores", "aliases", "brake", "capture", "changes", "sync",
+        "db", "schema", "ledger", "registry", "source", "stores", "estimating", "aliases", "brake", "capture", "changes", "sync",
         "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift",
     },
     "sqlalchemy": {"schema"},  # under Alembic, for embedmig's own tables

@@ -1,0 +1,223 @@
+"""plan: what an upgrade would take, in rows, tokens, money, time, disk and memory, and which strategy fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from embedmig.commands.migrating import PlannedOperation, PlannedRevision, dry_run, steps_between
+from embedmig.commands.project import Project
+from embedmig.db import Connection, scalar
+from embedmig.embedders.prices import Price, find_price
+from embedmig.errors import AnswerIsNo, UsageError
+from embedmig.estimating import draw, extrapolate
+from embedmig.index_size import graph_bytes, index_bytes, table_bytes
+from embedmig.ledger import ledger_exists
+from embedmig.operations.base import Site
+from embedmig.operations.create_index import CreateIndex
+from embedmig.probing import Probe, probe, probe_size
+from embedmig.settings import EmbedderSettings
+from embedmig.source import count_rows
+from embedmig.strategy import Advice, advise
+from embedmig.types import MAX_INDEX_DIMENSIONS, Estimate, Space, Storage
+
+MOST_PROBED = 100_000
+PATIENCE = 30.0  # seconds that a probe waits for an API that does not answer
+PIPELINE = 0.64
+"""The least of the embedder's own speed that a whole backfill has kept, where the model runs beside PostgreSQL
+(docs/performance.md); with an API it keeps nearly all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of a full space in one storage type. ``index`` and ``memory`` (of its build) are None where there is no
+    index, or can be none. ``peak`` is table, index and the write-ahead log that may lie beside them.
+    """
+
+    table: int
+    index: int | None
+    peak: int
+    memory: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """Seconds of a backfill, None where nothing was measured; their range where one is known; and how they are known."""
+
+    seconds: float | None
+    low: float | None
+    high: float | None
+    known_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What one backfill would take. ``sizes`` are those of the full space, by storage type, its own first.
+
+    ``server_memory`` is the server's ``maintenance_work_mem``, in bytes; ``probe_cost`` what the probe itself cost.
+    """
+
+    revision: str
+    space: Space
+    version: str
+    estimate: Estimate
+    time: Duration
+    sizes: dict[str, Sizes]
+    server_memory: int
+    probe: Probe | None = None
+    probe_cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A plan with its forecasts, one a backfill, and its advice, one a collection."""
+
+    revisions: list[PlannedRevision]
+    forecasts: list[Forecast]
+    advice: dict[str, Advice]
+
+
+def plan(project: Project, target: str = "head", *, probe_texts: int | None = None) -> Outlook:
+    """What an upgrade would take. Calls a model only where ``probe_texts`` asks for it; 0 means as many as are wanted.
+
+    Raises what the model raises, and :class:`AnswerIsNo` where the probe could cost more than ``max_cost``.
+    """
+    if probe_texts is not None and not 0 <= probe_texts <= MOST_PROBED:
+        raise UsageError(f"a probe of {probe_texts:,} texts is not possible", hint=f"from 1 to {MOST_PROBED:,}")
+    planned = dry_run(project, "upgrade", target)
+    with project.looking() as (site, conn):
+        steps = steps_between(project, conn, site, "upgrade", target)
+        indexes = {op.space.tag: op.m for step in steps for op in step.operations if isinstance(op, CreateIndex)}
+        forecasts = [
+            forecast(site, conn, revision.revision, operation, indexes, probe_texts)
+            for revision in planned
+            for operation in revision.operations
+            if operation.kind == "backfill"
+        ]
+        advice = {one.space.collection: _advice(site, conn, one) for one in forecasts}
+    return Outlook(planned, forecasts, advice)
+
+
+def forecast(
+    site: Site, conn: Connection, revision: str, operation: PlannedOperation, indexes: dict[str, int], texts: int | None
+) -> Forecast:  # fmt: skip
+    """One backfill."""
+    space = operation.space
+    assert space is not None
+    estimate, settings = operation.estimate, site.config.settings(space.provider)
+    found, spent = None, None
+    if texts is not None and estimate.rows:
+        found = probed(site, conn, space, texts)
+        price = find_price(space, settings)
+        spent = price.of(found.tokens)
+        estimate = _refined(site, conn, space, estimate, found, price)
+    time = _from_probe(found, estimate, settings) if found else _from_ledger(site, conn, space, estimate)
+    held, memory, wal = _held(site, conn, space), _setting(conn, "maintenance_work_mem"), _setting(conn, "max_wal_size")
+    sizes = sizes_of(space, held + (estimate.vectors or 0), indexes.get(space.tag), wal)
+    return Forecast(revision, space, space.tag, estimate, time, sizes, memory, found, spent)
+
+
+# --- time -------------------------------------------------------------------------------------------------------
+
+
+def probed(site: Site, conn: Connection, space: Space, texts: int) -> Probe:
+    """Embeds some of the collection's texts; no transaction is open meanwhile."""
+    encoder = site.encoder(space, patience=PATIENCE)
+    encoder.check()
+    drawn = draw(conn, site.source(conn, space.collection), texts or probe_size(encoder.limits))
+    settings = site.config.settings(space.provider)
+    most = find_price(space, settings).of(sum(map(len, drawn)) / 2)  # two characters a token: dearer than any real text
+    if settings.max_cost is not None and most is not None and most > settings.max_cost:
+        raise AnswerIsNo(
+            f"a probe of {len(drawn):,} texts could cost ${most:.2f}, more than max_cost (${settings.max_cost:g})",
+            hint="--probe-texts takes fewer of them",
+        )
+    return probe(encoder, drawn)
+
+
+def _refined(site: Site, conn: Connection, space: Space, estimate: Estimate, found: Probe, price: Price) -> Estimate:
+    """Tokens as the provider counted them, where it says and nothing better is known."""
+    if found.tokens is None or estimate.tokens_basis != "characters":
+        return estimate
+    counted, rows = count_rows(conn, site.source(conn, space.collection)), estimate.rows or 0
+    weight = extrapolate(found.weighed, rows, round(counted.characters * rows / max(1, counted.eligible)), "probe")
+    note = "; ".join([weight.words, *estimate.note.split("; ")[1:]])
+    return replace(
+        estimate, tokens=weight.tokens, tokens_error=weight.error, tokens_basis=weight.basis, note=note,
+        cost=price.of(weight.tokens),
+    )  # fmt: skip
+
+
+def _from_probe(found: Probe, estimate: Estimate, settings: EmbedderSettings) -> Duration:
+    """At the probe's rate, but never faster than the limits that the configuration sets."""
+    rows = estimate.rows or 0
+    seconds = rows / found.rows_per_second if found.rows_per_second else None
+    words = (
+        f"probe of {found.rows:,} texts: {found.rows_per_second:,.0f} rows/s, {found.in_flight} requests at once"
+        + (f", {found.refusals:,} refused for their rate" if found.refusals else "")
+    )  # fmt: skip
+    if seconds is None:
+        return Duration(None, None, None, words)
+    error = found.error or 0.0
+    low, high = seconds / (1 + error), seconds * (1 + error) / PIPELINE
+    requests = rows * found.requests / found.rows
+    for name, amount, limit in (
+        ("tokens_per_minute", estimate.tokens or 0, settings.tokens_per_minute),
+        ("requests_per_minute", requests, settings.requests_per_minute),
+    ):
+        if limit and (least := 60 * amount / limit) > seconds:
+            seconds, low, high = least, max(low, least), max(high, least)
+            words += f", held to {name}"
+    return Duration(seconds, low, high, words + ("" if found.error is not None else "; one request gives no interval"))
+
+
+def _from_ledger(site: Site, conn: Connection, space: Space, estimate: Estimate) -> Duration:
+    """As an earlier run of the model did it."""
+    there = ledger_exists(conn, site.database.schema)
+    before = site.ledger.measured(conn, site.registry.spaces_table, space.model) if there else None
+    if before is None:
+        return Duration(None, None, None, "--probe measures it")
+    seconds = before.seconds_for(estimate.rows or 0, estimate.tokens)
+    return Duration(seconds, None, None, f"as {before.when} embedded {before.rows:,} rows in {before.seconds:,.1f} s")
+
+
+def _advice(site: Site, conn: Connection, found: Forecast) -> Advice:
+    changes = changes_per_second(site, conn, found.space.collection)
+    return advise(found.estimate.rows or 0, found.time.seconds, changes)
+
+
+def changes_per_second(site: Site, conn: Connection, collection: str) -> float | None:
+    """Updates and deletes since PostgreSQL's statistics began; inserts are left out, for the load was inserts too."""
+    query = """select (n_tup_upd + n_tup_del) / nullif(extract(epoch from now() - coalesce(
+                 (select stats_reset from pg_stat_database where datname = current_database()), pg_postmaster_start_time())), 0)::float8
+               from pg_stat_user_tables where relid = %s"""
+    return scalar(conn, query, (site.source(conn, collection).oid,))  # type: ignore[no-any-return]
+
+
+# --- disk and memory --------------------------------------------------------------------------------------------
+
+
+def sizes_of(space: Space, vectors: int, m: int | None, wal: int) -> dict[str, Sizes]:
+    """The full space as it is declared, and in the other storage type beside it."""
+    other: Storage = "halfvec" if space.storage == "vector" else "vector"
+    return {storage: _sizes(space.dimensions, vectors, storage, m, wal) for storage in (space.storage, other)}
+
+
+def _sizes(dimensions: int, vectors: int, storage: Storage, m: int | None, wal: int) -> Sizes:
+    table = table_bytes(vectors, dimensions, storage)
+    if m is None or dimensions > MAX_INDEX_DIMENSIONS[storage]:
+        return Sizes(table, None, table + min(table, wal), None)
+    index = index_bytes(vectors, dimensions, storage, m)
+    both = table + index
+    return Sizes(table, index, both + min(both, wal), graph_bytes(vectors, dimensions, storage, m))
+
+
+def _held(site: Site, conn: Connection, space: Space) -> int:
+    """Vectors that the space has already."""
+    there = ledger_exists(conn, site.database.schema)
+    record = site.registry.space(conn, space.collection, space.tag) if there else None
+    return site.store(conn, record).vectors(conn) if record and record.state != "retired" else 0
+
+
+def _setting(conn: Connection, name: str) -> int:
+    """A size in the server's settings, in bytes."""
+    return int(scalar(conn, "select pg_size_bytes(current_setting(%s))", (name,)))

@@ -1,0 +1,120 @@
+"""What a plan says it will take, and what it took, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from embedmig.commands import Duration, Forecast, Outlook, Shown, Sizes
+from embedmig.report.tables import plan_tables, size
+
+
+def plan_page(outlook: Outlook) -> RenderableType:
+    """``embedmig plan``."""
+    advice = [Text(f"{name}: {advice.strategy}: {advice.reason}") for name, advice in outlook.advice.items()]
+    return Group(plan_tables(outlook.revisions, as_sql=False), *map(_forecast, outlook.forecasts), *advice)
+
+
+def _forecast(found: Forecast) -> Text:
+    lines = [f"\n{found.revision}: {found.version} of {found.space.collection}", f"  tokens  {_tokens(found)}"]
+    lines += [f"  cost    {_cost(found)}", f"  time    {_time(found.time)}"]
+    if found.probe:
+        tokens = "tokens not told" if found.probe.tokens is None else f"{found.probe.tokens:,} tokens"
+        lines.append(f"          the probe itself: {found.probe.texts:,} texts, {tokens}, {usd(found.probe_cost)}")
+    for storage, sizes in found.sizes.items():
+        declared = ", as declared" if storage == found.space.storage else ""
+        lines.append(f"  disk    {storage}{declared}: {_disk(sizes)}")
+    return Text("\n".join([*lines, f"  memory  {_memory(found)}"]))
+
+
+def _tokens(found: Forecast) -> str:
+    count = found.estimate.tokens
+    return (
+        f"{count:,}: {found.estimate.note.partition('; ')[0].removeprefix('tokens ')}"
+        if count is not None
+        else "unknown"
+    )
+
+
+def _cost(found: Forecast) -> str:
+    estimate = found.estimate
+    if estimate.price is None:
+        return f'unknown: no price for {found.space.model}; [embedders.{found.space.provider}.prices] "{found.space.name}" = USD per million tokens'
+    if estimate.price == 0:
+        return f"{usd(estimate.cost)}: {estimate.price_from}"
+    error = estimate.price * (estimate.tokens_error or 0) / 1e6
+    return f"{usd(estimate.cost)} ± {usd(error)}: ${estimate.price:g} per million tokens, {estimate.price_from}"
+
+
+def _time(found: Duration) -> str:
+    if found.seconds is None:
+        return f"unknown: {found.known_by}"
+    between = "" if found.low is None or found.high is None else f" ({span(found.low)} to {span(found.high)})"
+    return f"about {span(found.seconds)}{between}: {found.known_by}"
+
+
+def _disk(sizes: Sizes) -> str:
+    index = "no index" if sizes.index is None else f"index {size(sizes.index)}"
+    return f"table {size(sizes.table)}, {index}; {size(sizes.peak)} at the peak, with write-ahead log"
+
+
+def _memory(found: Forecast) -> str:
+    wanted = [
+        f"{size(sizes.memory)} as {storage}" for storage, sizes in found.sizes.items() if sizes.memory is not None
+    ]
+    if not wanted:
+        return "no index is built"
+    return f"the index build wants {', '.join(wanted)} of maintenance_work_mem; the server's is {size(found.server_memory)}, and create_index sets its own"
+
+
+def shown_script(shown: Shown) -> RenderableType:
+    """``embedmig show``."""
+    lines = [
+        f"{shown.entry.revision}  {shown.entry.message}",
+        f"file      {shown.entry.path}",
+        f"checksum  {shown.checksum}",
+        "upgrade",
+    ]
+    lines += [f"  {number}. {line}" for number, line in enumerate(shown.upgrade, 1)] or ["  nothing"]
+    lines += ["downgrade"] + (
+        ["  there is none"]
+        if shown.downgrade is None
+        else [f"  {n}. {line}" for n, line in enumerate(shown.downgrade, 1)] or ["  nothing"]
+    )
+    lines += ["attempts"] if shown.attempts else []
+    for attempt in shown.attempts:
+        lines.append(
+            f"  {attempt['started_at'][:19]}  {attempt['direction']}  {attempt['status']}  {attempt['rows_done']:,} rows  by {attempt['by']}"
+        )
+        lines += [f"    {line}" for one in attempt["backfills"] for line in reckoning_lines(one)]
+    return Text("\n".join(lines))
+
+
+def reckoning_lines(found: Mapping[str, Any]) -> list[str]:
+    """The estimate of a backfill beside the truth, one figure a column."""
+    rows = [("estimated", found["estimate"]), ("took", found["truth"])]
+    return [f"{name:<10} {_figures(values)}" for name, values in rows if values]
+
+
+def _figures(values: Mapping[str, Any]) -> str:
+    tokens = "tokens unknown" if values["tokens"] is None else f"{values['tokens']:,} tokens"
+    seconds = "time unknown" if values["seconds"] is None else span(values["seconds"])
+    return f"{values['rows']:,} rows, {tokens}, {usd(values['cost_usd'])}, {seconds}, {size(values['bytes'])}"
+
+
+def usd(amount: float | None) -> str:
+    """Dollars; as many digits as a small sum needs, and never 0 for what is unknown."""
+    if amount is None:
+        return "cost unknown"
+    return f"${amount:,.2f}" if amount == 0 or amount >= 0.01 else f"${amount:.2g}"
+
+
+def span(seconds: float) -> str:
+    """Seconds as people say them."""
+    for limit, unit, length in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / length:.1f} {unit}" if seconds / length < 10 else f"{seconds / length:,.0f} {unit}"
+    return f"{seconds / 86_400:,.1f} days"
