@@ -11,7 +11,7 @@ from psycopg import sql
 from embedmig.db import Connection, ident, literal, scalar
 from embedmig.errors import SourceError
 from embedmig.registry import Registry, SpaceRecord
-from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma, list_columns
+from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, comma, list_columns
 from embedmig.stores import Batch, IndexState, Key, Row, SpaceCounts
 from embedmig.types import Space
 
@@ -87,8 +87,8 @@ class PgvectorStore:
         """Drops the vectors: the point of no return."""
         return sql.SQL("drop table if exists {}").format(self.table)
 
-    def bytes(self, conn: Connection) -> int:
-        """What the space takes on disk, indexes included."""
+    def bytes(self, conn: Connection, vectors: int) -> int:
+        """What the table takes on disk, indexes included."""
         return int(
             scalar(conn, "select coalesce(pg_total_relation_size(to_regclass(%s)), 0)", (self.table.as_string(conn),))
         )
@@ -109,6 +109,18 @@ class PgvectorStore:
         return sql.SQL("exists (select from {} e where {} and e.chunk = 0 and e.content_hash = {}{})").format(
             self.table, self.source.join("e", "s"), digest, whole
         )
+
+    def held(self) -> sql.Composed:
+        """As :meth:`present`, with the content hash as it is now."""
+        return self.present(DOC_HASH)
+
+    def untagged(self) -> sql.Composable:
+        """A space's table takes no vector without its version."""
+        return sql.SQL("false")
+
+    def own_columns(self) -> tuple[Column, ...]:
+        """None: its vectors are in its own table."""
+        return ()
 
     def refused(self, registry: Registry) -> sql.Composed:
         """Whether row ``s`` is dead-lettered at its current content."""

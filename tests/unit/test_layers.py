@@ -22,7 +22,7 @@ ROOMS = (
     "db", "schema", "ledger", "registry", "source", "stores", "chunking", "aliases", "brake", "capture", "changes",
     "canary_texts",
     # engines
-    "pipeline", "backfill", "sync", "gates", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
+    "pipeline", "backfill", "sync", "gates", "counting", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
     "autogenerate", "runner", "lint", "audit", "drift",
     # what people and programs call
     "commands", "report", "cli",
@@ -34,7 +34,7 @@ LIBRARIES = {
     "rich": {"cli", "report"},
     "psycopg": {  # those that compose SQL
         "db", "schema", "ledger", "registry", "source", "stores", "aliases", "brake", "capture", "changes", "sync",
-        "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift",
+        "counting", "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift",
     },
     "sqlalchemy": {"schema"},  # under Alembic, for embedmig's own tables
     "alembic": {"graph", "schema"},
