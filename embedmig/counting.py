@@ -71,7 +71,7 @@ def about(conn: Connection, relation: sql.Composable) -> int:
     ).format(relation, sql.Literal(percent(pages)))
     row = conn.execute(query).fetchone()
     assert row is not None
-    return round(row[0] / max(row[1], 1) * pages)
+    return int(row[0] / max(row[1], 1) * pages)
 
 
 def leaf_pages(conn: Connection, relation: sql.Composable) -> tuple[int, bool]:
