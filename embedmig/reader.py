@@ -36,6 +36,7 @@ from embedmig.searching import (
 )
 from embedmig.settings import EmbedderSettings
 from embedmig.shadow import Shadow, ShadowTask
+from embedmig.stores.hnsw import form_of
 from embedmig.types import Hit
 
 T = TypeVar("T")
@@ -243,7 +244,9 @@ class Reader:
         names = column_names(self._conn, relation)
         space, weights = space_of(record.encoder)
         encoder = encoder_for(space, weights, self._settings.get(space.provider))
-        return Resolved(relation, *split_columns(names), record.version, record.fingerprint or "", encoder)
+        keys, columns = split_columns(names)
+        form = form_of(self._conn, relation)
+        return Resolved(relation, keys, columns, record.version, record.fingerprint or "", encoder, form)
 
     def _read(self, current: Resolved, vector: Sequence[float], k: int) -> list[Hit]:
         try:
