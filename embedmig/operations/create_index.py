@@ -28,7 +28,7 @@ from embedmig.operations import index_room
 from embedmig.operations.base import Operation, Plan, Run
 from embedmig.operations.create_space import draft
 from embedmig.registry import SpaceRecord
-from embedmig.stores.hnsw import LIMIT, RERANK, SUFFIX, Form
+from embedmig.stores.hnsw import LIMIT, RERANK, Form, storages
 from embedmig.stores.pgvector import PgvectorStore
 from embedmig.types import Estimate, Progress, Space
 
@@ -93,7 +93,7 @@ class CreateIndex(Operation):
     def _validate_form(self) -> None:
         """The index must be able to hold the vectors, in no greater precision than they have, and stand for their metric."""
         space, storage = self.space, self.form.storage
-        if storage not in LIMIT or (storage, space.storage) == ("vector", "halfvec"):
+        if storage not in storages(space):
             raise PlanError(
                 f"create_index: storage {storage!r} is not possible for {space.storage}", hint='"halfvec" or "binary"'
             )
@@ -164,7 +164,7 @@ class CreateIndex(Operation):
     def _tell(self, run: Run, record: SpaceRecord, store: PgvectorStore) -> None:
         """Readers learn what to ask the index for, and the index in another form, which nobody asks any more, goes."""
         run.conn.execute(store.comment_index(self.form))
-        for storage in SUFFIX:
+        for storage in storages(self.space):
             if storage != self.form.storage and store.form_state(run.conn, storage) != "none":
                 run.conn.execute(store.drop_index(storage, concurrently=read(record)))
         run.conn.execute("select pg_notify(%s, %s)", (CHANNEL, record.collection))

@@ -65,6 +65,11 @@ class Form:
         return literal(f"{self.storage}_{OPERATOR_CLASS[space.metric]}")
 
 
+def storages(space: Space) -> tuple[IndexStorage, ...]:
+    """What an index may hold of the space's vectors: never more than they have."""
+    return ("vector", "halfvec", "binary") if space.storage == "vector" else ("halfvec", "binary")
+
+
 def index_name(table: str, space: Space, storage: IndexStorage) -> str:
     """A name for each form within PostgreSQL's 63 bytes; a long table's keeps the nine that make it unique."""
     suffix = SUFFIX["vector"] if storage == space.storage else SUFFIX[storage]

@@ -294,7 +294,7 @@ class PgvectorStore:
 
     def index_state(self, conn: Connection) -> IndexState:
         """The best state among the forms that the space's HNSW index may have: one that is valid is enough."""
-        found = {self.form_state(conn, storage) for storage in hnsw.SUFFIX}
+        found = {self.form_state(conn, storage) for storage in hnsw.storages(self.space)}
         return next((state for state in ("valid", "building", "invalid") if state in found), "none")
 
     def form_state(self, conn: Connection, storage: IndexStorage) -> IndexState:

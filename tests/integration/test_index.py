@@ -61,7 +61,7 @@ def plan_of_search(conn: psycopg.Connection, reader: Reader, where: dict[str, ob
         "k": 5,
         "candidates": 50,
     }
-    conn.execute("set enable_seqscan = off; set enable_sort = on")
+    conn.execute("set enable_seqscan = off; set enable_sort = off")
     cursor = psycopg.ClientCursor(conn)
     return "\n".join(row[0] for row in cursor.execute(sql.SQL("explain (costs off) ") + query, values))
 
