@@ -101,7 +101,5 @@ def form_of(conn: Connection, relation: sql.Composable) -> Form | None:
                and d.refclassid = 'pg_class'::regclass where r.ev_class = to_regclass(%(name)s))""",
         {"name": name},
     ).fetchall()
-    said = [row[0] for row in rows]
-    if not said or any(not one or not one.startswith(MARK) for one in said):
-        return None
-    return Form(**json.loads(str(said[0]).removeprefix(MARK)))
+    said = [row[0] for row in rows if row[0] and row[0].startswith(MARK)]
+    return Form(**json.loads(said[0].removeprefix(MARK))) if said else None

@@ -13,12 +13,12 @@ from psycopg import sql
 
 import embedmig
 from embedmig import Reader, commands, searching
-from embedmig.errors import DatabaseFailed, PlanError
+from embedmig.errors import DatabaseFailed, PlanError, UsageError
 from embedmig.operations import index_room
 from embedmig.operations.index_room import Machine, room
 from embedmig.stores.hnsw import Form
 from tests.inside import Fake, space_script, spaces, tag, upgrade
-from tests.project import Project
+from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 
 GB = 1 << 30
@@ -137,6 +137,33 @@ def test_an_index_in_another_form_takes_the_place_of_the_first_under_a_reader(
         commands.downgrade(project.opened(), "-1")
         assert [hit.key for hit in reader.search("heat 3", k=5)] == before
         assert reader._current().form is None
+
+
+@pytest.mark.parametrize("call", ["op.create_index(NEW)", 'op.create_index(NEW, storage="binary")'])
+def test_a_search_of_one_tenant_in_fifty_finds_as_many_as_it_asked_for(project: Project, fake: Fake, call: str) -> None:
+    with project.connect() as conn:
+        conn.execute("create table documents (id bigint primary key, title text, body text, tenant_id int)")
+        conn.execute(
+            "insert into documents select n, 'title ' || n, md5(n::text), n % 50 from generate_series(1, 2000) n"
+        )
+    project.configure(CONFIG.replace('columns = ["title"]', 'columns = ["title", "tenant_id"]'))
+    scripted(project, call, dimensions=64)
+    upgrade(project)
+    with project.connect() as conn, Reader(project.url, "docs") as reader:
+        conn.execute("analyze documents")
+        conn.execute(
+            sql.SQL("analyze embedmig.{}").format(sql.Identifier(project.one("select table_name from embedmig.spaces")))
+        )
+        reader._conn.execute("set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off")
+        hits = reader.search("title 7", k=20, where={"tenant_id": 7})
+        assert [hit.columns["tenant_id"] for hit in hits] == [7] * 20
+        assert {hit.columns["tenant_id"] for hit in reader.search("title 7", k=60, where={"tenant_id": [7, 8]})} == {
+            7,
+            8,
+        }
+        assert [hit.key for hit in reader.search("title 7", k=5, where={"id": 107, "tenant_id": 7})] == [("107",)]
+        with pytest.raises(UsageError, match="no column 'body'"):
+            reader.search("title 7", where={"body": "x"})
 
 
 @pytest.mark.parametrize(
