@@ -10,16 +10,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from psycopg import sql
 
 from embedmig.db import Connection, ident
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import ModelChanged
+from embedmig.later import Later
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.types import Vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+else:
+    np = Later("numpy")
 
 TEXTS = (
     "The lighthouse keeper counts the ships that pass at night.",

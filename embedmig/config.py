@@ -68,6 +68,13 @@ class Throttle:
 
 
 @dataclass(frozen=True)
+class IndexSettings:
+    """What an index build may take of the server's machine: bytes of memory, None: what the server's settings allow."""
+
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
 class CheckSettings:
     """Which rules ``check`` applies: those selected (none named: all) but for those ignored, each with its reason."""
 
@@ -95,6 +102,7 @@ class Config:
     gates: GateDefaults = field(default_factory=GateDefaults)
     throttle: Throttle = field(default_factory=Throttle)
     check: CheckSettings = field(default_factory=CheckSettings)
+    index: IndexSettings = field(default_factory=IndexSettings)
     max_cost: float | None = None  # USD, of this run: from the command line, on top of each embedder's own
 
     @property
@@ -138,6 +146,7 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         gates=GateDefaults(**file.section(("gates",), root.get("gates", {}), _GATES)),
         throttle=Throttle(**file.section(("throttle",), root.get("throttle", {}), _THROTTLE)),
         check=_check(file, root.get("check", {})),
+        index=IndexSettings(**file.section(("index",), root.get("index", {}), _INDEX)),
     )
 
 
@@ -335,7 +344,18 @@ def _chunk(value: object) -> Chunk:
     return Chunk(**value)
 
 
-_ROOT: dict[str, Check] = dict.fromkeys(("embedmig", "collections", "embedders", "gates", "throttle", "check"), _table)
+def parse_size(value: object) -> int:
+    """Bytes in ``"2GB"``, as PostgreSQL reads it: units of 1,024. Raises :class:`ConfigError` for anything else."""
+    found = re.fullmatch(r"(\d+)\s*(kB|MB|GB|TB)", value) if isinstance(value, str) else None
+    if found is None or int(found[1]) == 0:
+        raise ConfigError("is not a size", hint='write it as PostgreSQL does: "512MB", "2GB"')
+    return int(found[1]) << 10 * (1 + ("kB", "MB", "GB", "TB").index(found[2]))
+
+
+_ROOT: dict[str, Check] = dict.fromkeys(
+    ("embedmig", "collections", "embedders", "gates", "throttle", "check", "index"), _table
+)
+_INDEX: dict[str, Check] = {"memory": parse_size}
 _THROTTLE: dict[str, Check] = {"replication_lag": _patience, "pause_when": _string}
 _MAIN: dict[str, Check] = {"database": _string, "schema": _string, "migrations": _string}
 _CHECK: dict[str, Check] = {"select": _columns, "ignore": _table}

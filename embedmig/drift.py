@@ -10,18 +10,23 @@ import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
 from psycopg import sql
 
 from embedmig.canary_texts import cosines_of
 from embedmig.chunking import pieces_of
 from embedmig.db import Connection
 from embedmig.embedders.encoder import Encoder, unit
+from embedmig.later import Later
 from embedmig.source import HAS_TEXT, Source
 from embedmig.types import Space, Vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+else:
+    np = Later("numpy")
 
 Answer = Literal["yes", "no", "can't tell"]
 

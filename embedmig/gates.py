@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 
 from embedmig.changes import Waiting
 from embedmig.stores import IndexState, Key, SpaceCounts
@@ -15,14 +16,23 @@ from embedmig.types import Verdict
 class Measured:
     """A space at one moment, all of one snapshot. ``waiting`` is None where the application writes the vectors.
 
-    ``unaccounted`` are some keys that are missing and neither wait to be taken in nor were refused by the model.
+    ``unaccounted`` are some keys that are missing and neither wait to be taken in nor were refused by the model; None
+    where nobody looked. ``counted_at`` is when the rows were compared, None where a sample was, and then ``error`` is the
+    half-width of the completeness' 95 % interval.
     """
 
     counts: SpaceCounts
     index: IndexState
     waiting: Waiting | None = None
     capture: str = "none"
-    unaccounted: Sequence[Key] = field(default_factory=tuple)
+    unaccounted: Sequence[Key] | None = ()
+    counted_at: datetime | None = None
+    error: float = 0.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether every row was compared: what a verdict that opens anything has to rest on."""
+        return self.counted_at is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +45,11 @@ class Thresholds:
 
 def evaluate(found: Measured, asked: Thresholds) -> list[Verdict]:
     """All verdicts of a gate, in the order in which they are shown."""
-    verdicts = [completeness(found.counts, asked.completeness), refused(found.counts, asked.completeness)]
+    verdicts = [completeness(found, asked.completeness), refused(found.counts, asked.completeness)]
     if found.waiting is not None:
-        verdicts += [freshness(found.waiting, asked.freshness), accounted(found), capture(found.capture)]
+        verdicts.append(freshness(found.waiting, asked.freshness))
+        verdicts += [accounted(found.unaccounted)] if found.unaccounted is not None else []
+        verdicts.append(capture(found.capture))
     return [*verdicts, index(found.index)]
 
 
@@ -46,9 +58,13 @@ def closed(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [verdict for verdict in verdicts if not verdict.passed]
 
 
-def completeness(counts: SpaceCounts, threshold: float) -> Verdict:
-    """Share of eligible rows that are complete. Rounded down: 1.0 means every row."""
+def completeness(found: Measured, threshold: float) -> Verdict:
+    """Share of eligible rows that are complete. Rounded down: 1.0 means every row. An estimate passes with its error."""
+    counts = found.counts
     share = math.floor(counts.completeness * 1e6) / 1e6
+    if not found.exact:
+        advice = "estimated from a sample; embedmig gate and status --exact count"
+        return Verdict("completeness", share, threshold, counts.completeness - found.error >= threshold, advice)
     passed = counts.complete >= threshold * counts.eligible
     advice = f"{counts.missing:,} of {counts.eligible:,} rows are missing or out of date; run the same command again to embed them"
     if not counts.hash_known:
@@ -71,13 +87,13 @@ def freshness(waiting: Waiting, threshold: float) -> Verdict:
     return Verdict("freshness", round(waiting.oldest_seconds, 1), threshold, passed, "" if passed else advice)
 
 
-def accounted(found: Measured) -> Verdict:
+def accounted(unaccounted: Sequence[Key]) -> Verdict:
     """What completeness leaves open must be known: waiting within the budget, or refused with a reason."""
-    keys = ", ".join("(" + ", ".join(key) + ")" for key in found.unaccounted[:10])
-    more = " and more" if len(found.unaccounted) > 10 else ""
+    keys = ", ".join("(" + ", ".join(key) + ")" for key in unaccounted[:10])
+    more = " and more" if len(unaccounted) > 10 else ""
     advice = f"missing, and no change waits for them: {keys}{more}; run the same command again to embed them"
-    passed = not found.unaccounted
-    return Verdict("unaccounted_rows", len(found.unaccounted), 0, passed, "" if passed else advice)
+    passed = not unaccounted
+    return Verdict("unaccounted_rows", len(unaccounted), 0, passed, "" if passed else advice)
 
 
 def capture(state: str) -> Verdict:

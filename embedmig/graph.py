@@ -1,7 +1,8 @@
 """The revision graph: which script builds on which, and what lies between here and a target.
 
 Alembic's ``RevisionMap`` does the walking. It is fed from :mod:`embedmig.scripts`, so that reading the graph
-runs no script, and what it raises is translated here and nowhere else.
+runs no script, and what it raises is translated here and nowhere else. With it comes the whole of SQLAlchemy, half of
+what a short command takes; so it is loaded when there is a way to walk, or something that it might refuse.
 """
 
 from __future__ import annotations
@@ -12,20 +13,17 @@ import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-
-from alembic.script.revision import (
-    CycleDetected,
-    MultipleHeads,
-    RangeNotAncestorError,
-    Revision,
-    RevisionError,
-    RevisionMap,
-)
+from typing import TYPE_CHECKING
 
 from embedmig.errors import GraphError, UnknownTarget
 from embedmig.scripts import RESERVED, Script, number, read_scripts, sort_key
 
+if TYPE_CHECKING:
+    from alembic.script.revision import Revision, RevisionMap
+
+_PLAIN = re.compile(r"\w+")  # an id that Alembic has nothing against
 _TARGET = re.compile(r"(?:(?P<label>[^@]+)@)?(?P<symbol>[^@+-]*)(?P<steps>[+-]\d+)?")
 
 
@@ -50,11 +48,23 @@ class Graph:
         self.scripts = _by_revision(scripts)
         self._labels = {label: s.revision for s in self.scripts.values() for label in s.labels}
         _refuse_dangling(self.scripts, self._labels)
-        with self._translated():
-            self._map = RevisionMap(self._nodes)
-            self._heads = tuple(sorted(self._map.heads, key=sort_key))
-            self._bases = tuple(sorted(self._map.bases, key=sort_key))
+        built_on = {down for script in self.scripts.values() for down in script.down_revisions}
+        self._heads = tuple(sorted(self.scripts.keys() - built_on, key=sort_key))
+        self._bases = tuple(sorted((s.revision for s in self.scripts.values() if not s.down_revisions), key=sort_key))
         self._order = {revision: place for place, revision in enumerate(_oldest_first(self))}
+        plain = all(_PLAIN.fullmatch(script.revision) and not script.labels for script in self.scripts.values())
+        if not plain or len(self._order) < len(self.scripts):
+            assert self._map.heads  # labels, ids, a circle: what is wrong with them it says
+
+    @cached_property
+    def _map(self) -> RevisionMap:
+        """Raises :class:`GraphError` for what Alembic refuses."""
+        with self._translated():
+            from alembic.script.revision import RevisionMap
+
+            made = RevisionMap(self._nodes)
+            made._revision_map  # noqa: B018  made when it is first asked for, and with it its errors
+            return made
 
     def heads(self) -> tuple[str, ...]:
         """The revisions that nothing builds on yet."""
@@ -116,6 +126,8 @@ class Graph:
         self._refuse_missing(current)
         spelt = self._spell(target)
         if not self.scripts and spelt in ("head", "heads"):
+            return []
+        if spelt in ("head", "heads") and self._heads == tuple(current) and (spelt == "heads" or len(current) == 1):
             return []
         if spelt == "base":
             raise UnknownTarget("upgrade can't go to base: nothing is applied there", hint="embedmig downgrade base")
@@ -214,12 +226,16 @@ class Graph:
     # --- Alembic --------------------------------------------------------------------------------------------
 
     def _nodes(self) -> Iterator[Revision]:
+        from alembic.script.revision import Revision
+
         for s in self.scripts.values():
             yield Revision(s.revision, s.down_revisions or None, s.depends_on or None, s.labels or None)
 
     @contextmanager
     def _translated(self, target: str | None = None) -> Iterator[None]:
         """What Alembic raises, as errors that name files and say how to mend them."""
+        from alembic.script.revision import CycleDetected, MultipleHeads, RangeNotAncestorError, RevisionError
+
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # Alembic warns where we refuse

@@ -7,8 +7,9 @@ Sources: pgvector's ``src/hnsw.h``, ``hnswutils.c`` and ``hnswbuild.c`` (0.8) fo
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
-from embedmig.types import Storage
+IndexStorage = Literal["vector", "halfvec", "binary"]
 
 PAGE = 8192
 PAGE_ROOM = PAGE - 24  # after the page's header
@@ -19,7 +20,7 @@ KEY_ENTRY = 32  # in the primary key's index, nine tenths full
 TOAST_FROM, TOAST_CHUNK, TOAST_HEADER, TOAST_POINTER, TOAST_ENTRY = 2032, 1996, 36, 18, 22
 
 
-def graph_bytes(rows: int, dimensions: int, storage: Storage, m: int) -> int:
+def graph_bytes(rows: int, dimensions: int, storage: IndexStorage, m: int) -> int:
     """Memory that a build wants in ``maintenance_work_mem`` to hold the whole graph.
 
     pgvector's README: "Indexes build significantly faster when the graph fits into maintenance_work_mem". A vector
@@ -33,7 +34,7 @@ def graph_bytes(rows: int, dimensions: int, storage: Storage, m: int) -> int:
     return round(rows * (element + base + above))
 
 
-def index_bytes(rows: int, dimensions: int, storage: Storage, m: int) -> int:
+def index_bytes(rows: int, dimensions: int, storage: IndexStorage, m: int) -> int:
     """Disk of the HNSW index: as many elements with their neighbours on each page as fit, and a page of its own."""
     element = aligned(72 + vector_bytes(dimensions, storage)) + ITEM
     neighbours = aligned(4 + 6 * 2 * m) + ITEM
@@ -42,7 +43,7 @@ def index_bytes(rows: int, dimensions: int, storage: Storage, m: int) -> int:
     return (1 + -(-rows // (INDEX_ROOM // (element + neighbours)))) * PAGE
 
 
-def table_bytes(rows: int, dimensions: int, storage: Storage) -> int:
+def table_bytes(rows: int, dimensions: int, storage: IndexStorage) -> int:
     """Disk of a space's table and its primary key, for a key of 8 bytes.
 
     A vector that makes its row longer than 2 kB lies outside of it in pieces of 2 kB, not compressed: that is how
@@ -72,9 +73,9 @@ def outside_bytes(vector: int) -> float:
     return len(rooms) * PAGE / many + len(pieces) * TOAST_ENTRY
 
 
-def vector_bytes(dimensions: int, storage: Storage) -> int:
-    """A value of pgvector's types: 8 bytes, and 4 a dimension, or 2 for ``halfvec``."""
-    return 8 + dimensions * (4 if storage == "vector" else 2)
+def vector_bytes(dimensions: int, storage: IndexStorage) -> int:
+    """A value of pgvector's types: 8 bytes, and 4 a dimension, 2 for ``halfvec``, an eighth for ``binary``."""
+    return 8 + {"vector": 4 * dimensions, "halfvec": 2 * dimensions, "binary": -(-dimensions // 8)}[storage]
 
 
 def aligned(size: int) -> int:

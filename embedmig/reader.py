@@ -36,6 +36,7 @@ from embedmig.searching import (
 )
 from embedmig.settings import EmbedderSettings
 from embedmig.shadow import Shadow, ShadowTask
+from embedmig.stores.hnsw import form_of
 from embedmig.types import Hit
 
 T = TypeVar("T")
@@ -128,8 +129,13 @@ class Reader:
         vector = self._loop.run_until_complete(encode_query(current.encoder, text))
         return QueryVector(vector, current.version, current.fingerprint)
 
-    def search(self, text: str, k: int = 10, *, tenant: str | None = None) -> list[Hit]:
+    def search(
+        self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None
+    ) -> list[Hit]:
         """The ``k`` nearest rows to ``text``, nearest first, all of one version. ``tenant`` is who asks, for a canary.
+
+        ``where`` gives values that key or ``columns`` of the alias must have (a list: one of them); where at least ``k``
+        rows have them, ``k`` are found. Shadow reads are of searches without it.
 
         If the alias flips while the query is encoded, the query is encoded anew for the version it shows then. A
         connection that was lost is opened again. Raises :class:`DatabaseUnavailable` where that can't be done.
@@ -137,9 +143,13 @@ class Reader:
         require_text(text)
         for _ in range(TRIES):
             try:
-                if self._canary and self._canary.picks(tenant) and (found := self._ask_canary(text, k)) is not None:
+                if (
+                    self._canary
+                    and self._canary.picks(tenant)
+                    and (found := self._ask_canary(text, k, where)) is not None
+                ):
                     return found
-                return self._ask(text, k)
+                return self._ask(text, k, where)
             except AliasMoved:
                 self._forget()
             except psycopg.OperationalError:
@@ -148,8 +158,8 @@ class Reader:
                 self._reconnect()
         raise AliasMoved(f"the alias of {self.collection} moved {TRIES} times during one search")
 
-    def nearest(self, query: QueryVector, k: int = 10) -> list[Hit]:
-        """The ``k`` nearest rows to a vector that :meth:`encode` made, perhaps a while ago.
+    def nearest(self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        """The ``k`` nearest rows to a vector that :meth:`encode` made, perhaps a while ago; ``where`` as in :meth:`search`.
 
         Raises :class:`AliasMoved` where it was made for another version than the alias shows: a comparison across
         versions would raise nothing and return rubbish.
@@ -160,7 +170,7 @@ class Reader:
                 f"the query's vector was made for {query.version}, and the alias shows {current.version}",
                 hint="encode the query again; use the fingerprint as part of the cache's key",
             )
-        hits = self._read(current, query.vector, k)
+        hits = self._read(current, query.vector, k, where)
         if not hits and self._showing() != current.version:
             raise AliasMoved(f"the alias of {self.collection} moved away from {current.version}")
         if self.lazy and hits:
@@ -169,17 +179,17 @@ class Reader:
 
     # --- inside
 
-    def _ask(self, text: str, k: int) -> list[Hit]:
+    def _ask(self, text: str, k: int, where: Mapping[str, Any] | None) -> list[Hit]:
         """What the alias shows; a shadow hears of it when the answer is there."""
         began = time.perf_counter()
         query = self.encode(text)
-        hits = self.nearest(query, k)
-        if self._shadow and self._resolved:
+        hits = self.nearest(query, k, where=where)
+        if self._shadow and self._resolved and not where:
             milliseconds = (time.perf_counter() - began) * 1000
             self._shadow.offer(ShadowTask(text, query.vector, self._resolved, hits, k, milliseconds))
         return hits
 
-    def _ask_canary(self, text: str, k: int) -> list[Hit] | None:
+    def _ask_canary(self, text: str, k: int, where: Mapping[str, Any] | None) -> list[Hit] | None:
         """The canary's own answer; None where the alias's version has to answer instead, as it has while it is that one."""
         canary = self._canary
         assert canary is not None
@@ -191,7 +201,7 @@ class Reader:
                     self._conn, self._registry, self.collection, canary.version, self._settings
                 )
             vector = self._loop.run_until_complete(encode_query(canary.resolved.encoder, text))
-            return nearest(self._conn, canary.resolved, vector, k)
+            return nearest(self._conn, canary.resolved, vector, k, where=where)
         except (EmbedmigError, psycopg.Error) as error:
             if self._conn.broken:
                 raise
@@ -243,11 +253,13 @@ class Reader:
         names = column_names(self._conn, relation)
         space, weights = space_of(record.encoder)
         encoder = encoder_for(space, weights, self._settings.get(space.provider))
-        return Resolved(relation, *split_columns(names), record.version, record.fingerprint or "", encoder)
+        keys, columns = split_columns(names)
+        form = form_of(self._conn, relation)
+        return Resolved(relation, keys, columns, record.version, record.fingerprint or "", encoder, form)
 
-    def _read(self, current: Resolved, vector: Sequence[float], k: int) -> list[Hit]:
+    def _read(self, current: Resolved, vector: Sequence[float], k: int, where: Mapping[str, Any] | None) -> list[Hit]:
         try:
-            return nearest(self._conn, current, vector, k)
+            return nearest(self._conn, current, vector, k, where=where)
         except (psycopg.errors.UndefinedFunction, psycopg.errors.DataException, psycopg.errors.UndefinedTable):
             # The view was replaced between resolving and reading, by one of another type or dimension.
             if self._showing() == current.version:
@@ -286,13 +298,15 @@ class AsyncReader:
         """As :meth:`Reader.encode`."""
         return await self._call(self._open.encode, text)
 
-    async def search(self, text: str, k: int = 10, *, tenant: str | None = None) -> list[Hit]:
+    async def search(
+        self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None
+    ) -> list[Hit]:
         """As :meth:`Reader.search`."""
-        return await self._call(partial(self._open.search, text, k, tenant=tenant))
+        return await self._call(partial(self._open.search, text, k, where=where, tenant=tenant))
 
-    async def nearest(self, query: QueryVector, k: int = 10) -> list[Hit]:
+    async def nearest(self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Hit]:
         """As :meth:`Reader.nearest`."""
-        return await self._call(self._open.nearest, query, k)
+        return await self._call(partial(self._open.nearest, query, k, where=where))
 
 
 def require_text(text: str) -> None:

@@ -20,7 +20,7 @@ from embedmig.errors import EmbedderMisconfigured, UsageError
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.settings import EmbedderSettings
 from embedmig.stores import Key, Store, open_store
-from embedmig.stores.pgvector import OPERATOR
+from embedmig.stores.hnsw import OPERATOR, Form, form_of
 from embedmig.types import Hit, Space
 
 
@@ -34,6 +34,7 @@ class Resolved:
     version: str
     fingerprint: str
     encoder: Encoder
+    form: Form | None = None  # the stand-in that the index holds; None: the vectors themselves
 
 
 def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
@@ -51,7 +52,9 @@ def resolve_space(conn: Connection, store: Store, record: SpaceRecord, settings:
     """One version's space as the alias would show it, whatever the alias shows. Raises :class:`EmbedderMisconfigured`."""
     relation = sql.SQL("({}) as shown").format(store.view())
     encoder = encoder_for(record.space, record.weights, settings)
-    return Resolved(relation, *split_columns(column_names(conn, relation)), record.version, record.fingerprint, encoder)
+    keys, columns = split_columns(column_names(conn, relation))
+    form = None if record.adopted else form_of(conn, record.relation)
+    return Resolved(relation, keys, columns, record.version, record.fingerprint, encoder, form)
 
 
 class NotReady(UsageError):
@@ -102,29 +105,82 @@ async def encode_query(encoder: Encoder, text: str) -> tuple[float, ...]:
     return tuple(float(value) for value in encoded.vectors[0])
 
 
-def nearest(conn: Connection, current: Resolved, vector: Sequence[float], k: int, *, exact: bool = False) -> list[Hit]:
+def nearest(
+    conn: Connection,
+    current: Resolved,
+    vector: Sequence[float],
+    k: int,
+    *,
+    exact: bool = False,
+    where: Mapping[str, Any] | None = None,
+) -> list[Hit]:
     """Top ``k`` by the space's own metric, filtered on its version; the index is asked for at least ``k`` candidates.
 
-    With ``exact``, every vector is compared: no index matches an order by the distance plus nothing.
+    ``where`` gives values that key or columns of the alias must have; a list: one of them. With ``exact``, every vector is
+    compared: no index matches an order by the distance plus nothing. Raises :class:`UsageError` for an unknown column.
     """
-    space = current.encoder.space
-    extra = [sql.SQL(", {}").format(ident(name)) for name in current.columns]
-    query = sql.SQL(
-        """select {keys}, chunk, version, embedding {operator} %(vector)s::{type} as distance{extra}
-           from {relation} where version = %(version)s
-           order by (embedding {operator} %(vector)s::{type}){exactly} limit %(k)s"""
-    ).format(
-        keys=sql.SQL(", ").join(sql.SQL("{}::text").format(ident(name)) for name in current.keys), extra=sql.Composed(extra),
-        operator=literal(OPERATOR[space.metric]), type=literal(f"{space.storage}({space.dimensions})"), relation=current.relation,
-        exactly=sql.SQL(" + 0" if exact else ""),
-    )  # fmt: skip
+    wanted, values = conditions(current, where or {})
+    form = None if exact else current.form
+    candidates = k * form.rerank if form else k
+    query = (_by_stand_in(current, form, wanted) if form else _by_vector(current, wanted, exact=exact))  # fmt: skip
+    values |= {"vector": str(list(vector)), "version": current.version, "k": k, "candidates": candidates}
     with conn.transaction():
         # Filters and deleted rows thin an index scan out: it goes on until k rows are found.
         if scalar(conn, "select extversion >= '0.8' from pg_extension where extname = 'vector'"):
             conn.execute("set local hnsw.iterative_scan = strict_order")
-        conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(k, 1000)))))
-        values = {"vector": str(list(vector)), "version": current.version, "k": k}
+        conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(candidates, 1000)))))
         return [read_hit(row, current) for row in conn.execute(query, values)]
+
+
+def conditions(current: Resolved, where: Mapping[str, Any]) -> tuple[sql.Composed, dict[str, Any]]:
+    """The version, and what else a row must have, as SQL over the alias with the values apart."""
+    known = (*current.keys, *current.columns)
+    if unknown := [name for name in where if name not in known]:
+        raise UsageError(
+            f"the alias shows no column {unknown[0]!r}",
+            hint=f"it shows {', '.join(known)}; columns = […] in embedmig.toml, then embedmig alias rebuild",
+        )
+    parts: list[sql.Composable] = [sql.SQL("version = %(version)s")]
+    for place, (name, value) in enumerate(where.items()):
+        form = "{} = any({})" if isinstance(value, list | tuple | set | frozenset) else "{} = {}"
+        parts.append(sql.SQL(form).format(ident(name), sql.Placeholder(f"w{place}")))
+    found = (list(value) if isinstance(value, tuple | set | frozenset) else value for value in where.values())
+    return sql.SQL(" and ").join(parts), {f"w{place}": value for place, value in enumerate(found)}
+
+
+def _by_vector(current: Resolved, wanted: sql.Composable, *, exact: bool) -> sql.Composed:
+    """Ordered by the vectors themselves, out of the index or out of all of them."""
+    return sql.SQL(
+        """select {shown} from {relation} where {wanted} order by {distance}{exactly} limit %(k)s"""
+    ).format(
+        shown=_shown(current), relation=current.relation, wanted=wanted, distance=_distance(current),
+        exactly=sql.SQL(" + 0" if exact else ""),
+    )  # fmt: skip
+
+
+def _by_stand_in(current: Resolved, form: Form, wanted: sql.Composable) -> sql.Composed:
+    """Candidates out of the index in the order of their stand-ins, ranked by the vectors themselves."""
+    space = current.encoder.space
+    near = sql.SQL("{} {} {}").format(
+        form.stand_in(space, ident("embedding")), form.operator(space), form.stand_in(space, sql.Placeholder("vector"))
+    )
+    return sql.SQL(
+        """select {shown} from (
+             select * from {relation} where {wanted} order by {near} limit %(candidates)s) candidates
+           order by {distance} limit %(k)s"""
+    ).format(shown=_shown(current), relation=current.relation, wanted=wanted, near=near, distance=_distance(current))
+
+
+def _shown(current: Resolved) -> sql.Composed:
+    keys = sql.SQL(", ").join(sql.SQL("{}::text").format(ident(name)) for name in current.keys)
+    extra = sql.Composed([sql.SQL(", {}").format(ident(name)) for name in current.columns])
+    return sql.SQL("{}, chunk, version, {} as distance{}").format(keys, _distance(current), extra)
+
+
+def _distance(current: Resolved) -> sql.Composed:
+    space = current.encoder.space
+    kind = literal(f"{space.storage}({space.dimensions})")
+    return sql.SQL("(embedding {} %(vector)s::{})").format(literal(OPERATOR[space.metric]), kind)
 
 
 def read_hit(row: Sequence[Any], current: Resolved) -> Hit:

@@ -19,7 +19,8 @@ from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import DOC_HASH, HAS_TEXT, Source, list_columns
 from embedmig.stores import open_store
 from embedmig.stores.adopted import writer_of
-from embedmig.types import MAX_INDEX_DIMENSIONS, Storage
+from embedmig.stores.hnsw import LIMIT
+from embedmig.types import Storage
 
 NORM_TOLERANCE: dict[Storage, float] = {"vector": 1e-3, "halfvec": 2e-3}
 """How far from 1 a unit vector's norm may be: a model in half precision rounds each component by up to 2⁻¹¹ = 4.9e-4
@@ -250,7 +251,7 @@ def _held(
 def audit_index(conn: Connection, source: Source, record: SpaceRecord, vectors: int) -> Iterator[AuditFinding]:
     """An index that answers nothing, or none where one is wanted."""
     state = open_store(source, record).index_state(conn)
-    possible = record.space.dimensions <= MAX_INDEX_DIMENSIONS[record.space.storage]
+    possible = record.space.dimensions <= LIMIT["binary"]
     if state == "invalid":
         message, hint = (
             "the vector index is invalid: an interrupted build left it",

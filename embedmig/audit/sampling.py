@@ -10,18 +10,24 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from psycopg import sql
 
 from embedmig.audit.finding import KEYS_SHOWN, AuditFinding, Sampled
 from embedmig.canary_texts import cosines_of
 from embedmig.db import Connection, ident
 from embedmig.embedders.encoder import Encoder
+from embedmig.later import Later
 from embedmig.operations.base import Site
 from embedmig.registry import SpaceRecord
 from embedmig.source import DOC_HASH, HAS_TEXT, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+else:
+    np = Later("numpy")
 
 FOREIGN_BELOW = 0.95
 """A stored vector whose cosine with a fresh one is lower was not made by that model from that text.

@@ -16,6 +16,9 @@ from embedmig.errors import EXIT_NO, UsageError
 @app.command(rich_help_panel=INSPECTING)
 def status(
     check: Annotated[bool, typer.Option("--check", help="Exit 3 if anything is pending or edited.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Count every row, however many, and keep it for the next look.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Draw it anew every few seconds, until Ctrl-C.")] = False,
     form: Annotated[
         str, typer.Option("--format", metavar="text|prometheus", help="For people, or for a collector.")
@@ -28,7 +31,7 @@ def status(
     if watch:
         _watch()
         return
-    found = commands.status(settings.project())
+    found = commands.status(settings.project(), exact=exact)
     if form == "prometheus":
         from embedmig.report.prometheus import exposition
 

@@ -236,7 +236,7 @@ def retire(project: Project, collection: str, version: str, *, after: str, confi
     with RunLock(project.site(start=True).database), working(project) as (site, conn):
         record = _retained(project, site, conn, collection, version)
         refuse_early(site, conn, record, after)
-        size = site.store(conn, record).bytes(conn)
+        size = site.store(conn, record).bytes(conn, 0)  # adopted ones, whose size goes by it, are refused
         milliseconds = retire_now(site, conn, record)
     return Retired(version, size, milliseconds)
 

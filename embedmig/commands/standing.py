@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from embedmig import capture, gates
+from embedmig import capture, counting, gates
 from embedmig.brake import Control, control
 from embedmig.commands.project import Project, applied_revisions
 from embedmig.db import Connection, lock_is_held
@@ -13,11 +14,13 @@ from embedmig.errors import EmbedmigError
 from embedmig.evidence import Evaluation, newest_evals
 from embedmig.evidence.kept import Kept
 from embedmig.ledger import Attempt, ledger_exists
-from embedmig.measuring import measure
+from embedmig.measuring import look, measure
 from embedmig.operations.base import Site
 from embedmig.registry import SpaceRecord
-from embedmig.source import count_rows
+from embedmig.source import Source, SourceCounts, count_rows
 from embedmig.types import Verdict
+
+Known = Literal["exact", "estimated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,9 @@ class SpaceStatus:
 
     ``evals`` are the newest ones on a complete corpus, ``evaluated`` says with which golden set and when. What was
     measured on an incomplete corpus since then is apart, in ``partial_evals``, with its ``completeness``.
+
+    ``counted`` says how rows and completeness were had: every row compared, at ``counted_at``, and nothing written
+    since; or from a sample, with ``completeness_error`` as the half-width of its 95 % interval.
     """
 
     version: str
@@ -51,6 +57,9 @@ class SpaceStatus:
     failures: list[dict[str, Any]] = field(default_factory=list)
     model_error: str | None = None
     unaccounted: list[str] = field(default_factory=list)
+    counted: Known = "exact"
+    counted_at: str | None = None
+    completeness_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,7 @@ class CollectionStatus:
     capture: str = "none"
     held_back: str | None = None
     rollback: Rollback | None = None
+    counted: Known = "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +113,12 @@ class Status:
         return not self.pending and not self.edited and not self.missing_scripts
 
 
-def status(project: Project) -> Status:
-    """Looks at everything, changes nothing. SELECT rights are enough."""
+def status(project: Project, *, exact: bool = False) -> Status:
+    """Looks at everything, changes nothing. SELECT rights are enough.
+
+    Large spaces are estimated unless a count of them is at hand; ``exact`` counts, and keeps it for the next look where
+    the role may.
+    """
     graph = project.graph
     with project.looking() as (site, conn):
         applied = applied_revisions(site, conn)
@@ -119,7 +133,9 @@ def status(project: Project) -> Status:
             running=attempt_line(running) | {"alive": lock_is_held(conn, site.database.schema)} if running else None,
             edited=[s.revision for s in graph.scripts.values() if applied.get(s.revision) not in (None, s.checksum)],
             missing_scripts=[name for name in applied if name not in graph.scripts],
-            collections={name: _collection_status(site, conn, name, there) for name in project.config.collections},
+            collections={
+                name: _collection_status(site, conn, name, there, exact) for name in project.config.collections
+            },
             last_attempt=attempt_line(attempts[-1]) if attempts else None,
         )
 
@@ -133,19 +149,35 @@ def attempt_line(attempt: Attempt) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _collection_status(site: Site, conn: Connection, name: str, there: bool) -> CollectionStatus:
+def _collection_status(site: Site, conn: Connection, name: str, there: bool, exact: bool) -> CollectionStatus:
     source = site.source(conn, name)
-    counted = count_rows(conn, source)
     if not there:
-        return CollectionStatus(source.collection.alias, None, counted.eligible, counted.blank, None, [])
+        counted, known = _source_rows(conn, source, exact)
+        return CollectionStatus(source.collection.alias, None, counted.eligible, counted.blank, None, [], counted=known)
     alias = site.registry.alias(conn, name)
     flip_ms = alias.flip_ms if alias else None
     records = site.registry.spaces(conn, name)
-    spaces = [_space_status(site, conn, record) for record in records]
+    measured = {
+        r.id: (measure if exact else look)(conn, site.registry, source, r) for r in records if r.state != "retired"
+    }
+    spaces = [_space_status(site, conn, record, measured.get(record.id)) for record in records]
+    counted, known = _source_rows(conn, source, exact, list(measured.values()))
     return CollectionStatus(
         source.collection.alias, alias.version if alias else None, counted.eligible, counted.blank, flip_ms, spaces,
         capture.state(conn, site.registry, source), _held_back(control(conn, site.registry, name)), _rollback(records, spaces, flip_ms),
+        known,
     )  # fmt: skip
+
+
+def _source_rows(
+    conn: Connection, source: Source, exact: bool, measured: Sequence[gates.Measured] = ()
+) -> tuple[SourceCounts, Known]:
+    """Rows of the source: what a space was measured against, or the same way by themselves."""
+    for found in sorted(measured, key=lambda found: not found.exact):
+        counts = found.counts
+        return SourceCounts(counts.eligible + counts.blank, counts.blank, 0), "exact" if found.exact else "estimated"
+    counted, sure = (count_rows(conn, source), True) if exact else counting.source_rows(conn, source)
+    return counted, "exact" if sure else "estimated"
 
 
 def _held_back(found: Control) -> str | None:
@@ -171,10 +203,9 @@ def _rollback(records: list[SpaceRecord], spaces: list[SpaceStatus], flip_ms: fl
     )
 
 
-def _space_status(site: Site, conn: Connection, record: SpaceRecord) -> SpaceStatus:
-    if record.state == "retired":
+def _space_status(site: Site, conn: Connection, record: SpaceRecord, found: gates.Measured | None) -> SpaceStatus:
+    if found is None:
         return SpaceStatus(record.version, record.revision, record.state, record.space.dimensions, content="unknown")
-    found = measure(conn, site.registry, site.source(conn, record.collection), record)
     counts, waits, asked = found.counts, found.waiting, site.config.gates
     failures = [{"key": key, "reason": reason} for key, reason in site.registry.failures(conn, record.id)]
     return SpaceStatus(
@@ -184,8 +215,10 @@ def _space_status(site: Site, conn: Connection, record: SpaceRecord) -> SpaceSta
         failed_rows=counts.failed, orphans=counts.orphans, untagged=counts.untagged,
         content="checked" if counts.hash_known else "unknown", index=found.index,
         gates=gates.evaluate(found, gates.Thresholds(asked.completeness, asked.freshness)),
-        bytes=site.store(conn, record).bytes(conn), failures=failures, model_error=_model_error(site, record),
-        unaccounted=[", ".join(key) for key in found.unaccounted], **_evals(site, conn, record),
+        bytes=site.store(conn, record).bytes(conn, counts.vectors), failures=failures, model_error=_model_error(site, record),
+        unaccounted=[", ".join(key) for key in found.unaccounted or ()],
+        counted="exact" if found.exact else "estimated", completeness_error=round(found.error, 4),
+        counted_at=found.counted_at.isoformat(timespec="seconds") if found.counted_at else None, **_evals(site, conn, record),
     )  # fmt: skip
 
 

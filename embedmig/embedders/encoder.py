@@ -8,16 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedmig.embedders import Embedder
 from embedmig.embedders.prices import estimate
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, InputRefused
+from embedmig.later import Later
 from embedmig.pacing import Pace
 from embedmig.types import Answer, Limits, Role, Space, Vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+else:
+    np = Later("numpy")
 
 T = TypeVar("T")
 

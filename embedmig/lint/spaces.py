@@ -11,11 +11,12 @@ from embedmig.lint import Fault, rule
 from embedmig.lint.reading import Named, Reading, Subject
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
-from embedmig.operations.create_index import CreateIndex
+from embedmig.operations.create_index import CreateIndex, way_out
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.recording import Call
+from embedmig.stores.hnsw import LIMIT
 from embedmig.toml_lines import key_lines
-from embedmig.types import MAX_INDEX_DIMENSIONS, Chunk, Space
+from embedmig.types import Chunk, Space
 
 
 @rule("EM005")
@@ -30,13 +31,14 @@ def unpinned_model(subject: Subject) -> Iterator[Fault]:
 def index_over_limit(subject: Subject) -> Iterator[Fault]:
     """pgvector's HNSW holds 2,000 dimensions of vector and 4,000 of halfvec: the build would fail after the load."""
     for reading, call, space in of_spaces(subject, CreateIndex):
-        limit = MAX_INDEX_DIMENSIONS[space.storage]
-        if space.dimensions > limit:
+        assert isinstance(call.operation, CreateIndex)
+        storage = call.operation.form.storage
+        if space.dimensions > LIMIT[storage]:
             yield Fault(
                 reading.script.path,
                 call.line,
-                f"an HNSW index on {space.storage} holds at most {limit:,} dimensions, not {space.dimensions:,}",
-                'storage="halfvec" holds 4,000; or ask the model for fewer dimensions',
+                f"an HNSW index on {storage} holds at most {LIMIT[storage]:,} dimensions, not {space.dimensions:,}",
+                way_out(space),
             )
 
 

@@ -1,14 +1,15 @@
 """create_index: the HNSW index, built after the load, with memory and workers for it.
 
 pgvector's README and DESIGN 3: loading into an existing index is 4.8 times slower than building it afterwards, and
-building with the default 64 MB is 2.4 to 2.8 times slower than with enough memory.
+building with the default 64 MB is 2.4 to 2.8 times slower than with enough memory. Nobody reads a space that no alias
+shows, so it is built plainly there, which is quicker and leaves nothing behind when it is killed.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,28 +17,46 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
+from embedmig import counting
+from embedmig.aliases import CHANNEL
+from embedmig.config import parse_size
 from embedmig.db import Connection, translated
-from embedmig.errors import Interrupted, PlanError
+from embedmig.errors import ConfigError, Interrupted, PlanError
+from embedmig.events import Notice
+from embedmig.index_size import IndexStorage, graph_bytes, index_bytes
+from embedmig.operations import index_room
 from embedmig.operations.base import Operation, Plan, Run
 from embedmig.operations.create_space import draft
+from embedmig.registry import SpaceRecord
+from embedmig.stores.hnsw import LIMIT, RERANK, Form, storages
 from embedmig.stores.pgvector import PgvectorStore
-from embedmig.types import MAX_INDEX_DIMENSIONS, Estimate, Progress, Space
+from embedmig.types import Estimate, Progress, Space
 
-MEMORY_MB = (64, 4096)
 LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class CreateIndex(Operation):
-    """See the module. ``maintenance_work_mem`` is as PostgreSQL writes it (``"2GB"``)."""
+    """See the module. ``memory`` is as PostgreSQL writes it (``"2GB"``); ``storage`` is what the index holds of each
+    vector, the space's own unless given, and ``rerank`` how many candidates a search then takes for each result.
+    """
 
     kind: ClassVar[str] = "create_index"
     repeats: ClassVar[bool] = True
     space: Space
     m: int = 16
     ef_construction: int = 64
-    maintenance_work_mem: str | None = None
+    memory: str | None = None
     workers: int | None = None
+    storage: IndexStorage | None = None
+    rerank: int | None = None
+
+    @property
+    def form(self) -> Form:
+        """What the index holds."""
+        storage = self.storage or self.space.storage
+        own = storage == self.space.storage
+        return Form(storage, 1 if own else self.rerank or RERANK[storage])
 
     @property
     def transactional(self) -> bool:
@@ -46,7 +65,9 @@ class CreateIndex(Operation):
 
     def describe(self) -> str:
         """One line."""
-        return f"build the HNSW index of {self.space.tag} of {self.space.collection} (m={self.m}, ef_construction={self.ef_construction})"
+        form = self.form
+        held = "" if form.storage == self.space.storage else f", {form.storage}, {form.rerank} candidates a result"
+        return f"build the HNSW index of {self.space.tag} of {self.space.collection} (m={self.m}, ef_construction={self.ef_construction}{held})"
 
     def validate(self, plan: Plan) -> None:
         """Dimensions and parameters must be within what pgvector's HNSW can hold."""
@@ -55,69 +76,123 @@ class CreateIndex(Operation):
             raise PlanError(
                 "an adopted space is indexed by its application; op.execute can create an index on its column"
             )
-        limit = MAX_INDEX_DIMENSIONS[self.space.storage]
-        if self.space.dimensions > limit:
-            way_out = (
-                'storage="halfvec" holds up to 4,000' if self.space.storage == "vector" and self.space.dimensions <= 4000
-                else "ask the model for fewer dimensions, or leave the index out"
-            )  # fmt: skip
-            raise PlanError(
-                f"{self.space.tag}: an HNSW index on {self.space.storage} holds at most {limit:,} dimensions, not {self.space.dimensions:,}",
-                hint=way_out,
-            )
+        self._validate_form()
         if not 2 <= self.m <= 100 or not 4 <= self.ef_construction <= 1000 or self.ef_construction < 2 * self.m:
             raise PlanError(
                 f"create_index: m={self.m}, ef_construction={self.ef_construction} is not possible",
                 hint="pgvector: m from 2 to 100, ef_construction from 4 to 1000 and at least 2·m",
             )
+        if self.workers is not None and self.workers < 0:
+            raise PlanError(f"create_index: {self.workers} workers are not possible", hint="0 or more")
+        if self.memory is not None:
+            try:
+                parse_size(self.memory)
+            except ConfigError as error:
+                raise PlanError(f"create_index: memory {self.memory!r} {error.message}", hint=error.hint) from error
+
+    def _validate_form(self) -> None:
+        """The index must be able to hold the vectors, in no greater precision than they have, and stand for their metric."""
+        space, storage = self.space, self.form.storage
+        if storage not in storages(space):
+            raise PlanError(
+                f"create_index: storage {storage!r} is not possible for {space.storage}", hint='"halfvec" or "binary"'
+            )
+        if self.rerank is not None and (storage == space.storage or not 1 <= self.rerank <= 100):
+            raise PlanError(
+                f"create_index: rerank={self.rerank} is not possible",
+                hint='1 to 100, with storage="halfvec" for a space of vectors, or with storage="binary"',
+            )
+        if storage == "binary" and space.metric != "cosine" and space.normalize == "none":
+            raise PlanError(
+                f"create_index: signs say nothing of the lengths that {space.metric} compares",
+                hint='normalize="l2" or metric="cosine"; or another storage',
+            )
+        if space.dimensions > LIMIT[storage]:
+            raise PlanError(
+                f"{space.tag}: an HNSW index on {storage} holds at most {LIMIT[storage]:,} dimensions, not {space.dimensions:,}",
+                hint=way_out(space),
+            )
 
     def estimate(self, plan: Plan) -> Estimate:
-        """Disk: the vectors once more, and the graph's links."""
+        """Disk: what the index holds of the vectors, and the graph's links."""
         from embedmig.source import count_rows
 
         rows = count_rows(plan.conn, plan.source(self.space.collection)).eligible
-        return Estimate(bytes=rows * bytes_per_vector(self.space, self.m))
+        return Estimate(bytes=index_bytes(rows, self.space.dimensions, self.form.storage, self.m))
 
     def sql(self, plan: Plan) -> list[sql.Composable]:
         """One statement; it waits for the backfill, which is not SQL."""
         source = plan.source(self.space.collection)
         store = PgvectorStore(source, draft(self.space, source, plan.site.database.schema, plan.revision, ""))
-        return [store.create_index(concurrently=False, m=self.m, ef_construction=self.ef_construction)]
+        return [store.create_index(self.form, concurrently=False, m=self.m, ef_construction=self.ef_construction)]
 
     def run(self, run: Run) -> str:
         """Builds it, unless a valid one is there; an INVALID leftover is dropped first."""
         record = run.record(self.space.collection, self.space.tag)
         store = run.site.store(run.conn, record)
         assert isinstance(store, PgvectorStore)
-        state = store.index_state(run.conn)
+        form = self.form
+        index_room.end_orphans(run.conn, record.relation.as_string(run.conn))
+        state = store.form_state(run.conn, form.storage)
         if state == "valid":
+            self._tell(run, record, store)
             return "is there and valid"
+        room = self._room(run, record)
         if state != "none":
-            run.conn.execute(store.drop_index())
+            run.conn.execute(store.drop_index(form.storage))
         with translated("building the index"), run.site.database.connect("index") as building:
-            self._prepare(building, store)
-            # Nobody reads a space that no alias shows: a plain build is quicker, doesn't wait for strangers' transactions,
-            # and leaves nothing behind when it is killed.
-            concurrently = record.state in ("active", "retained")
-            statement = store.create_index(concurrently=concurrently, m=self.m, ef_construction=self.ef_construction)
-            return Build(run, building, statement, record.relation).watch()
+            prepare(building, room)
+            statement = store.create_index(
+                form, concurrently=read(record), m=self.m, ef_construction=self.ef_construction
+            )
+            built = Build(run, building, statement, record.relation).watch()
+        self._tell(run, record, store)
+        return built
 
-    def _prepare(self, conn: Connection, store: PgvectorStore) -> None:
-        """Memory for the whole graph where that is reasonable, and workers for the cores there are."""
-        vectors = store.vectors(conn)
-        wanted = vectors * bytes_per_vector(self.space, self.m) // 1_000_000 * 5 // 4
-        memory = self.maintenance_work_mem or f"{max(MEMORY_MB[0], min(MEMORY_MB[1], wanted))}MB"
-        workers = (
-            self.workers if self.workers is not None else max(0, (os.cpu_count() or 1) - 1) if vectors > 10_000 else 0
-        )
-        conn.execute("select set_config('maintenance_work_mem', %s, false)", (memory,))
-        conn.execute("select set_config('max_parallel_maintenance_workers', %s, false)", (str(workers),))
+    def _room(self, run: Run, record: SpaceRecord) -> index_room.Room:
+        """Memory, workers and disk for it. Raises :class:`DatabaseFailed` where there is too little."""
+        rows, form = counting.about(run.conn, record.relation), self.form
+        graph = graph_bytes(rows, self.space.dimensions, form.storage, self.m)
+        index = index_bytes(rows, self.space.dimensions, form.storage, self.m)
+        machine = index_room.look(run.conn, run.site.config.index.memory)
+        memory = parse_size(self.memory) if self.memory else None
+        room = index_room.room(machine, graph, index, rows, memory=memory, workers=self.workers)
+        for note in room.notes:
+            run.report(Notice(note))
+        return room
+
+    def _tell(self, run: Run, record: SpaceRecord, store: PgvectorStore) -> None:
+        """Readers learn what to ask the index for, and the index in another form, which nobody asks any more, goes."""
+        run.conn.execute(store.comment_index(self.form))
+        for storage in storages(self.space):
+            if storage != self.form.storage and store.form_state(run.conn, storage) != "none":
+                run.conn.execute(store.drop_index(storage, concurrently=read(record)))
+        run.conn.execute("select pg_notify(%s, %s)", (CHANNEL, record.collection))
 
 
-def bytes_per_vector(space: Space, m: int) -> int:
-    """What a vector takes in the graph: itself, 2·m neighbours of 6 bytes at the base, and headers (pgvector's hnsw.h)."""
-    width = 4 if space.storage == "vector" else 2
-    return space.dimensions * width + 2 * m * 6 * 2 + 200
+def way_out(space: Space) -> str:
+    """What can be done about too many dimensions."""
+    if space.storage == "vector" and space.dimensions <= LIMIT["halfvec"]:
+        return 'op.create_index(…, storage="halfvec") holds up to 4,000; a space with storage="halfvec" takes half the disk too'
+    if space.dimensions <= LIMIT["binary"]:
+        return 'op.create_index(…, storage="binary") holds them; or ask the model for fewer dimensions'
+    return "ask the model for fewer dimensions, or leave the index out"
+
+
+def read(record: SpaceRecord) -> bool:
+    """Whether somebody may read or write the space now, or after going back to it."""
+    return record.state in ("active", "retained")
+
+
+def prepare(conn: Connection, room: index_room.Room) -> None:
+    """The session that builds. When its client is gone, PostgreSQL is to notice it, and not to build on for nobody."""
+    for name, value in (
+        ("maintenance_work_mem", f"{room.memory >> 10}kB"),
+        ("max_parallel_maintenance_workers", str(room.workers)),
+        ("client_connection_check_interval", "2s"),
+    ):
+        with suppress(pg.InvalidParameterValue):  # the last one, on systems that can't tell
+            conn.execute("select set_config(%s, %s, false)", (name, value))
 
 
 @dataclass

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
-from embedmig.db import Connection
+from embedmig.db import Connection, first_line
 from embedmig.embedders import create
 from embedmig.embedders.prices import find_price
 from embedmig.errors import EmbedmigError
 from embedmig.estimating import Counter, Weighed, Weight, draw, extrapolate, inputs_of, weigh_text
-from embedmig.events import Event
+from embedmig.events import Event, Notice
 from embedmig.index_size import table_bytes
 from embedmig.operations.base import Run
 from embedmig.registry import SpaceRecord
@@ -62,7 +62,7 @@ def estimate_of(space: Space, settings: EmbedderSettings, rows: int, weight: Wei
 class Reckoning:
     """Around a backfill: notes the estimate when the rows are counted, and the truth at the end, however it ends.
 
-    It never makes a run fail: what can't be estimated or kept is left out.
+    It never makes a run fail: what can't be estimated or kept is left out, and said.
     """
 
     def __init__(self, run: Run, record: SpaceRecord) -> None:
@@ -74,11 +74,19 @@ class Reckoning:
 
     def __enter__(self) -> Reckoning:
         """Before the model works: its tokenizer is not to be asked from two threads at once."""
-        with suppress(Exception):
+        with self._harmless():
             self.bytes_before = self._bytes(self.run.conn)
             space, count = weighable(self.space), counter(self.space, self.settings)
             self.sample = [weigh_text(text, space, count) for text in self._draw()]
         return self
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """What goes wrong here is said, and the run goes on: an estimate is no reason to stop."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  whatever it is, the backfill matters more
+            self.run.report(Notice(f"no estimate is kept beside this backfill: {first_line(error)}"))
 
     def _draw(self) -> list[str]:
         with self.run.conn.transaction():
@@ -95,7 +103,7 @@ class Reckoning:
         """Notes the estimate, on the connection of whoever counted."""
         if not rows:
             return
-        with suppress(Exception):
+        with self._harmless():
             found = estimate_of(self.space, self.settings, rows, extrapolate(self.sample, rows, None))
             before = self.run.site.ledger.measured(conn, self.run.site.registry.spaces_table, self.space.model)
             seconds = before.seconds_for(rows, found.tokens) if before else None
@@ -108,7 +116,7 @@ class Reckoning:
         """Notes the truth: what came back from the model and was written, and by how much the space grew."""
         if self.last is None:
             return
-        with suppress(Exception), self.run.site.database.connect("reckoning") as conn:
+        with self._harmless(), self.run.site.database.connect("reckoning") as conn:
             done, after = self.last, self._bytes(conn)
             grown = None if self.bytes_before is None else after - self.bytes_before
             self._note(conn, "truth", {
@@ -118,7 +126,7 @@ class Reckoning:
             })  # fmt: skip
 
     def _bytes(self, conn: Connection) -> int:
-        return self.run.site.store(conn, self.record).bytes(conn)
+        return self.run.site.store(conn, self.record).bytes(conn, 0)
 
     @property
     def _note(self) -> Callable[..., None]:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from embedmig.errors import PlanError, ScriptError
 from embedmig.evidence import Evidence, Within
+from embedmig.index_size import IndexStorage
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Operation, collection_of, tag_of
@@ -96,13 +97,16 @@ class _Op:
         *,
         m: int = 16,
         ef_construction: int = 64,
-        maintenance_work_mem: str | None = None,
+        memory: str | None = None,
         workers: int | None = None,
+        storage: IndexStorage | None = None,
+        rerank: int | None = None,
     ) -> None:
         """Builds the space's HNSW index. ``m`` and ``ef_construction`` are pgvector's; memory and workers are chosen
-        by the size of the space unless given.
+        by the size of the space and the server unless given. ``storage="halfvec"`` or ``"binary"`` builds it over smaller
+        stand-ins for the vectors; a search then takes ``rerank`` candidates for each result and ranks them by the vectors.
         """
-        _add(CreateIndex(space, m, ef_construction, maintenance_work_mem, workers))
+        _add(CreateIndex(space, m, ef_construction, memory, workers, storage, rerank))
 
     def gate(
         self,

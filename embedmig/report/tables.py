@@ -59,7 +59,8 @@ def status_table(status: Status) -> RenderableType:
 def _collection(name: str, found: CollectionStatus) -> RenderableType:
     blank = f", {found.blank_rows:,} without text" if found.blank_rows else ""
     shown = f"shows {found.active}" if found.active else "shows nothing yet"
-    head = Text(f"\n{name}: {found.source_rows:,} rows{blank}; alias {found.alias} {shown}", style="bold")
+    about = "about " if found.counted == "estimated" else ""
+    head = Text(f"\n{name}: {about}{found.source_rows:,} rows{blank}; alias {found.alias} {shown}", style="bold")
     if not found.spaces:
         return head
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -67,8 +68,8 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for space in found.spaces:
         table.add_row(
-            Text(space.state, style=STATE_STYLE.get(space.state, "")), space.version, f"{space.rows:,}",
-            percent(space.completeness), space.index, size(space.bytes), _notes(space),
+            Text(space.state, style=STATE_STYLE.get(space.state, "")), space.version, f"{_about(space)}{space.rows:,}",
+            f"{_about(space)}{percent(space.completeness)}", space.index, size(space.bytes), _notes(space),
         )  # fmt: skip
     lines = [
         Text(
@@ -90,8 +91,14 @@ def _rollback(found: Rollback) -> Text:
     return line.append(f"; its model can't be reached: {found.obstacle}", style="bold red") if found.obstacle else line
 
 
+def _about(space: SpaceStatus) -> str:
+    """What stands before a figure that was not counted."""
+    return "~" if space.counted == "estimated" else ""
+
+
 def _notes(space: SpaceStatus) -> str:
-    notes = [f"{space.failed_rows:,} refused"] if space.failed_rows else []
+    notes = [f"estimated, ± {100 * space.completeness_error:.1f} %"] if space.counted == "estimated" else []
+    notes += [f"{space.failed_rows:,} refused"] if space.failed_rows else []
     notes += [f"{space.pending_changes:,} changes wait"] if space.pending_changes else []
     notes += [f"{space.orphans:,} orphans"] if space.orphans else []
     notes += [f"{space.untagged:,} untagged"] if space.untagged else []

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from psycopg import sql
-from sqlalchemy import create_engine, pool, text
-from sqlalchemy.engine import Connection as Session
-from sqlalchemy.exc import DBAPIError
 
 from embedmig.db import Connection, Database, ident, scalar, translated
 from embedmig.errors import DatabaseUnsuitable
 
-HEAD = "0007"
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection as Session
+
+HEAD = "0008"
 READABLE = "0004"  # as far back, commands that only read do without what came later
 VERSION_TABLE = "ledger_schema"
 
@@ -48,6 +49,9 @@ def upgrade(database: Database) -> None:
     with database.connect("schema") as conn:
         if installed(conn, database.schema) == HEAD:
             return
+    from sqlalchemy import create_engine, pool, text
+    from sqlalchemy.exc import DBAPIError
+
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: database.connect("schema", autocommit=False), poolclass=pool.NullPool
     )

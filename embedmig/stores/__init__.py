@@ -13,7 +13,7 @@ from psycopg import sql
 
 from embedmig.db import Connection
 from embedmig.registry import Registry, SpaceRecord
-from embedmig.source import Source
+from embedmig.source import Column, Source
 from embedmig.types import Vectors
 
 IndexState = Literal["valid", "building", "invalid", "none"]
@@ -92,6 +92,18 @@ class Store(Protocol):
         """Compares the space with its source, exactly."""
         ...
 
+    def held(self) -> sql.Composable:
+        """Whether row ``s`` of :meth:`Source.sampled` is complete."""
+        ...
+
+    def untagged(self) -> sql.Composable:
+        """Whether it has a vector that carries no version."""
+        ...
+
+    def own_columns(self) -> tuple[Column, ...]:
+        """What these two want of the source beside its key and text."""
+        ...
+
     def vectors(self, conn: Connection) -> int:
         """How many vectors carry the space's tag."""
         ...
@@ -100,8 +112,8 @@ class Store(Protocol):
         """The state of the space's vector index."""
         ...
 
-    def bytes(self, conn: Connection) -> int:
-        """What the space takes on disk, indexes included."""
+    def bytes(self, conn: Connection, vectors: int) -> int:
+        """What the space takes on disk, indexes included; ``vectors`` is how many it holds."""
         ...
 
     def view(self) -> sql.Composed:

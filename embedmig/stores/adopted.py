@@ -25,10 +25,22 @@ class AdoptedStore:
         self.version = record.version_column
 
     def _rows(self, *, text: bool, shown: tuple[Column, ...] = ()) -> sql.Composed:
-        own = tuple(Column(name, "", False) for name in (self.embedding, self.version))
+        own = self.own_columns()
         return self.source.rows(
             text=text, extra=(*(c for c in shown if c.name not in (self.embedding, self.version)), *own)
         )
+
+    def own_columns(self) -> tuple[Column, ...]:
+        """The vector and its version."""
+        return tuple(Column(name, "", False) for name in (self.embedding, self.version))
+
+    def held(self) -> sql.Composed:
+        """By presence: of which text the vector was made is not known."""
+        return self._tagged()
+
+    def untagged(self) -> sql.Composed:
+        """A vector that somebody wrote without its version."""
+        return sql.SQL("({} is not null and {} is null)").format(ident("s", self.embedding), ident("s", self.version))
 
     def _tagged(self) -> sql.Composed:
         return sql.SQL("{} is not null and {} = {}").format(
@@ -68,12 +80,12 @@ class AdoptedStore:
         ).fetchall()
         return "none" if not rows else "valid" if any(row[0] for row in rows) else "invalid"
 
-    def bytes(self, conn: Connection) -> int:
+    def bytes(self, conn: Connection, vectors: int) -> int:
         """The vectors' own size, estimated from a sample of the column: the table belongs to the application."""
         query = sql.SQL("select coalesce(avg(pg_column_size({})), 0) from (select {} from {} limit 1000) s").format(
             ident("s", self.embedding), ident(self.embedding), self.source.relation
         )
-        return int(scalar(conn, query) * self.vectors(conn))
+        return int(scalar(conn, query) * vectors)
 
     def view(self) -> sql.Composed:
         """The alias view on the adopted column: an untagged row is never read."""

@@ -10,13 +10,12 @@ from psycopg import sql
 
 from embedmig.db import Connection, ident, literal, scalar
 from embedmig.errors import SourceError
+from embedmig.index_size import IndexStorage
 from embedmig.registry import Registry, SpaceRecord
-from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma, list_columns
-from embedmig.stores import Batch, IndexState, Key, Row, SpaceCounts
+from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, comma, list_columns
+from embedmig.stores import Batch, IndexState, Key, Row, SpaceCounts, hnsw
 from embedmig.types import Space
 
-OPERATOR_CLASS = {"cosine": "cosine_ops", "l2": "l2_ops", "ip": "ip_ops"}
-OPERATOR = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
 TURN_CLASS = 0x656D6273  # "embs"; the second half of the lock's key is the space's number
 RESERVED = ("chunk", "version", "content_hash", "embedding", "embedded_at", "chunk_count", "chunk_start", "chunk_end")
 
@@ -41,7 +40,6 @@ class PgvectorStore:
         self.record = record
         self.space = record.space
         self.table = record.relation
-        self.index_name = f"{record.table_name}_hnsw"
 
     # --- the table
 
@@ -87,8 +85,8 @@ class PgvectorStore:
         """Drops the vectors: the point of no return."""
         return sql.SQL("drop table if exists {}").format(self.table)
 
-    def bytes(self, conn: Connection) -> int:
-        """What the space takes on disk, indexes included."""
+    def bytes(self, conn: Connection, vectors: int) -> int:
+        """What the table takes on disk, indexes included."""
         return int(
             scalar(conn, "select coalesce(pg_total_relation_size(to_regclass(%s)), 0)", (self.table.as_string(conn),))
         )
@@ -109,6 +107,18 @@ class PgvectorStore:
         return sql.SQL("exists (select from {} e where {} and e.chunk = 0 and e.content_hash = {}{})").format(
             self.table, self.source.join("e", "s"), digest, whole
         )
+
+    def held(self) -> sql.Composed:
+        """As :meth:`present`, with the content hash as it is now."""
+        return self.present(DOC_HASH)
+
+    def untagged(self) -> sql.Composable:
+        """A space's table takes no vector without its version."""
+        return sql.SQL("false")
+
+    def own_columns(self) -> tuple[Column, ...]:
+        """None: its vectors are in its own table."""
+        return ()
 
     def refused(self, registry: Registry) -> sql.Composed:
         """Whether row ``s`` is dead-lettered at its current content."""
@@ -283,24 +293,36 @@ class PgvectorStore:
     # --- the index
 
     def index_state(self, conn: Connection) -> IndexState:
-        """The state of the space's HNSW index; an INVALID one is what a killed concurrent build leaves behind."""
-        return index_state(conn, self.record.table_schema, self.index_name)
+        """The best state among the forms that the space's HNSW index may have: one that is valid is enough."""
+        found = {self.form_state(conn, storage) for storage in hnsw.storages(self.space)}
+        return next((state for state in ("valid", "building", "invalid") if state in found), "none")
 
-    def create_index(self, *, concurrently: bool, m: int, ef_construction: int) -> sql.Composed:
+    def form_state(self, conn: Connection, storage: IndexStorage) -> IndexState:
+        """The state of the index in one form; an INVALID one is what a killed concurrent build leaves behind."""
+        return index_state(conn, self.record.table_schema, self.index_name(storage))
+
+    def index_name(self, storage: IndexStorage) -> str:
+        """Fixed, and another for each form."""
+        return hnsw.index_name(self.record.table_name, self.space, storage)
+
+    def create_index(self, form: hnsw.Form, *, concurrently: bool, m: int, ef_construction: int) -> sql.Composed:
         """Builds the HNSW index under its fixed name."""
-        opclass = literal(f"{self.space.storage}_{OPERATOR_CLASS[self.space.metric]}")
-        return sql.SQL("create index {} {} on {} using hnsw (embedding {}) with (m = {}, ef_construction = {})").format(
-            sql.SQL("concurrently" if concurrently else ""),
-            ident(self.index_name),
-            self.table,
-            opclass,
-            m,
-            ef_construction,
+        name = self.index_name(form.storage)
+        return hnsw.create(self.table, name, self.space, form, m, ef_construction, concurrently=concurrently)
+
+    def comment_index(self, form: hnsw.Form) -> sql.Composed:
+        """Tells searches what to ask for; an index over the vectors themselves needs nothing said."""
+        comment = sql.SQL("null") if form.storage == self.space.storage else sql.Literal(form.comment())
+        return sql.SQL("comment on index {} is {}").format(
+            ident(self.record.table_schema, self.index_name(form.storage)), comment
         )
 
-    def drop_index(self) -> sql.Composed:
-        """Removes the index; wanted for an INVALID leftover, which ``if not exists`` would skip."""
-        return sql.SQL("drop index if exists {}").format(ident(self.record.table_schema, self.index_name))
+    def drop_index(self, storage: IndexStorage, *, concurrently: bool = False) -> sql.Composed:
+        """Removes the index of one form; wanted for an INVALID leftover, which ``if not exists`` would skip."""
+        return sql.SQL("drop index {} if exists {}").format(
+            sql.SQL("concurrently" if concurrently else ""),
+            ident(self.record.table_schema, self.index_name(storage)),
+        )
 
     # --- reading
 

@@ -14,7 +14,7 @@ PACKAGE = Path(embedmig.__file__).parent
 
 ROOMS = (
     # values, and how they are written down
-    "errors", "codes", "settings", "toml_lines", "types", "index_size", "events", "pacing", "strategy", "config", "scripts", "graph",
+    "errors", "later", "codes", "settings", "toml_lines", "index_size", "types", "events", "pacing", "strategy", "config", "scripts", "graph",
     "authoring",
     # models
     "embedders", "testing",
@@ -22,7 +22,7 @@ ROOMS = (
     "db", "schema", "ledger", "registry", "source", "stores", "chunking", "estimating", "probing", "aliases", "brake", "capture", "changes",
     "canary_texts",
     # engines
-    "pipeline", "backfill", "sync", "following", "gates", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
+    "pipeline", "backfill", "sync", "following", "gates", "counting", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
     "autogenerate", "runner", "lint", "audit", "drift",
     # what people and programs call
     "commands", "report", "cli",
@@ -34,7 +34,7 @@ LIBRARIES = {
     "rich": {"cli", "report"},
     "psycopg": {  # those that compose SQL
         "db", "schema", "ledger", "registry", "source", "stores", "estimating", "aliases", "brake", "capture", "changes", "sync",
-        "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift",
+        "counting", "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift",
     },
     "sqlalchemy": {"schema"},  # under Alembic, for embedmig's own tables
     "alembic": {"graph", "schema"},
