@@ -62,12 +62,13 @@ def _disk(sizes: Sizes) -> str:
 
 
 def _memory(found: Forecast) -> str:
-    wanted = [
-        f"{size(sizes.memory)} as {storage}" for storage, sizes in found.sizes.items() if sizes.memory is not None
-    ]
+    wanted = {storage: sizes.memory for storage, sizes in found.sizes.items() if sizes.memory is not None}
     if not wanted:
         return "no index is built"
-    return f"the index build wants {', '.join(wanted)} of maintenance_work_mem; the server's is {size(found.server_memory)}, and create_index sets its own"
+    enough = found.server_memory >= wanted.get(found.space.storage, max(wanted.values()))
+    verdict = "enough" if enough else "too little, so create_index sets its own"
+    words = ", ".join(f"{size(memory)} as {storage}" for storage, memory in wanted.items())
+    return f"the index build wants {words}; the server's maintenance_work_mem is {size(found.server_memory)}: {verdict}"
 
 
 def shown_script(shown: Shown) -> RenderableType:

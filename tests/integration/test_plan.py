@@ -16,6 +16,7 @@ from embedmig.commands.launching import launch
 from embedmig.embedders.prices import PRICES_OF
 from embedmig.errors import AnswerIsNo, EmbedderUnavailable, Interrupted
 from embedmig.index_size import graph_bytes, index_bytes, table_bytes
+from embedmig.report.page import page
 from embedmig.types import Progress, Storage
 from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project, embeddings
@@ -100,6 +101,24 @@ def test_of_a_space_that_is_half_full_only_the_rest_is_counted(small: Project) -
     assert (found.estimate.rows, found.estimate.tokens_basis, found.estimate.vectors) == (1, "tokenizer", 1)
     assert 0 < (found.estimate.tokens or 0) < 10
     assert found.sizes["vector"].table == table_bytes(301, 64, "vector")
+
+
+def test_texts_are_drawn_from_any_table_under_its_own_predicate(project: Project) -> None:
+    with project.connect() as conn:
+        conn.execute(
+            """create table "Odd Docs" (tenant int, "Id" text, "The Text" text, live bool, primary key (tenant, "Id")) partition by list (tenant);
+               create table odd_1 partition of "Odd Docs" for values in (1);
+               create table odd_2 partition of "Odd Docs" for values in (2);
+               insert into "Odd Docs" select 1 + g % 2, 'k' || g, case when g % 10 = 0 then ' ' else 'some words ' || g end, g % 4 <> 0
+               from generate_series(1, 100) g"""
+        )
+    odd = CONFIG.replace('"documents"', "'\"Odd Docs\"'").replace('key = "id"', """key = ["tenant", '"Id"']""")
+    project.configure(
+        odd.replace('["title", "body"]', """'"The Text"'""").replace('["title"]', "[]") + '\nwhere = "live"\n'
+    )
+    project.space_script("0001")
+    found = forecast(project).estimate
+    assert (found.rows, found.vectors, found.tokens_basis) == (70, 70, "tokenizer")
 
 
 # --- prices -----------------------------------------------------------------------------------------------------
@@ -245,7 +264,10 @@ def test_disk_and_memory_are_given_for_both_storage_types(small: Project) -> Non
     assert half.memory < full.memory
     assert full.peak >= full.table + full.index
     assert found.server_memory == small.one("select pg_size_bytes(current_setting('maintenance_work_mem'))")
-    assert "of maintenance_work_mem; the server's is" in small.run("plan").stdout
+    assert re.search(r"the server's maintenance_work_mem is [\d.]+ MB: enough", small.run("plan").stdout)
+    with small.connect() as conn:
+        conn.execute(f"alter database {conn.info.dbname} set maintenance_work_mem = '64kB'")
+    assert "65.5 kB: too little" in small.run("plan").stdout
 
 
 # --- the truth beside the estimate --------------------------------------------------------------------------------
@@ -323,6 +345,8 @@ def test_the_launch_is_the_later_of_rate_soak_and_not_before_and_says_which(smal
     gated(small, 'not_before="2030-02-01"')
     held = launch(small.opened(), now)
     assert (held.at, held.held_by) == (datetime(2030, 2, 1, tzinfo=UTC), "held by the gate's not_before 2030-02-01")
+    shown = page(commands.report(small.opened(), now=now), now=now)
+    assert re.search(r'id="launch">2030-02-01 00:00<.*held by the gate&#39;s not_before 2030-02-01', shown)
     gated(small, 'not_before="2029-12-01"')
     free = launch(small.opened(), now)
     assert free.at is not None

@@ -66,6 +66,8 @@ def test_every_command_that_looks_runs_with_select_alone(running: Project, conn:
     assert commands.current(as_role(running, role)) == ["0001"]
     assert commands.show(as_role(running, role), "0001").attempts
     assert commands.dry_run(as_role(running, role), "upgrade", "head")[0].revision == "0002"
+    assert commands.plan(as_role(running, role)).forecasts[0].revision == "0002"
+    assert commands.report(as_role(running, role)).launch.at
     assert conn.execute("select count(*), max(id) from embedmig.embedding_migrations").fetchone() == before
 
 
