@@ -290,8 +290,11 @@ def test_an_upgrade_keeps_its_estimate_and_the_truth_beside_it(small: Project) -
     assert re.search(rf"took +300 rows, {tokens:,} tokens, \$0\.00, [\d.]+ s", shown)
 
 
-def test_of_a_run_that_was_stopped_each_attempt_has_its_own_part(small: Project) -> None:
-    small.configure(CONFIG, "\n[embedders.wordllama]\nbatch_size = 50\nconcurrency = 1\n")
+def test_of_a_run_that_was_stopped_each_attempt_has_its_own_part(
+    small: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedmig.pipeline.COMMIT_ROWS", 10)  # one batch a commit, and at most a few under way
+    small.configure(CONFIG, "\n[embedders.wordllama]\nbatch_size = 10\nconcurrency = 1\n")
     stop = threading.Event()
 
     def stop_at_the_first(event: object) -> None:
