@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from embedmig import canary_texts
 from embedmig import source as sources
-from embedmig.backfill import Backfill
+from embedmig.backfill import Alone, Backfill, Crew, Order
 from embedmig.db import Connection
 from embedmig.embedders import create
 from embedmig.embedders.prices import price as price_of
-from embedmig.errors import AnswerIsNo, EmbedmigError, PlanError
+from embedmig.errors import AnswerIsNo, EmbedmigError, PlanError, RunSuperseded
 from embedmig.events import Event
 from embedmig.operations.base import Operation, Plan, Run, Site
-from embedmig.pipeline import Tally
+from embedmig.ranges import Ranges
 from embedmig.registry import SpaceRecord
 from embedmig.stores.pgvector import PgvectorStore
-from embedmig.types import Estimate, Space
+from embedmig.types import Estimate, Space, Tally
 
 SAMPLE = 500
 CHARACTERS_PER_TOKEN = 4.0
@@ -32,7 +32,7 @@ class BackfillSpace(Operation):
     kind: ClassVar[str] = "backfill"
     repeats: ClassVar[bool] = True
     space: Space
-    order: Literal["key", "hot"] = "key"
+    order: Order = "key"
 
     @property
     def transactional(self) -> bool:
@@ -97,7 +97,7 @@ class BackfillSpace(Operation):
         def fence(conn: Connection, rows: int, tokens: int, cost: float | None) -> None:
             ledger.fence(conn, attempt, rows=rows, tokens=tokens, cost=cost)
 
-        tally = fill(run.site, run.conn, record, Orders(run.report, run.stop, run.guard, fence, self.order))
+        tally = fill(run.site, run.conn, record, Orders(run.report, run.stop, run.guard, fence, self.order, run.crew))
         notes = [f"{tally.rows:,} rows embedded"]
         notes += [f"{tally.failed:,} refused by the model"] if tally.failed else []
         notes += [f"{tally.truncated:,} texts cut at the model's limit"] if tally.truncated else []
@@ -106,13 +106,19 @@ class BackfillSpace(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """On whose behalf a space is filled: who hears of it, who may stop it, and what each commit must find true."""
+    """On whose behalf a space is filled: who hears of it, who may stop it, and what each commit must find true.
+
+    ``crew``, ``waits`` and ``joins`` are those of :class:`Backfill`.
+    """
 
     report: Callable[[Event], None]
     stop: threading.Event
     guard: Callable[[], None]
-    fence: Callable[[Connection, int, int, float | None], None] = lambda *_: None
-    order: Literal["key", "hot"] = "key"
+    fence: Callable[[Connection, int, int, float | None], None]
+    order: Order = "key"
+    crew: Crew = field(default_factory=Alone)
+    waits: bool = True
+    joins: bool = False
 
 
 def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> Tally:
@@ -123,15 +129,30 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
     store = site.store(conn, record)
     assert isinstance(store, PgvectorStore)
     canary_texts.check(conn, site.registry, record, site.encoder(record.space, record.weights))
-    settings = site.config.settings(record.space.provider)
+    settings, shared = site.config.settings(record.space.provider), site.config.backfill
     tally = Backfill(
         site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,
         orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
-        site.config.throttle, orders.order,
+        site.config.throttle, orders.order, shared, orders.crew, orders.waits, orders.joins,
     ).run()  # fmt: skip
-    if record.state == "building":
+    if record.state == "building" and not Ranges(site.registry, store, shared).left(conn).unfinished:
         site.registry.set_state(conn, record.id, "ready")
     return tally
+
+
+def fence_of_joined(site: Site, record: SpaceRecord) -> Callable[[Connection, int, int, float | None], None]:
+    """For a worker that has no attempt of its own: writes while the space is there to be written, and has what it did
+    counted by the attempt that it helps.
+    """
+
+    def fence(conn: Connection, rows: int, tokens: int, cost: float | None) -> None:
+        if not site.registry.is_live(conn, record.id):
+            raise RunSuperseded(
+                f"{record.version} was retired meanwhile, so this worker stopped", hint="embedmig status"
+            )
+        site.ledger.credit(conn, record.revision, rows, tokens, cost)
+
+    return fence
 
 
 def rows_left(site: Site, conn: Connection, record: SpaceRecord) -> int:
