@@ -83,8 +83,8 @@ class Backfill:
     """One worker's run into one space.
 
     ``stop`` ends it after the batches in hand; ``guard`` raises when the run lock is lost; ``price`` and ``max_cost``
-    are those of :class:`Pipeline`, as is ``fence``. Who ``waits`` stays until every range is finished, and takes over
-    those of workers that die or hang. Who ``joins`` cuts no ranges. ``crew`` are workers beside it.
+    are those of :class:`Pipeline`, as is ``fence``. It stays until every range is finished, whoever has it, and takes
+    over those of workers that die or hang. Who ``joins`` cuts no ranges. ``crew`` are workers beside it.
     """
 
     database: Database
@@ -101,7 +101,6 @@ class Backfill:
     order: Order = "key"
     settings: BackfillSettings = field(default_factory=BackfillSettings)
     crew: Crew = field(default_factory=Alone)
-    waits: bool = True
     joins: bool = False
     clock: Callable[[], float] = time.monotonic
     _total: int | None = field(default=None, init=False)
@@ -183,9 +182,6 @@ class Backfill:
             return self.joins or not await asyncio.to_thread(self._ranges.extend, self._reading)
         if left.free and not self.crew.leads_only:
             return False
-        if not self.waits:
-            self.report(Notice(f"{left.unfinished:,} ranges are in the hands of other workers"))
-            return True
         self.guard()
         await asyncio.to_thread(self._report)
         if self.crew.leads_only and (error := self.crew.over()):

@@ -12,7 +12,6 @@ import psycopg
 from psycopg import sql
 
 from embedmig import aliases, capture, schema
-from embedmig.backfill import Alone
 from embedmig.brake import Control, control, set_control
 from embedmig.commands.project import Project
 from embedmig.db import Connection, RunLock, retry_transient, translated, whoami
@@ -128,9 +127,7 @@ def backfill(
     stop: threading.Event,
 ) -> Tally:
     """Helps to fill a space: beside a running upgrade, beside others like it, or alone, where ``upgrade --no-wait`` left
-    that to a worker. Takes no lock: ranges are claimed.
-
-    Alone, it ends when nothing is left to claim; with ``workers``, when all is done.
+    that to a worker. Takes no lock: ranges are claimed. It ends when all of them are finished, whoever finished them.
     """
     crew = crew_of(project.config, project.site(start=True).database, executor, workers)
     with working(project) as (site, conn):
@@ -141,9 +138,8 @@ def backfill(
             raise UnknownTarget(
                 f"collection {collection!r} has no space {version or ''}".rstrip(), hint="embedmig status"
             )
-        waits = not isinstance(crew, Alone)
         fence = fence_of_joined(site, record)
-        return fill(site, conn, record, Orders(report, stop, lambda: None, fence, "hot", crew, waits))
+        return fill(site, conn, record, Orders(report, stop, lambda: None, fence, "hot", crew))
 
 
 def _names(project: Project, collection: str | None) -> list[str]:

@@ -16,7 +16,6 @@ from embedmig.embedders.prices import price as price_of
 from embedmig.errors import AnswerIsNo, EmbedmigError, PlanError, RunSuperseded
 from embedmig.events import Event
 from embedmig.operations.base import Operation, Plan, Run, Site
-from embedmig.ranges import Ranges
 from embedmig.registry import SpaceRecord
 from embedmig.stores.pgvector import PgvectorStore
 from embedmig.types import Estimate, Space, Tally
@@ -108,7 +107,7 @@ class BackfillSpace(Operation):
 class Orders:
     """On whose behalf a space is filled: who hears of it, who may stop it, and what each commit must find true.
 
-    ``crew``, ``waits`` and ``joins`` are those of :class:`Backfill`.
+    ``crew`` and ``joins`` are those of :class:`Backfill`.
     """
 
     report: Callable[[Event], None]
@@ -117,7 +116,6 @@ class Orders:
     fence: Callable[[Connection, int, int, float | None], None]
     order: Order = "key"
     crew: Crew = field(default_factory=Alone)
-    waits: bool = True
     joins: bool = False
 
 
@@ -133,9 +131,9 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
     tally = Backfill(
         site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,
         orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
-        site.config.throttle, orders.order, shared, orders.crew, orders.waits, orders.joins,
+        site.config.throttle, orders.order, shared, orders.crew, orders.joins,
     ).run()  # fmt: skip
-    if record.state == "building" and not Ranges(site.registry, store, shared).left(conn).unfinished:
+    if record.state == "building":
         site.registry.set_state(conn, record.id, "ready")
     return tally
 

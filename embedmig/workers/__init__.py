@@ -56,7 +56,5 @@ def work(task: Task, stop: threading.Event) -> Tally:
         record = site.registry.space(conn, task.collection, task.version)
         if record is None:
             raise UnknownTarget(f"collection {task.collection!r} has no space {task.version}")
-        orders = Orders(
-            lambda _: None, stop, lambda: None, fence_of_joined(site, record), task.order, waits=True, joins=True
-        )
+        orders = Orders(lambda _: None, stop, lambda: None, fence_of_joined(site, record), task.order, joins=True)
         return fill(site, conn, record, orders)
