@@ -99,13 +99,17 @@ def test_a_worker_killed_in_mid_range_is_named_and_its_range_taken_over_where_it
 def test_a_worker_that_hangs_loses_its_range_and_what_it_writes_when_it_wakes_is_refused(
     project: Project, model: Model, conn: psycopg.Connection
 ) -> None:
-    model = Model(project, more=RANGES + 'lease = "2s"\n')
+    model = Model(project, more=RANGES + 'lease = "1h"\n')
     with at_work(project, model, conn, "upgrade", "backfill docs", workers=2) as ((upgrade, joined), _):
         joined.send_signal(signal.SIGSTOP)
+        leases = "select bool_and(claimed_until - now() between '50m' and '1h') from embedmig.ranges where not done"
+        assert project.one(leases) is True
+    wait_until(lambda: holders(project, conn) == {joined.pid}, "the others to be done", of=upgrade)
+    conn.execute("update embedmig.ranges set claimed_until = now() where not done")  # an hour later
     ended(upgrade)
     expect_the_sum_of_one(project, conn)
     joined.send_signal(signal.SIGCONT)
-    assert joined.communicate(timeout=60)[0] == "0 rows embedded\n"
+    ended(joined)
     expect_the_sum_of_one(project, conn)
     assert len(model.asked) <= ROWS + 2 * IN_FLIGHT
     assert project.one("select count(*) from embedmig.ranges where turn > 1") >= 1
