@@ -4,7 +4,7 @@ PYTHON ?= python3
 WORKERS ?= auto
 MINUTES ?= 10
 SEEDS ?= 300
-# Torch and a real transformer model. On most machines torch comes with gigabytes of CUDA libraries, so they are
+# Torch, a real transformer model, and Ray. On most machines torch comes with gigabytes of CUDA libraries, so they are
 # installed in CI, where torch is a build for the CPU, or where they are asked for: make test LOCAL=1.
 # Tests that need them are skipped elsewhere, and say so.
 LOCAL ?= $(CI)

@@ -42,17 +42,17 @@ Order = Literal["key", "hot"]
 class Crew(Protocol):
     """Workers that one leads: started with the ranges cut, told to end when it ends."""
 
-    leads_only: bool
-    """Whether the leader leaves all embedding to them."""
-
     def start(self, collection: str, version: str, order: Order) -> None:
         """Begins."""
 
     def news(self) -> list[str]:
         """What has become of them since this was asked last: who has died or given up, and why."""
 
-    def over(self) -> EmbedmigError | None:
-        """When none is at work any more: what to say of it."""
+    def does_all(self) -> bool:
+        """Whether the leader leaves the embedding to them: they were told so, and some are at work."""
+
+    def failure(self) -> EmbedmigError | None:
+        """What to end with, when those who were to do it all have ended with rows left."""
 
     def end(self) -> None:
         """Has them finish what they have in hand, and waits for them."""
@@ -61,8 +61,6 @@ class Crew(Protocol):
 class Alone:
     """No crew."""
 
-    leads_only = False
-
     def start(self, collection: str, version: str, order: Order) -> None:
         """Nobody."""
 
@@ -70,8 +68,12 @@ class Alone:
         """None."""
         return []
 
-    def over(self) -> EmbedmigError | None:
-        """Nobody is expected to be."""
+    def does_all(self) -> bool:
+        """The leader does."""
+        return False
+
+    def failure(self) -> EmbedmigError | None:
+        """None."""
         return None
 
     def end(self) -> None:
@@ -160,7 +162,7 @@ class Backfill:
         try:
             over = False
             while not over:
-                if not self.crew.leads_only:
+                if not self.crew.does_all():
                     await self._pipeline.run(self._batches())
                 if self.stop.is_set():
                     raise Interrupted(
@@ -180,12 +182,12 @@ class Backfill:
         left = await asyncio.to_thread(self._ranges.left, self._reading)
         if not left.unfinished:
             return self.joins or not await asyncio.to_thread(self._ranges.extend, self._reading)
-        if left.free and not self.crew.leads_only:
-            return False
         self.guard()
         await asyncio.to_thread(self._report)
-        if self.crew.leads_only and (error := self.crew.over()):
+        if error := self.crew.failure():
             raise error
+        if left.free and not self.crew.does_all():
+            return False
         await asyncio.sleep(POLL_SECONDS)
         return False
 

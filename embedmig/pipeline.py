@@ -28,6 +28,7 @@ from embedmig.stores.pgvector import PgvectorStore
 from embedmig.types import Tally, Vectors
 
 COMMIT_ROWS = 2048  # finished batches are written together up to this many vectors
+UNKNOWN_BATCHES = 3  # for each request another worker may have out: what it asked for since its last commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Pipeline:
     elsewhere: Tally = field(default_factory=Tally, init=False)
     workers: int = field(default=1, init=False)
     failure: BaseException | None = field(default=None, init=False)
+    _tokens: int = field(default=0, init=False)
     _writer_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def halting(self) -> bool:
@@ -138,6 +140,7 @@ class Pipeline:
             batch = Batch(work.owners, work.pieces, answer.vectors)
         else:
             batch = without_refused(work, answer.vectors, answer.rejected)
+        self._tokens += answer.tokens or 0
         return Embedded(work, batch, answer.tokens or 0, answer.truncated)
 
     def _spend(self, work: Work) -> None:
@@ -145,8 +148,9 @@ class Pipeline:
         if self.max_cost is None or self.price is None:
             return
         ahead = sum(map(len, work.texts)) / 2 * self.price / 1e6  # two characters a token: dearer than any real text
-        spent = self.tally.plus(self.elsewhere).cost or 0.0
-        if spent + ahead * self.encoder.limits.concurrency * self.workers > self.max_cost:
+        spent = self._tokens * self.price / 1e6 + (self.elsewhere.cost or 0.0)
+        others = UNKNOWN_BATCHES * (self.workers - 1)
+        if spent + ahead * self.encoder.limits.concurrency * (1 + others) > self.max_cost:
             raise AnswerIsNo(
                 f"the next batches could pass max_cost ({self.max_cost:.2f} USD); spent so far: {spent:.4f} USD",
                 hint="raise max_cost in the embedder's section, then run the same command again",

@@ -37,15 +37,13 @@ class Worker:
 class Cluster:
     """``workers`` actors; the process that leads embeds nothing. Raises :class:`MissingExtra` without Ray."""
 
-    leads_only = True
-
     def __init__(self, config: Config, database: Database, workers: int) -> None:
         self._ray = import_ray()
         self._config, self._database, self._count = config, database, workers
         self._actors: list[Any] = []
         self._at_work: dict[Any, int] = {}
         self._news: list[str] = []
-        self._last: tuple[int, str] = (EXIT_FAILED, "")
+        self._last: tuple[int, str] | None = None
         self._started_ray = False
 
     def start(self, collection: str, version: str, order: Order) -> None:
@@ -78,36 +76,41 @@ class Cluster:
 
     def news(self) -> list[str]:
         """Of workers that died or gave up."""
-        ended, _ = (
-            self._ray.wait(list(self._at_work), num_returns=len(self._at_work), timeout=0)
-            if self._at_work
-            else ([], [])
-        )
-        for one in ended:
-            if found := self._outcome(one):
-                self._last = found
-                self._news.append(f"worker {self._at_work[one]} of the cluster ended: {found[1]}")
-            del self._at_work[one]
+        self._collect()
         news, self._news = self._news, []
         return news
+
+    def does_all(self) -> bool:
+        """While any is at work; when all have ended well, what came behind is the leader's."""
+        self._collect()
+        return bool(self._at_work)
+
+    def failure(self) -> EmbedmigError | None:
+        """When all have ended, and one of them not well."""
+        if self.does_all() or self._last is None:
+            return None
+        lost = WorkersLost(
+            f"every worker of the cluster has ended, and rows are left; the last: {self._last[1]}",
+            hint="what they did is kept: run the same command again",
+        )
+        lost.exit_code = self._last[0]
+        return lost
+
+    def _collect(self) -> None:
+        if not self._at_work:
+            return
+        ended, _ = self._ray.wait(list(self._at_work), num_returns=len(self._at_work), timeout=0)
+        for call in ended:
+            number = self._at_work.pop(call)
+            if found := self._outcome(call):
+                self._last = found
+                self._news.append(f"worker {number} of the cluster ended: {found[1]}")
 
     def _outcome(self, call: Any) -> tuple[int, str] | None:
         try:
             return self._ray.get(call)  # type: ignore[no-any-return]
         except self._ray.exceptions.RayError as error:  # it was killed, or its node is gone
             return EXIT_FAILED, str(error).strip().splitlines()[-1]
-
-    def over(self) -> EmbedmigError | None:
-        """When all have ended although rows are left."""
-        if self._at_work:
-            return None
-        code, text = self._last
-        lost = WorkersLost(
-            f"every worker of the cluster has ended, and rows are left; the last: {text}",
-            hint="what they did is kept: run the same command again",
-        )
-        lost.exit_code = code
-        return lost
 
     def end(self) -> None:
         """Stops them, and the cluster if this process started it."""

@@ -44,8 +44,6 @@ class Process:
 class Processes:
     """``others`` workers beside the one that leads."""
 
-    leads_only = False
-
     def __init__(self, config: Config, database: Database, others: int) -> None:
         self._config, self._database, self._others = config, database, others
         self._workers: list[Process] = []
@@ -64,8 +62,12 @@ class Processes:
             f"worker {worker.process.pid} {worker.last_words()}; the others take its range over" for worker in ended
         ]
 
-    def over(self) -> EmbedmigError | None:
-        """The leader works itself: it needs nobody."""
+    def does_all(self) -> bool:
+        """The leader is one of them."""
+        return False
+
+    def failure(self) -> EmbedmigError | None:
+        """The leader goes on without them."""
         return None
 
     def end(self) -> None:

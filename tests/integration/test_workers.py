@@ -12,9 +12,9 @@ import psutil
 import psycopg
 import pytest
 
-from embedmig.errors import EXIT_INTERRUPTED, EXIT_USAGE
+from embedmig.errors import EXIT_INTERRUPTED, EXIT_NO, EXIT_USAGE
 from tests.model import Model, unit_vectors
-from tests.project import Project
+from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 
 ROWS = 600
@@ -138,6 +138,28 @@ def test_more_workers_than_ranges_do_what_one_does(project: Project, model: Mode
     project.expect_exact(embed=unit_vectors)
     assert project.one("select count(*) from embedmig.ranges") == 2
     assert len(model.asked) == 60
+
+
+PAID = """
+from embedmig.types import Answer
+from watched_model import embed as watched
+
+
+def embed(texts):
+    return Answer(watched(texts), tokens=sum(map(len, texts)) // 4)
+"""
+
+
+def test_a_limit_of_cost_is_for_all_workers_together(project: Project, model: Model, conn: psycopg.Connection) -> None:
+    (project.folder / "paid_model.py").write_text(PAID)
+    price = "[embedders.python]\nbatch_size = 8\nprice = 100_000\n"  # about a dollar a text
+    project.configure(CONFIG, RANGES + price)
+    project.space_script(model="python/paid_model:embed", version="1", dimensions=8)
+    with at_work(project, model, conn, "upgrade --workers 3 --max-cost 300", workers=3) as (started, _):
+        pass
+    said = ended(started[0], EXIT_NO)
+    assert "max_cost (300.00 USD)" in said
+    assert 100 < sum(map(len, model.asked)) / 4 * 0.1 <= 300
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, EXIT_INTERRUPTED), (signal.SIGKILL, -signal.SIGKILL)])
