@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,9 @@ import psutil
 import psycopg
 import pytest
 
+from embedmig import commands
 from embedmig.errors import EXIT_INTERRUPTED, EXIT_NO, EXIT_USAGE
+from tests.inside import Fake, space_script, spaces, upgrade
 from tests.model import Model, unit_vectors
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
@@ -183,3 +186,23 @@ def test_without_ray_the_extra_is_named_and_nothing_is_touched(project: Project,
         done = project.run(*command, "--executor", "ray", expect=EXIT_USAGE)
         assert 'pip install "embedmig[ray]"' in done.stderr
     assert project.one("select to_regnamespace('embedmig')") is None
+
+
+@pytest.mark.parametrize("capture", ['capture = "triggers"', 'capture = "watermark"\nchanged_at = "at"'])
+def test_what_changes_in_a_finished_range_while_no_worker_is_there_is_not_missed(
+    project: Project, conn: psycopg.Connection, capture: str
+) -> None:
+    fake = Fake().register()
+    project.documents(100)
+    conn.execute("alter table documents add at timestamptz default now()")
+    project.configure(CONFIG, f"{capture}\n[backfill]\nrange_rows = 20\n")
+    space_script(project)
+    upgrade(project)
+    assert fake.seen.total() == 100
+    conn.execute(
+        "update embedmig.ranges set done = false, position = null where id = (select max(id) from embedmig.ranges)"
+    )
+    conn.execute("update documents set body = 'meanwhile', at = now() where id in (5, 95)")
+    commands.backfill(project.opened(), "docs", report=lambda _: None, stop=threading.Event())
+    assert [(space.complete, space.rows) for space in spaces(project)] == [(100, 100)]
+    assert fake.seen.total() == 102
