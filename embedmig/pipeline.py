@@ -125,6 +125,8 @@ class Pipeline:
             if self.failure is not None:
                 await self._put_back(work)  # drain: the feed may be waiting for room
                 continue
+            if work.range is not None and work.range.over:
+                continue  # taken over: what the model made of it would be refused
             try:
                 self._spend(work)
                 await done.put(await self._embed(work))
