@@ -49,7 +49,7 @@ def set_control(conn: Connection, registry: Registry, collection: str, wanted: C
 class Brake:
     """Asked before every batch: what an operator wants, how far the standbys are behind, what the user's query says.
 
-    ``held_seconds`` is time spent waiting, which is not active time.
+    ``held_seconds`` is time spent waiting, which is not active time. ``workers`` share the speed that is allowed.
     """
 
     registry: Registry
@@ -60,6 +60,7 @@ class Brake:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     held_seconds: float = 0.0
+    workers: int = 1
     _looked: float = field(default=float("-inf"), init=False)
     _control: Control = field(default_factory=Control, init=False)
     _strain: str = field(default="", init=False)
@@ -76,7 +77,7 @@ class Brake:
         if speed := self._control.rows_per_second:
             while (left := self._free_at - self.clock()) > 0 and not self.stop.is_set():
                 await self.sleep(min(left, LOOK_SECONDS / 2))
-            self._free_at = max(self._free_at, self.clock()) + rows / speed
+            self._free_at = max(self._free_at, self.clock()) + rows * self.workers / speed
         self.held_seconds += self.clock() - began
 
     def _why_not(self, conn: Connection) -> str:

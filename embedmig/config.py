@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn
 
 from embedmig.codes import NAMES
 from embedmig.errors import ConfigError, PlanError
-from embedmig.settings import EmbedderSettings
+from embedmig.settings import BackfillSettings, EmbedderSettings, RaySettings
 from embedmig.toml_lines import KeyPath, key_lines
 from embedmig.types import Chunk, Space
 
@@ -103,6 +103,8 @@ class Config:
     throttle: Throttle = field(default_factory=Throttle)
     check: CheckSettings = field(default_factory=CheckSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
+    backfill: BackfillSettings = field(default_factory=BackfillSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
     max_cost: float | None = None  # USD, of this run: from the command line, on top of each embedder's own
 
     @property
@@ -147,6 +149,8 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         throttle=Throttle(**file.section(("throttle",), root.get("throttle", {}), _THROTTLE)),
         check=_check(file, root.get("check", {})),
         index=IndexSettings(**file.section(("index",), root.get("index", {}), _INDEX)),
+        backfill=BackfillSettings(**file.section(("backfill",), root.get("backfill", {}), _BACKFILL)),
+        ray=RaySettings(**file.section(("ray",), root.get("ray", {}), _RAY)),
     )
 
 
@@ -336,6 +340,12 @@ def _prices(value: object) -> dict[str, float]:
     return {name: float(item) for name, item in prices.items()}
 
 
+def _resources(value: object) -> dict[str, float]:
+    if not isinstance(value, dict) or not all(type(item) in (int, float) and item > 0 for item in value.values()):
+        raise ValueError("a table of numbers above 0")
+    return value
+
+
 def _chunk(value: object) -> Chunk:
     if not isinstance(value, dict) or "size" not in value or value.keys() - {f.name for f in fields(Chunk)}:
         raise ValueError("{ size = …, overlap = …, unit = … }")
@@ -353,10 +363,22 @@ def parse_size(value: object) -> int:
 
 
 _ROOT: dict[str, Check] = dict.fromkeys(
-    ("embedmig", "collections", "embedders", "gates", "throttle", "check", "index"), _table
+    ("embedmig", "collections", "embedders", "gates", "throttle", "check", "index", "backfill", "ray"), _table
 )
 _INDEX: dict[str, Check] = {"memory": parse_size}
 _THROTTLE: dict[str, Check] = {"replication_lag": _patience, "pause_when": _string}
+_BACKFILL: dict[str, Check] = {
+    "workers": _number(1, whole=True),
+    "lease": _patience,
+    "range_rows": _number(1, whole=True),
+}
+_RAY: dict[str, Check] = {
+    "address": _string,
+    "workers": _number(1, whole=True),
+    "num_cpus": _number(0),
+    "num_gpus": _number(0),
+    "resources": _resources,
+}
 _MAIN: dict[str, Check] = {"database": _string, "schema": _string, "migrations": _string}
 _CHECK: dict[str, Check] = {"select": _columns, "ignore": _table}
 _GATES: dict[str, Check] = {"completeness": _number(0, 1, above=True), "freshness": parse_duration}

@@ -87,6 +87,10 @@ class RunSuperseded(EmbedmigError):
     """The lock of this run was lost, or another run took over; this one stopped without writing further."""
 
 
+class WorkersLost(EmbedmigError):
+    """Every worker has ended, and rows are left."""
+
+
 class CutoverBlocked(EmbedmigError):
     """The alias could not be locked in the time given; nothing was flipped."""
 

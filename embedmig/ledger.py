@@ -218,6 +218,15 @@ class Ledger:
                 "another run took over, so this one stopped without writing further", hint="embedmig status shows which"
             )
 
+    def credit(self, conn: Connection, revision: str, rows: int, tokens: int, cost: float | None) -> None:
+        """Adds what a worker that joined did to the running attempt at a revision, if there is one."""
+        query = sql.SQL(
+            """update {} set rows_done = rows_done + %(rows)s, tokens = tokens + %(tokens)s,
+                 cost_usd = case when %(cost)s::float8 is null then cost_usd else coalesce(cost_usd, 0) + %(cost)s::float8::numeric end
+               where revision = %(revision)s and status = 'running'"""
+        ).format(self.attempts_table)
+        conn.execute(query, {"rows": rows, "tokens": tokens, "cost": cost, "revision": revision})
+
     def begin_operation(self, conn: Connection, attempt: int, position: int, kind: str, description: str) -> None:
         """Notes that an operation starts; again at the same position is the same note."""
         query = sql.SQL(

@@ -8,30 +8,36 @@ they settle, and heartbeat together. Where the batches come from is the feed's b
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from embedmig.changes import Changes, Claim
 from embedmig.chunking import pieces_of
 from embedmig.db import Connection, retry_transient
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import AnswerIsNo
+from embedmig.ranges import KeyRange, RangeLost, Ranges, Reached
 from embedmig.registry import Registry
 from embedmig.stores import Batch, Key, Piece, Row
 from embedmig.stores.pgvector import PgvectorStore
-from embedmig.types import Vectors
+from embedmig.types import Tally, Vectors
 
 BYTES_A_TOKEN = 2  # dearer than any real text: English has about 4, Chinese 2.5
 COMMIT_ROWS = 2048  # finished batches are written together up to this many vectors
+UNKNOWN_BATCHES = 3  # for each request another worker may have out: what it asked for since its last commit
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """A batch on its way to the model: whole rows, cut into pieces, the texts in step with the pieces.
 
-    ``claims`` are the pending changes that it settles; ``number`` counts the batches of a row copy, in key order.
+    ``claims`` are the pending changes that it settles; ``number`` counts the batches of a key ``range``, in key order.
+    One without rows is the end of its range.
     """
 
     rows: tuple[Row, ...]
@@ -39,7 +45,8 @@ class Work:
     pieces: tuple[Piece, ...]
     texts: list[str]
     claims: tuple[Claim, ...] = ()
-    number: int | None = None
+    range: KeyRange | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +59,14 @@ class Embedded:
     truncated: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What a pipeline did. ``changed`` rows were edited or deleted between reading and writing, and were not taken."""
-
-    rows: int = 0
-    tokens: int = 0
-    cost: float | None = None
-    failed: int = 0
-    truncated: int = 0
-    changed: int = 0
-
-
 @dataclass
 class Pipeline:
     """Embeds what a feed gives into one space.
 
     ``guard`` raises when this run must not go on; ``fence`` does so inside the transaction, given rows, tokens and
     cost; ``committed`` hears of every commit. ``price`` is USD per million tokens, None where it is unknown; no
-    batch is begun that could pass ``max_cost``.
+    batch is begun that could pass ``max_cost``, what other workers spend (``elsewhere``) included. ``copied`` is the
+    part of the tally that ``ranges`` know of.
     """
 
     registry: Registry
@@ -83,20 +79,16 @@ class Pipeline:
     committed: Callable[[], None]
     price: float | None = None
     max_cost: float | None = None
+    ranges: Ranges | None = None
     clock: Callable[[], float] = time.monotonic
     tally: Tally = field(default_factory=Tally, init=False)
+    copied: Tally = field(default_factory=Tally, init=False)
+    elsewhere: Tally = field(default_factory=Tally, init=False)
+    workers: int = field(default=1, init=False)
     failure: BaseException | None = field(default=None, init=False)
     _spent: float = field(default=0.0, init=False)  # USD, by the answers' own count, written or not
     _begun: float = field(default=0.0, init=False)  # USD, estimated, of requests under way
-    _done: set[int] = field(default_factory=set, init=False)
-    _keys: dict[int, Key] = field(default_factory=dict, init=False)
-    _next: int = field(default=0, init=False)
     _writer_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
-
-    @property
-    def next_number(self) -> int:
-        """The number of the next batch of a row copy, when all before it are written."""
-        return self._next
 
     def halting(self) -> bool:
         """Whether a feed should give no more."""
@@ -135,6 +127,8 @@ class Pipeline:
             if self.failure is not None:
                 await self._put_back(work)  # drain: the feed may be waiting for room
                 continue
+            if work.range is not None and work.range.over:
+                continue  # taken over: what the model made of it would be refused
             try:
                 await done.put(await self._embed(work))
             except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
@@ -142,6 +136,8 @@ class Pipeline:
                 await self._put_back(work)
 
     async def _embed(self, work: Work) -> Embedded:
+        if not work.rows:
+            return Embedded(work, Batch((), (), np.empty((0, 0), np.float32)), 0, 0)
         begun = self._begin_to_spend(work)
         answer = await self.encoder.encode(work.texts, "document")
         self._spent += (answer.tokens or 0) * (self.price or 0.0) / 1e6
@@ -159,9 +155,11 @@ class Pipeline:
         if self.max_cost is None or self.price is None:
             return 0.0
         ahead = sum(len(text.encode(errors="replace")) for text in work.texts) / BYTES_A_TOKEN * self.price / 1e6
-        if self._spent + self._begun + ahead > self.max_cost:
+        others = ahead * self.encoder.limits.concurrency * UNKNOWN_BATCHES * (self.workers - 1)
+        spent = self._spent + (self.elsewhere.cost or 0.0)
+        if spent + self._begun + ahead + others > self.max_cost:
             raise AnswerIsNo(
-                f"the next batch could pass max_cost ({self.max_cost:.2f} USD); spent so far: {self._spent:.4f} USD",
+                f"the next batch could pass max_cost ({self.max_cost:.2f} USD); spent so far: {spent:.4f} USD",
                 hint="raise max_cost in the embedder's section, then run the same command again",
             )
         self._begun += ahead
@@ -199,48 +197,62 @@ class Pipeline:
                 self._fail(WriterFailed(error))
 
     def _commit(self, taken: list[Embedded]) -> None:
-        """One transaction: vectors, dead letters, position, settled changes, heartbeat and cost."""
+        """One transaction: vectors, dead letters, positions, settled changes, heartbeat and cost.
+
+        What belongs to a range that another worker has taken over is left out: its vectors are that one's to write.
+        """
         self.guard()
-        tokens = sum(item.tokens for item in taken)
-        cost = tokens * self.price / 1e6 if self.price is not None else None
-        offered = sum(len(item.batch.pieces) for item in taken)
-        rows = sum(len(item.work.rows) - len(item.batch.failures) for item in taken)
-        claims = [claim for item in taken for claim in item.work.claims]
-        position = self._position(taken)
-
-        def transaction() -> int:
-            with self.writing.transaction():
-                self.store.take_turn(self.writing, alone=bool(claims))
-                written = sum(self.store.write(self.writing, self.registry, item.batch) for item in taken)
-                if claims:
-                    Changes(self.registry, self.store).settle(self.writing, claims)
-                if position is not None:
-                    self.registry.save_position(self.writing, self.store.record.id, position)
-                self.fence(self.writing, rows, tokens, cost)
-            return written
-
-        written = retry_transient(transaction)
-        self.tally = Tally(
-            rows=self.tally.rows + rows,
-            tokens=self.tally.tokens + tokens,
-            cost=None if cost is None else (self.tally.cost or 0.0) + cost,
-            failed=self.tally.failed + sum(len(item.batch.failures) for item in taken),
-            truncated=self.tally.truncated + sum(item.truncated for item in taken),
-            changed=self.tally.changed + offered - written,
-        )
+        reached = reach(taken)
+        while True:
+            try:
+                did = retry_transient(functools.partial(self._transaction, taken, reached))
+                break
+            except RangeLost as lost:
+                lost.range.over = True
+                self.tally = self.tally.plus(self._paid([item for item in taken if item.work.range is lost.range]))
+                taken = [item for item in taken if item.work.range is not lost.range]
+        for held, its in did.items():
+            self.tally = self.tally.plus(its)
+            if held is not None:
+                self.copied = self.copied.plus(its)
+                held.over = reached[held].ended
         self.committed()
 
-    def _position(self, taken: list[Embedded]) -> Key | None:
-        """The last key up to which every batch of the row copy is written: batches come back in any order."""
-        keys = {item.work.number: item.work.rows[-1].key for item in taken if item.work.number is not None}
-        self._done.update(keys)
-        self._keys.update(keys)
-        reached: Key | None = None
-        while self._next in self._done:
-            self._done.discard(self._next)
-            reached = self._keys.pop(self._next)
-            self._next += 1
-        return reached
+    def _transaction(
+        self, taken: Sequence[Embedded], reached: Mapping[KeyRange, Reached]
+    ) -> dict[KeyRange | None, Tally]:
+        """Writes batches; returns what was done of each range, and under None of what belongs to none."""
+        claims = [claim for item in taken for claim in item.work.claims]
+        did: dict[KeyRange | None, Tally] = {}
+        with self.writing.transaction():
+            self.store.take_turn(self.writing, alone=bool(claims))
+            for item in taken:
+                written = self.store.write(self.writing, self.registry, item.batch)
+                did[item.work.range] = did.get(item.work.range, Tally()).plus(self._did(item, written))
+            if claims:
+                Changes(self.registry, self.store).settle(self.writing, claims)
+            for held, its in did.items():
+                if held is not None and self.ranges is not None:
+                    self.ranges.save(self.writing, held, reached[held], its)
+            whole = sum_of(did.values())
+            self.fence(self.writing, whole.rows, whole.tokens, whole.cost)
+        return did
+
+    def _did(self, item: Embedded, written: int) -> Tally:
+        failed = len(item.batch.failures)
+        return self._paid([item]).plus(
+            Tally(
+                rows=len(item.work.rows) - failed,
+                failed=failed,
+                truncated=item.truncated,
+                changed=len(item.batch.pieces) - written,
+            )
+        )
+
+    def _paid(self, items: Sequence[Embedded]) -> Tally:
+        """What the model asked for some batches, whether they are written or not."""
+        tokens = sum(item.tokens for item in items)
+        return Tally(tokens=tokens, cost=tokens * self.price / 1e6 if self.price is not None else None)
 
     def _fail(self, error: BaseException) -> None:
         if self.failure is None or isinstance(error, WriterFailed):
@@ -253,6 +265,20 @@ class WriterFailed(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.cause = cause
+
+
+def reach(taken: Sequence[Embedded]) -> dict[KeyRange, Reached]:
+    """How far each range is when these are written."""
+    numbers: dict[KeyRange, dict[int, Key | None]] = {}
+    for work in (item.work for item in taken):
+        if work.range is not None:
+            numbers.setdefault(work.range, {})[work.number] = work.rows[-1].key if work.rows else None
+    return {held: held.reach(written) for held, written in numbers.items()}
+
+
+def sum_of(tallies: Iterable[Tally]) -> Tally:
+    """All together."""
+    return functools.reduce(Tally.plus, tallies, Tally())
 
 
 # --- batches --------------------------------------------------------------------------------------------------

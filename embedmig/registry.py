@@ -33,7 +33,6 @@ class SpaceRecord:
     definition: dict[str, Any]
     text_columns: tuple[str, ...]
     weights: str
-    resume_after: list[str] | None
     state_since: datetime | None
     model_error: str | None = None
     ledger_schema: str = "embedmig"
@@ -71,8 +70,7 @@ class AliasRecord:
 
 SPACE_FIELDS = sql.SQL(
     "id, collection, version, fingerprint, revision, state, adopted, table_schema, table_name, embedding_column, "
-    "version_column, writer, definition, text_columns, weights, resume_after, state_since, "
-    "model_error"
+    "version_column, writer, definition, text_columns, weights, state_since, model_error"
 )
 ALIAS_FIELDS = sql.SQL(
     "collection, alias_schema, alias_name, space, version, fingerprint, encoder, flipped_at, flip_ms"
@@ -91,6 +89,7 @@ class Registry:
         self.hot_table = ident(schema, "hot_rows")
         self.captures_table = ident(schema, "captures")
         self.controls_table = ident(schema, "controls")
+        self.ranges_table = ident(schema, "ranges")
 
     def spaces(self, conn: Connection, collection: str | None = None) -> list[SpaceRecord]:
         """All spaces, or those of one collection, in the order in which they were made."""
@@ -119,6 +118,11 @@ class Registry:
         assert row is not None
         return read_space(row, self.schema)
 
+    def is_live(self, conn: Connection, space: int) -> bool:
+        """Whether a space still has a table to write to."""
+        query = sql.SQL("select exists (select from {} where id = %s and state <> 'retired')")
+        return bool(scalar(conn, query.format(self.spaces_table), (space,)))
+
     def set_state(self, conn: Connection, space: int, state: SpaceState) -> None:
         """Moves a space to a state; the time of the change is kept."""
         query = sql.SQL("update {} set state = %s, state_since = now() where id = %s and state <> %s")
@@ -127,11 +131,6 @@ class Registry:
     def set_writer(self, conn: Connection, space: int, writer: str) -> None:
         """Who writes new vectors into an adopted space from now on."""
         conn.execute(sql.SQL("update {} set writer = %s where id = %s").format(self.spaces_table), (writer, space))
-
-    def save_position(self, conn: Connection, space: int, key: Sequence[str]) -> None:
-        """Where a backfill would go on. A hint: what is left is asked of the data."""
-        query = sql.SQL("update {} set resume_after = %s where id = %s").format(self.spaces_table)
-        conn.execute(query, (list(key), space))
 
     def alias(self, conn: Connection, collection: str, *, lock: bool = False) -> AliasRecord | None:
         """What the collection's alias shows; with ``lock``, nobody else moves it until the transaction ends."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import psycopg
@@ -20,6 +20,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from embedmig import aliases, schema
+from embedmig.backfill import Alone, Crew
 from embedmig.db import TRANSIENT, Connection, RunLock, check_suitable, ident, translated
 from embedmig.errors import (
     EXIT_FAILED,
@@ -100,6 +101,7 @@ class Runner:
     report: Callable[[Event], None]
     stop: threading.Event
     no_wait: bool = False
+    crew: Crew = field(default_factory=Alone)
 
     def run(
         self, plan_steps: Callable[[Connection], Sequence[Step]], *, prepare: Callable[[Connection], None] | None = None
@@ -138,7 +140,16 @@ class Runner:
         attempt = self.site.ledger.begin(conn, script.revision, step.direction, script.checksum)
         self.report(RevisionStarted(script.revision, script.message, step.direction, len(step.operations)))
         run = Run(
-            self.site, conn, attempt, script.revision, self.report, self.stop, lock.require, showing, self.no_wait
+            self.site,
+            conn,
+            attempt,
+            script.revision,
+            self.report,
+            self.stop,
+            lock.require,
+            showing,
+            self.no_wait,
+            self.crew,
         )
         try:
             with translated(f"running {script.revision}"):

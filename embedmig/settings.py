@@ -37,3 +37,25 @@ class EmbedderSettings:
     models: Mapping[str, str] = field(default_factory=dict)
     path: str | None = None
     give_up_after: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillSettings:
+    """How a backfill is shared. ``lease`` is the seconds without a commit after which a worker's range is given to
+    another; one that is gone loses it at once. ``range_rows`` is about how many rows a range has.
+    """
+
+    workers: int = 1
+    lease: float = 600.0
+    range_rows: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RaySettings:
+    """What each worker takes of a Ray cluster, how many there are, and where it is; None: one of this machine."""
+
+    address: str | None = None
+    workers: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    resources: Mapping[str, float] = field(default_factory=dict)

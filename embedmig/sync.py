@@ -22,11 +22,12 @@ from embedmig.config import Throttle
 from embedmig.db import Connection, Database, ident, scalar, translated
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import AnswerIsNo, EmbedderError, MissingExtra
-from embedmig.pipeline import Pipeline, Tally, Work
+from embedmig.pipeline import Pipeline, Work
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import DOC_HASH, HAS_TEXT, Source
 from embedmig.stores.adopted import writer_of
 from embedmig.stores.pgvector import PgvectorStore
+from embedmig.types import Tally
 
 LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
 

@@ -236,3 +236,27 @@ class Hit:
     version: str
     distance: float
     columns: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a pipeline did. ``changed`` rows were edited or deleted between reading and writing, and were not taken."""
+
+    rows: int = 0
+    tokens: int = 0
+    cost: float | None = None
+    failed: int = 0
+    truncated: int = 0
+    changed: int = 0
+
+    def plus(self, other: Tally, sign: int = 1) -> Tally:
+        """Both together; with ``sign`` -1, what is left without the other."""
+        costs = self.cost is None and other.cost is None
+        return Tally(
+            self.rows + sign * other.rows,
+            self.tokens + sign * other.tokens,
+            None if costs else (self.cost or 0.0) + sign * (other.cost or 0.0),
+            self.failed + sign * other.failed,
+            self.truncated + sign * other.truncated,
+            self.changed + sign * other.changed,
+        )

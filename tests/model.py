@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 
 from embedmig.canary_texts import TEXTS
 from embedmig.embedders.encoder import CANARY
@@ -59,3 +63,11 @@ class Model:
         with (self.folder / "brake").open() as brake:
             fcntl.flock(brake, fcntl.LOCK_EX)
             yield
+
+
+def unit_vectors(texts: list[str], dimensions: int) -> Any:
+    """Unit vectors ``(n, 8)``: what a space of this model holds."""
+    assert dimensions == 8
+    digests = b"".join(hashlib.shake_128(text.encode()).digest(16) for text in texts)
+    raw = np.frombuffer(digests, "<i2").reshape(len(texts), 8) / 32768
+    return raw / np.linalg.norm(raw, axis=1, keepdims=True)

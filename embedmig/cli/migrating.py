@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedmig.cli.terminal import MIGRATING, AsSql, DryRun, MaxCost, Target, app, interruptible, live, settings
+from embedmig.cli.terminal import (
+    MIGRATING,
+    AsSql,
+    DryRun,
+    ExecutorName,
+    MaxCost,
+    Target,
+    Workers,
+    app,
+    executor_of,
+    interruptible,
+    live,
+    settings,
+)
 
 if TYPE_CHECKING:
     from embedmig.commands import Ran
@@ -64,10 +77,13 @@ def upgrade(
         bool,
         typer.Option("--no-wait", help="Do what is quick, leave embedding to workers; exit 3 while rows are left."),
     ] = False,
+    workers: Workers = None,
+    executor: ExecutorName = "processes",
     max_cost: MaxCost = None,
 ) -> None:
     """Apply revisions: make spaces, backfill, index, gate, flip."""
-    _migrate("upgrade", target, dry_run, sql, max_cost, no_wait=no_wait)
+    shared = {"workers": workers, "executor": executor_of(executor)}
+    _migrate("upgrade", target, dry_run, sql, max_cost, no_wait=no_wait, **shared)
 
 
 @app.command(rich_help_panel=MIGRATING, context_settings={"ignore_unknown_options": True})
@@ -79,7 +95,7 @@ def downgrade(
 
 
 def _migrate(
-    direction: Any, target: str, dry_run: bool, as_sql: bool, max_cost: float | None = None, **more: bool
+    direction: Any, target: str, dry_run: bool, as_sql: bool, max_cost: float | None = None, **more: Any
 ) -> None:
     from embedmig import commands
 

@@ -10,10 +10,13 @@ import typer
 from embedmig.cli.terminal import (
     OPERATING,
     Collection,
+    ExecutorName,
     MaxCost,
     OneCollection,
     VersionTag,
+    Workers,
     app,
+    executor_of,
     interruptible,
     live,
     settings,
@@ -24,12 +27,26 @@ Why = Annotated[str, typer.Option("--reason", help="Shown by status to whoever w
 
 
 @app.command(rich_help_panel=OPERATING)
-def backfill(collection: Collection, version: VersionTag = None, max_cost: MaxCost = None) -> None:
-    """Fill a space that upgrade --no-wait left to a worker: the newest one, or a version's."""
+def backfill(
+    collection: Collection,
+    version: VersionTag = None,
+    workers: Workers = None,
+    executor: ExecutorName = "processes",
+    max_cost: MaxCost = None,
+) -> None:
+    """Help to fill a space, the newest or a version's: beside a running upgrade, or after one that did not wait."""
     from embedmig import commands
 
     with live() as shown, interruptible() as stop:
-        tally = commands.backfill(settings.project(max_cost), collection, version, report=shown, stop=stop)
+        tally = commands.backfill(
+            settings.project(max_cost),
+            collection,
+            version,
+            workers=workers,
+            executor=executor_of(executor),
+            report=shown,
+            stop=stop,
+        )
     settings.show("tally", tally, lambda: f"{tally.rows:,} rows embedded")
 
 

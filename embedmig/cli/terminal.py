@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedmig import __version__
-from embedmig.errors import EXIT_INTERRUPTED
+from embedmig.errors import EXIT_INTERRUPTED, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from embedmig.commands import Project
     from embedmig.report.live import Live
+    from embedmig.workers import Executor
 
 EXAMPLE = """
 Makes a change of embedding model an ordinary database migration.
@@ -127,6 +128,18 @@ OneCollection = Annotated[
 ]
 VersionTag = Annotated[str | None, typer.Option("--version", metavar="TAG", help="A version's tag.")]
 MaxCost = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Stop before this run costs more.")]
+
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="So many workers share the embedding.  [as configured, or 1]")
+]
+ExecutorName = Annotated[str, typer.Option("--executor", help="Where they run: processes (of this machine), or ray.")]
+
+
+def executor_of(name: str) -> Executor:
+    """Raises :class:`UsageError` for what is none."""
+    if name not in ("processes", "ray"):
+        raise UsageError(f"{name!r} is not an executor", hint="processes or ray")
+    return name  # type: ignore[return-value]  # checked above
 
 
 # --- around a run ----------------------------------------------------------------------------------------------

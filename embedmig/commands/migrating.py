@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from embedmig.backfill import Alone, Crew
 from embedmig.commands.project import Project, applied_heads, applied_revisions, ignore
 from embedmig.db import Connection, translated
 from embedmig.errors import PlanError
@@ -17,6 +18,7 @@ from embedmig.operations.base import Plan, Site
 from embedmig.runner import Runner, Step, plan_of, step_of, validate
 from embedmig.scripts import Script
 from embedmig.types import Estimate, Space
+from embedmig.workers import Executor, crew_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,18 @@ def upgrade(
     target: str = "head",
     *,
     no_wait: bool = False,
+    workers: int | None = None,
+    executor: Executor = "processes",
     report: Callable[[Event], None] = ignore,
     stop: threading.Event | None = None,
 ) -> Ran:
     """Applies what lies between the applied heads and ``target``.
 
     ``no_wait`` does what is quick and leaves the embedding to workers: raises :class:`AnswerIsNo` while rows are left.
+    ``workers`` of this machine or of a cluster (``executor``) share the backfill; None: as many as configured.
     """
-    return _run(project, "upgrade", target, report, stop or threading.Event(), no_wait=no_wait)
+    crew = crew_of(project.config, project.site(start=True).database, executor, workers)
+    return _run(project, "upgrade", target, report, stop or threading.Event(), no_wait=no_wait, crew=crew)
 
 
 def downgrade(
@@ -83,6 +89,7 @@ def _run(
     stop: threading.Event,
     *,
     no_wait: bool = False,
+    crew: Crew | None = None,
 ) -> Ran:
     began = time.monotonic()
     site, ran = project.site(start=True), [""]
@@ -92,7 +99,7 @@ def _run(
         ran[:] = [step.script.revision for step in found]
         return found
 
-    Runner(site, report, stop, no_wait).run(steps)
+    Runner(site, report, stop, no_wait, crew or Alone()).run(steps)
     with translated("reading"), site.database.connect("read") as conn:
         current = list(applied_heads(project, site, conn))
     return Ran(direction, ran, current, time.monotonic() - began)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from embedmig import aliases, capture
+from embedmig import aliases, capture, schema
 from embedmig.brake import Control, control, set_control
 from embedmig.commands.project import Project
 from embedmig.db import Connection, RunLock, retry_transient, translated, whoami
@@ -18,16 +18,17 @@ from embedmig.errors import DatabaseFailed, DatabaseUnavailable, UnknownTarget, 
 from embedmig.events import Event
 from embedmig.following import POLL_SECONDS, Follower
 from embedmig.ledger import ledger_exists
-from embedmig.operations.backfill import Orders, fill
+from embedmig.operations.backfill import Orders, fence_of_joined, fill
 from embedmig.operations.base import Site
 from embedmig.operations.retire_space import refuse_early, retire_now
-from embedmig.pipeline import Tally
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import Source
 from embedmig.stores import Store
 from embedmig.stores.adopted import writer_of
 from embedmig.stores.pgvector import PgvectorStore
 from embedmig.sync import Synced, reconcile
+from embedmig.types import Tally
+from embedmig.workers import Executor, crew_of
 
 NUDGE = "embedmig_sync"
 
@@ -105,21 +106,25 @@ def backfill(
     collection: str,
     version: str | None = None,
     *,
+    workers: int | None = None,
+    executor: Executor = "processes",
     report: Callable[[Event], None],
     stop: threading.Event,
 ) -> Tally:
-    """Fills a space outside a revision: for pipelines whose ``upgrade --no-wait`` left that to a worker.
-
-    Takes the run lock: raises :class:`LockHeld` while an upgrade, or another worker, is at it.
+    """Helps to fill a space: beside a running upgrade, beside others like it, or alone, where ``upgrade --no-wait`` left
+    that to a worker. Takes no lock: ranges are claimed. It ends when all of them are finished, whoever finished them.
     """
-    with RunLock(project.site(start=True).database) as lock, working(project) as (site, conn):
+    crew = crew_of(project.config, project.site(start=True).database, executor, workers)
+    with working(project) as (site, conn):
+        schema.require_current(conn, site.database.schema)
         live = [r for r in site.registry.spaces(conn, collection) if not r.adopted and r.state != "retired"]
         record = next((r for r in reversed(live) if version in (None, r.version)), None)
         if record is None:
             raise UnknownTarget(
                 f"collection {collection!r} has no space {version or ''}".rstrip(), hint="embedmig status"
             )
-        return fill(site, conn, record, Orders(report, stop, lock.require))
+        fence = fence_of_joined(site, record)
+        return fill(site, conn, record, Orders(report, stop, lambda: None, fence, "hot", crew))
 
 
 def _names(project: Project, collection: str | None) -> list[str]:

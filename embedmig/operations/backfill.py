@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from psycopg import sql
 
 from embedmig import canary_texts
 from embedmig import source as sources
-from embedmig.backfill import Backfill
+from embedmig.backfill import Alone, Backfill, Crew, Order
 from embedmig.db import Connection
 from embedmig.embedders.prices import price as price_of
-from embedmig.errors import AnswerIsNo, PlanError
+from embedmig.errors import AnswerIsNo, PlanError, RunSuperseded
 from embedmig.estimating import weigh
 from embedmig.events import Event, Notice
 from embedmig.following import others_kept_fresh
 from embedmig.operations.base import Operation, Plan, Run, Site
 from embedmig.operations.reckoning import Reckoning, counter, estimate_of, weighable
-from embedmig.pipeline import Tally
 from embedmig.registry import SpaceRecord
 from embedmig.source import DOC_HASH
 from embedmig.stores.pgvector import PgvectorStore
-from embedmig.types import Estimate, Space
+from embedmig.types import Estimate, Space, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class BackfillSpace(Operation):
     kind: ClassVar[str] = "backfill"
     repeats: ClassVar[bool] = True
     space: Space
-    order: Literal["key", "hot"] = "key"
+    order: Order = "key"
 
     @property
     def transactional(self) -> bool:
@@ -92,7 +91,9 @@ class BackfillSpace(Operation):
             ledger.fence(conn, attempt, rows=rows, tokens=tokens, cost=cost)
 
         with Reckoning(run, record) as reckoning:
-            orders = Orders(reckoning.report, run.stop, run.guard, fence, self.order, reckoning.counted)
+            orders = Orders(
+                reckoning.report, run.stop, run.guard, fence, self.order, run.crew, False, reckoning.counted
+            )
             tally = fill(run.site, run.conn, record, orders)
         notes = [f"{tally.rows:,} rows embedded"]
         notes += [f"{tally.failed:,} refused by the model"] if tally.failed else []
@@ -103,14 +104,16 @@ class BackfillSpace(Operation):
 @dataclass(frozen=True, slots=True)
 class Orders:
     """On whose behalf a space is filled: who hears of it, who may stop it, what each commit must find true, and who is
-    told how many rows there are to do.
+    told how many rows there are to do. ``crew`` and ``joins`` are those of :class:`Backfill`.
     """
 
     report: Callable[[Event], None]
     stop: threading.Event
     guard: Callable[[], None]
-    fence: Callable[[Connection, int, int, float | None], None] = lambda *_: None
-    order: Literal["key", "hot"] = "key"
+    fence: Callable[[Connection, int, int, float | None], None]
+    order: Order = "key"
+    crew: Crew = field(default_factory=Alone)
+    joins: bool = False
     counted: Callable[[Connection, int], None] = lambda _conn, _rows: None
 
 
@@ -122,7 +125,7 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
     store = site.store(conn, record)
     assert isinstance(store, PgvectorStore)
     canary_texts.check(conn, site.registry, record, site.encoder(record.space, record.weights))
-    settings = site.config.settings(record.space.provider)
+    settings, shared = site.config.settings(record.space.provider), site.config.backfill
     with others_kept_fresh(
         site.database,
         lambda beside, done: site.sync(beside, record.collection, done),
@@ -132,11 +135,26 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
         tally = Backfill(
             site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,
             orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
-            site.config.throttle, orders.order, orders.counted,
+            site.config.throttle, orders.order, shared, orders.crew, orders.joins, orders.counted,
         ).run()  # fmt: skip
     if record.state == "building":
         site.registry.set_state(conn, record.id, "ready")
     return tally
+
+
+def fence_of_joined(site: Site, record: SpaceRecord) -> Callable[[Connection, int, int, float | None], None]:
+    """For a worker that has no attempt of its own: writes while the space is there to be written, and has what it did
+    counted by the attempt that it helps.
+    """
+
+    def fence(conn: Connection, rows: int, tokens: int, cost: float | None) -> None:
+        if not site.registry.is_live(conn, record.id):
+            raise RunSuperseded(
+                f"{record.version} was retired meanwhile, so this worker stopped", hint="embedmig status"
+            )
+        site.ledger.credit(conn, record.revision, rows, tokens, cost)
+
+    return fence
 
 
 def rows_left(site: Site, conn: Connection, record: SpaceRecord) -> int:

@@ -15,6 +15,7 @@ from typing import ClassVar
 from psycopg import sql
 
 from embedmig import source as sources
+from embedmig.backfill import Alone, Crew
 from embedmig.config import Config
 from embedmig.db import Connection, Database
 from embedmig.embedders import create
@@ -214,6 +215,7 @@ class Run:
     guard: Callable[[], None]
     aliases: dict[str, str | None]
     no_wait: bool = False
+    crew: Crew = field(default_factory=Alone)
     position: int = 0  # of the operation under way, in the script
     verdicts: list[Verdict] = field(default_factory=list)
 

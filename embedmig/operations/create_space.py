@@ -70,7 +70,7 @@ def draft(space: Space, source: Source, schema: str, revision: str, weights: str
         id=0, collection=space.collection, version=space.tag, fingerprint=mark, revision=revision, state="building",
         adopted=False, table_schema=schema, table_name=table_name(space, mark), embedding_column="embedding",
         version_column="version", writer="embedmig", definition=definition_of(space), text_columns=text, weights=weights,
-        resume_after=None, state_since=None,
+        state_since=None,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
 HEAD = "0008"
-READABLE = "0004"  # as far back, commands that only read do without what came later
+READABLE = "0004"
 VERSION_TABLE = "ledger_schema"
 
 

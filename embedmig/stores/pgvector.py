@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -133,23 +134,15 @@ class PgvectorStore:
 
         One short statement by keyset, so that memory stays flat and no cursor is held during a model call.
         """
-        bounds = [sql.SQL("")]
-        for operator, bound in ((">", after), ("<=", upto)):
-            if bound is not None:
-                array = sql.SQL("{}::text[]").format(sql.Literal(list(bound)))
-                bounds.append(
-                    sql.SQL(" and ({}) {} ({})").format(
-                        self.source.key_of("s"), sql.SQL(operator), self.source.key_from(array)
-                    )  # type: ignore[arg-type]
-                )
         query = sql.SQL(
             """select {hash}, s.doc, {key} from {rows} s
-               where {has_text} and not {present} and not {refused}{bounds}
+               where {has_text} and not {present} and not {refused} and {after} and {upto}
                order by {order} limit {limit}"""
         ).format(
             hash=DOC_HASH, key=comma(sql.SQL("{}::text").format(ident("s", c.name)) for c in self.source.key),
             rows=self.source.rows(), has_text=HAS_TEXT, present=self.present(DOC_HASH), refused=self.refused(registry),
-            bounds=sql.Composed(bounds), order=self.source.key_of("s"), limit=sql.Literal(limit),
+            after=self._bound(">", after), upto=self._bound("<=", upto),
+            order=self.source.key_of("s"), limit=sql.Literal(limit),
         )  # fmt: skip
         with conn.transaction():
             # Keyset paging wants the key's index whatever the statistics say: a sort would read the whole table a page.
@@ -165,14 +158,21 @@ class PgvectorStore:
         )
         return conn.execute(query).rowcount
 
-    def last_key(self, conn: Connection) -> Key | None:
-        """The upper end of the work, fixed when it starts, so that it is finite."""
+    def last_key(self, conn: Connection, after: Key | None = None) -> Key | None:
+        """The upper end of the work, fixed when it starts, so that it is finite; None where nothing comes ``after``."""
         descending = sql.SQL(", ").join(sql.SQL("{} desc").format(ident("s", c.name)) for c in self.source.key)
-        query = sql.SQL("select {} from {} s order by {} limit 1").format(
-            self.source.key_text("s"), self.source.rows(text=False), descending
+        query = sql.SQL("select {} from {} s where {} order by {} limit 1").format(
+            self.source.key_text("s"), self.source.rows(text=False), self._bound(">", after), descending
         )
         row = conn.execute(query).fetchone()
         return tuple(row[0]) if row else None
+
+    def _bound(self, operator: LiteralString, key: Key | None) -> sql.Composable:
+        """Whether row ``s`` lies on that side of a key; true where there is none."""
+        if key is None:
+            return sql.SQL("true")
+        array = sql.SQL("{}::text[]").format(sql.Literal(list(key)))
+        return sql.SQL("({}) {} ({})").format(self.source.key_of("s"), sql.SQL(operator), self.source.key_from(array))
 
     def counts(self, conn: Connection, registry: Registry) -> SpaceCounts:
         """One pass over source and space, joined by key."""

@@ -129,10 +129,13 @@ def test_any_scalar_key_is_paged_written_and_shown(
     columns, values, key = KEYS[kind]
     conn.execute(f"create table documents ({columns}, title text)")
     conn.execute(f"insert into documents select {values}, 'text ' || n from generate_series(0, 149) n")
-    project.configure(CONFIG.replace('key = "id"', f"key = {key}").replace(', "body"', ""))
+    project.configure(
+        CONFIG.replace('key = "id"', f"key = {key}").replace(', "body"', ""), "[backfill]\nrange_rows = 20"
+    )
     space_script(project)
     upgrade(project)
 
+    assert one(conn, "select count(*) from embedmig.ranges where done") == 8
     assert [(s.rows, s.complete, s.orphans) for s in spaces(project)] == [(150, 150, 0)]
     names = ", ".join(json.loads(f"[{key}]" if key[0] == '"' else key))
     assert one(conn, f"select count(*) from docs_embeddings join documents using ({names})") == 150

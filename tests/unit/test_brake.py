@@ -32,3 +32,19 @@ def test_rows_are_let_through_at_the_speed_that_was_asked_for(monkeypatch: pytes
     assert now[0] == pytest.approx((batches - 1) * batch / 250)  # the first batch waits for nobody
     assert held.held_seconds == pytest.approx(now[0])
     assert not said
+
+
+@pytest.mark.parametrize(("workers", "seconds"), [(1, 1.0), (4, 4.0)])
+def test_workers_share_the_speed_that_is_allowed(monkeypatch: pytest.MonkeyPatch, workers: int, seconds: float) -> None:
+    monkeypatch.setattr(brake, "control", lambda *_: Control(rows_per_second=100))
+    now = 0.0
+
+    async def sleep(duration: float) -> None:
+        nonlocal now
+        now += duration
+
+    nothing: Any = None
+    held = Brake(nothing, "docs", threading.Event(), lambda _: None, clock=lambda: now, sleep=sleep, workers=workers)
+    for _ in range(2):  # the first goes at once, the second when the first has had its time
+        asyncio.run(held.wait(nothing, 100))
+    assert now == pytest.approx(seconds)

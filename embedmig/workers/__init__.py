@@ -1,0 +1,60 @@
+"""Several workers at one space: processes of this machine, or of a Ray cluster. Each runs the ordinary backfill.
+
+They share nothing but the database: what is done, who has which range, what is spent and how fast it may go is there.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Literal
+
+from embedmig.backfill import Alone, Crew, Order
+from embedmig.config import Config
+from embedmig.db import Database, translated
+from embedmig.errors import UnknownTarget
+from embedmig.ledger import Ledger
+from embedmig.operations.backfill import Orders, fence_of_joined, fill
+from embedmig.operations.base import Site
+from embedmig.registry import Registry
+from embedmig.types import Tally
+
+Executor = Literal["processes", "ray"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker is told. It holds secrets: it travels through pipes, never on a command line."""
+
+    config: Config
+    database: Database
+    collection: str
+    version: str
+    order: Order
+
+
+def crew_of(config: Config, database: Database, executor: Executor = "processes", workers: int | None = None) -> Crew:
+    """The workers that a run is to have. Of processes, the one that runs is the first; a cluster's do all the work.
+
+    Raises :class:`MissingExtra` where Ray is asked for and is not installed.
+    """
+    if executor == "ray":
+        from embedmig.workers.cluster import Cluster
+
+        return Cluster(config, database, workers or config.ray.workers)
+    from embedmig.workers.processes import Processes
+
+    others = (workers or config.backfill.workers) - 1
+    return Processes(config, database, others) if others else Alone()
+
+
+def work(task: Task, stop: threading.Event) -> Tally:
+    """Helps at a space until every range is finished, or ``stop`` is set."""
+    schema = task.database.schema
+    site = Site(task.config, task.database, Ledger(schema), Registry(schema))
+    with translated("working"), site.database.connect("worker") as conn:
+        record = site.registry.space(conn, task.collection, task.version)
+        if record is None:
+            raise UnknownTarget(f"collection {task.collection!r} has no space {task.version}")
+        orders = Orders(lambda _: None, stop, lambda: None, fence_of_joined(site, record), task.order, joins=True)
+        return fill(site, conn, record, orders)
