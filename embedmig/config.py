@@ -365,6 +365,7 @@ _EMBEDDER: dict[str, Check] = {
     "dtype": _string,
     "path": _string,
     "give_up_after": _patience,
+    "reserve": _number(0, 0.9),
 }
 
 

@@ -15,7 +15,8 @@ class EmbedderSettings:
     USD a run and ``price`` USD per million tokens (it overrides the table in :mod:`embedmig.embedders.prices`).
     ``models`` maps a model's name to where it lies on disk: a path, or ``package:NAME/sub/dir`` inside an installed
     package. ``path`` is put on ``sys.path`` for the ``python`` provider. ``give_up_after`` is how many seconds an API
-    may go without one success before a run ends.
+    may go without one success before a run ends. ``reserve`` is the share of the limits that backfills leave to live
+    traffic while there is some.
     """
 
     api_key: str | None = field(default=None, repr=False)
@@ -33,3 +34,4 @@ class EmbedderSettings:
     models: Mapping[str, str] = field(default_factory=dict)
     path: str | None = None
     give_up_after: float = 300.0
+    reserve: float = 0.2

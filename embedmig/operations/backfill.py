@@ -125,8 +125,8 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
     canary_texts.check(conn, site.registry, record, site.encoder(record.space, record.weights))
     settings = site.config.settings(record.space.provider)
     tally = Backfill(
-        site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,
-        orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
+        site.database, site.registry, store, site.encoder(record.space, record.weights, "bulk"), orders.report,
+        orders.stop, orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
         site.config.throttle, orders.order,
     ).run()  # fmt: skip
     if record.state == "building":

@@ -23,6 +23,7 @@ from embedmig.embedders.prices import price
 from embedmig.errors import EmbedderMisconfigured, PlanError
 from embedmig.events import Event
 from embedmig.ledger import Ledger
+from embedmig.quotas import Traffic, shared_budget
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import Source
 from embedmig.stores import Store, open_store
@@ -50,12 +51,17 @@ class Site:
         """The vectors of a registered space."""
         return open_store(self.source(conn, record.collection), record)
 
-    def encoder(self, space: Space, pinned: str = "") -> Encoder:
+    def encoder(self, space: Space, pinned: str = "", traffic: Traffic = "live") -> Encoder:
         """The model of a space, within its configuration; ``pinned`` is the hash of the weights that made its vectors.
 
+        It keeps to the limits of its API together with all others on this database, in the share of its ``traffic``.
         Raises :class:`EmbedderMisconfigured` where the model can't be had, or has other weights than it had.
         """
-        embedder = create(space, self.config.settings(space.provider))
+        settings = self.config.settings(space.provider)
+        embedder = create(space, settings)
+        budget = shared_budget(self.database, settings, space.provider, traffic)
+        if budget and hasattr(embedder, "share"):
+            embedder.share(budget)
         found = embedder.weights()
         for expected, origin in (
             (pinned, "the vectors in the database were made with"),

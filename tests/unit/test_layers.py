@@ -19,7 +19,7 @@ ROOMS = (
     # models
     "embedders", "testing",
     # the database, and what is kept in it
-    "db", "schema", "ledger", "registry", "source", "stores", "chunking", "aliases", "brake", "capture", "changes",
+    "db", "schema", "ledger", "quotas", "registry", "source", "stores", "chunking", "aliases", "brake", "capture", "changes",
     "canary_texts",
     # engines
     "pipeline", "backfill", "sync", "gates", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
@@ -33,7 +33,7 @@ LIBRARIES = {
     "typer": {"cli"},
     "rich": {"cli", "report"},
     "psycopg": {  # those that compose SQL
-        "db", "schema", "ledger", "registry", "source", "stores", "aliases", "brake", "capture", "changes", "sync",
+        "db", "schema", "ledger", "quotas", "registry", "source", "stores", "aliases", "brake", "capture", "changes", "sync",
         "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift",
     },
     "sqlalchemy": {"schema"},  # under Alembic, for embedmig's own tables
