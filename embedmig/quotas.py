@@ -22,7 +22,7 @@ from psycopg import sql
 
 from embedmig.db import Connection, Database, ident, translated
 from embedmig.errors import DatabaseFailed
-from embedmig.pacing import Budget, LocalBudget
+from embedmig.pacing import LocalBudget, Told
 from embedmig.pacing.limits import SECONDS_PER_MINUTE, Sleep
 from embedmig.settings import EmbedderSettings
 
@@ -62,16 +62,13 @@ def fingerprint_of(settings: EmbedderSettings, provider: str) -> str:
     return blake2b(seen.encode(), digest_size=16, person=b"embedmig quota").hexdigest()
 
 
-def shared_budget(database: Database, settings: EmbedderSettings, provider: str, traffic: Traffic) -> Budget | None:
-    """The budget of the settings' endpoint and key; None where no limit is configured."""
-    if not settings.requests_per_minute and not settings.tokens_per_minute:
-        return None
-    return SharedBudget(database, settings, provider, traffic)
-
-
 @dataclass
 class SharedBudget:
-    """A :class:`~embedmig.pacing.Budget` that other workers take from too; in one event loop at a time."""
+    """A :class:`~embedmig.pacing.Budget` that other workers take from too; in one event loop at a time.
+
+    The limits are those of the configuration, or those that the API tells, where these are lower or there are none.
+    Where there is neither, nothing is asked of the database.
+    """
 
     database: Database
     settings: EmbedderSettings
@@ -82,8 +79,18 @@ class SharedBudget:
     _conn: Connection | None = field(default=None, init=False)
     _alone: LocalBudget | None = field(default=None, init=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _per_minute: dict[str, float] = field(default_factory=dict, init=False)
     _requests: float = field(default=0.0, init=False)  # in hand
     _tokens: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        limits = {"requests": self.settings.requests_per_minute, "tokens": self.settings.tokens_per_minute}
+        self._per_minute = {kind: limit for kind, limit in limits.items() if limit}
+
+    def hear(self, told: Told) -> None:
+        """See :class:`~embedmig.pacing.Budget`."""
+        if told.per_minute:
+            self._per_minute[told.kind] = min(told.limit, self._per_minute.get(told.kind, told.limit))
 
     async def take(self, tokens: float) -> None:
         """See :class:`~embedmig.pacing.Budget`. One waits for the next slice, the others wait behind it."""
@@ -94,7 +101,7 @@ class SharedBudget:
                 except DatabaseFailed as failed:
                     if not isinstance(failed.__cause__, NOT_OURS):
                         raise
-                    limits = self.settings.requests_per_minute, self.settings.tokens_per_minute
+                    limits = self._per_minute.get("requests"), self._per_minute.get("tokens")
                     self._alone = LocalBudget(*limits, sleep=self.sleep)
         if self._alone is not None:
             await self._alone.take(tokens)
@@ -107,26 +114,27 @@ class SharedBudget:
 
     async def hold(self, seconds: float) -> None:
         """The API asked to wait: whoever takes the next slice does."""
-        if self._alone is None:
+        if self._alone is None and self._per_minute:
             await asyncio.to_thread(self._hold, seconds)
 
     async def aclose(self) -> None:
         """Gives back what was not used, and the connection. A later take opens another."""
-        conn, self._lock = self._conn, asyncio.Lock()
-        if conn is None:
-            return
-        with contextlib.suppress(DatabaseFailed):
-            await asyncio.to_thread(self._book, -max(self._requests, 0.0), -self._tokens)
-        self._requests = self._tokens = 0.0
-        self._conn = None
-        conn.close()
+        self._lock = asyncio.Lock()
+        if self._conn is not None and not self._conn.closed:
+            with contextlib.suppress(DatabaseFailed):
+                await asyncio.to_thread(self._book, -self._requests, -self._tokens)
+            self._conn.close()
+        self._conn, self._requests, self._tokens = None, 0.0, 0.0
 
     async def _fetch(self, tokens: float) -> None:
         """Has one request of ``tokens`` in hand and takes it out; waits for the slice that it needs."""
+        if not self._per_minute:
+            return
         requests_left, tokens_left = self._requests - 1, self._tokens - tokens
-        requests = slice_of(self.settings.requests_per_minute, requests_left)
-        amount = slice_of(self.settings.tokens_per_minute, tokens_left)
-        self._requests, self._tokens = requests_left + requests, tokens_left + amount
+        requests = slice_of(self._per_minute.get("requests"), requests_left)
+        amount = slice_of(self._per_minute.get("tokens"), tokens_left)
+        self._requests = max(0.0, requests_left + requests)
+        self._tokens = tokens_left + amount if "tokens" in self._per_minute else 0.0
         if not requests and not amount:
             return
         wait, self.holding = await asyncio.to_thread(self._book, requests, amount)
@@ -142,8 +150,8 @@ class SharedBudget:
             "live": LIVE_SECONDS,
             "reserve": self.settings.reserve,
             "bulk": self.traffic == "bulk",
-            "requests": seconds_of(self.settings.requests_per_minute, requests),
-            "tokens": seconds_of(self.settings.tokens_per_minute, tokens),
+            "requests": seconds_of(self._per_minute.get("requests"), requests),
+            "tokens": seconds_of(self._per_minute.get("tokens"), tokens),
         }
         row = self._execute(sql.SQL(BOOK).format(quotas=self._table), values)
         assert row is not None

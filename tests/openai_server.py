@@ -139,7 +139,7 @@ class Minute:
 
     def headers(self) -> dict[str, str]:
         """What OpenAI says with every answer."""
-        reset = (self.most - self.left) * 60 / self.limit
+        reset = (self.limit - self.left) * 60 / self.limit
         values = {"limit": str(self.limit), "remaining": str(int(self.left)), "reset": f"{reset * 1000:.0f}ms"}
         return {f"x-ratelimit-{what}-{self.kind}": value for what, value in values.items()}
 

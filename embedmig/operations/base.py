@@ -23,7 +23,7 @@ from embedmig.embedders.prices import price
 from embedmig.errors import EmbedderMisconfigured, PlanError
 from embedmig.events import Event
 from embedmig.ledger import Ledger
-from embedmig.quotas import Traffic, shared_budget
+from embedmig.quotas import SharedBudget, Traffic
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import Source
 from embedmig.stores import Store, open_store
@@ -59,9 +59,8 @@ class Site:
         """
         settings = self.config.settings(space.provider)
         embedder = create(space, settings)
-        budget = shared_budget(self.database, settings, space.provider, traffic)
-        if budget and hasattr(embedder, "share"):
-            embedder.share(budget)
+        if hasattr(embedder, "share"):
+            embedder.share(SharedBudget(self.database, settings, space.provider, traffic))
         found = embedder.weights()
         for expected, origin in (
             (pinned, "the vectors in the database were made with"),

@@ -13,6 +13,8 @@ SLOWER = 3.0
 half times what the server works on at once, so that a decrease never costs throughput."""
 HELPED = 0.8
 """A decrease that leaves more than this of the median was not about us: it is taken back."""
+FORGOTTEN = 0.002
+"""Of the difference to the best median, at each answer: what is usual for this server is neither its luckiest moment."""
 PROMPT = 0.05
 """Seconds. Medians below are noise of two processes on one machine."""
 
@@ -80,7 +82,7 @@ class Congestion:
     """Reads from the time that answers take whether fewer calls at once would do.
 
     Answers are compared with answers to requests of the same size, by powers of two: the median of the last ones with
-    the best median seen. After a decrease it looks whether that helped.
+    the best median, which is forgotten slowly. A decrease is a trial: if it does not help, it is taken back.
     """
 
     def __init__(self) -> None:
@@ -89,19 +91,21 @@ class Congestion:
         self._trial: tuple[int, float, int] | None = None  # size, the median before, the level before
 
     def judge(self, seconds: float, size: int, level: int) -> int | None:
-        """The level to go to from ``level`` after one more answer; None: what the times say is no reason to."""
+        """The level to go to, or to stay at, after one more answer; None: nothing speaks against one more at once."""
         size = size.bit_length()
         recent = self._recent.setdefault(size, deque(maxlen=ANSWERS))
         recent.append(seconds)
         if len(recent) < ANSWERS:
-            return None
+            return level if self._trial else None
         now = median(recent)
-        if self._trial and self._trial[0] == size:
-            return self._end_trial(now)
-        best = self._best[size] = min(now, self._best.get(size, now))
-        if now <= max(PROMPT, SLOWER * best) or level == 1 or self._trial:
+        if self._trial:
+            return self._end_trial(now) if self._trial[0] == size else level
+        best = self._best.get(size, now)
+        best = self._best[size] = min(now, best + FORGOTTEN * (now - best))
+        if now <= max(PROMPT, SLOWER * best) or level == 1:
             return None
-        self._trial = size, now, level
+        latest = median(list(recent)[ANSWERS // 2 :])  # the whole of them may have been better at first
+        self._trial = size, latest, level
         recent.clear()
         return level // 2
 

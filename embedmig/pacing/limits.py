@@ -47,6 +47,11 @@ class Told:
     reset: float
 
     @property
+    def per_minute(self) -> bool:
+        """Whether what was taken comes back steadily over a minute, as OpenAI's does; not by the second or the day."""
+        return self.reset > 0 and 0.8 <= (self.limit - self.left) / self.reset / (self.limit / 60.0) <= 1.25
+
+    @property
     def per_second(self) -> float:
         """How fast it comes back. A window that ends soon gives all of it at once: no faster than a minute's is counted on."""
         steady = self.limit / 60.0
@@ -110,12 +115,13 @@ class ToldBucket:
         self._clock = clock
         self._told: Told | None = None
         self._seen = clock()
-        self._left = 0.0
+        self._left = self._reset_at = 0.0
         self._on_the_way = 0.0
 
     def hear(self, told: Told, amount: float) -> None:
         """A call of ``amount`` was answered; others on their way may be in what is said or not: they are taken as not."""
         self._told, self._seen, self._left = told, self._clock(), told.left - (self._on_the_way - amount)
+        self._reset_at = self._seen + told.reset
 
     def take(self, amount: float) -> float:
         """Takes ``amount`` and returns the seconds to wait until there is so much."""
@@ -127,7 +133,8 @@ class ToldBucket:
         self._left = min(self._told.limit, self._left + (now - self._seen) * rate)
         self._seen = now
         self._left -= amount
-        return max(0.0, -self._left / rate)
+        wait = max(0.0, -self._left / rate)
+        return min(wait, max(0.0, self._reset_at - now)) if self._told.reset > 0 else wait
 
     def arrived(self, amount: float) -> None:
         """A call is over."""
@@ -148,6 +155,10 @@ class Budget(Protocol):
 
     def give_back(self, tokens: float) -> None:
         """Corrects what was taken on an estimate; negative where it was more."""
+        ...
+
+    def hear(self, told: Told) -> None:
+        """What the API says of a limit of its own."""
         ...
 
     async def hold(self, seconds: float) -> None:
@@ -187,6 +198,9 @@ class LocalBudget:
         """See :class:`Budget`."""
         if self._tokens:
             self._tokens.give_back(tokens)
+
+    def hear(self, told: Told) -> None:
+        """Alone, to go by each answer is enough."""
 
     async def hold(self, seconds: float) -> None:
         """Nobody else is to be told."""

@@ -145,6 +145,7 @@ class Pacer:
         """What the answer to a call of ``tokens`` says of the API's own limits; told from within the call."""
         for told in limits:
             self._told[told.kind].hear(told, 1 if told.kind == "requests" else tokens)
+            self.budget.hear(told)
 
     async def _attempt(self, call: Callable[[], Awaitable[T]], tokens: int, attempts: _Attempts) -> T:
         await self.budget.take(tokens)
@@ -172,12 +173,12 @@ class Pacer:
     def _succeeded(self, started: float, tokens: int) -> None:
         self._succeeded_at = now = self._clock()
         self._reason = ""
-        if started < self._changed_at:  # it was made among more calls than there are now
+        if started <= self._changed_at:  # it was made among more calls than there are now
             return
         level = self._congestion.judge(now - started, tokens, self._limiter.level)
         if level is None:
             self._limiter.grow()
-        else:
+        elif level != self._limiter.level:
             self._limiter.go_to(level)
             self._changed_at = now
 

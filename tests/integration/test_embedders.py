@@ -295,6 +295,31 @@ def test_a_limit_that_the_server_tells_in_its_headers_is_kept_to_before_it_refus
         assert server.stats.refusals == 0
 
 
+@pytest.mark.parametrize("said", [0.5, 1.4], ids=["more than was guessed", "far more than was guessed"])
+def test_a_disputed_token_count_is_learnt_and_nothing_is_given_up(said: float) -> None:
+    texts = [f"{number} " + "word " * 100 for number in range(600)]
+    with OpenAIServer(tokens_per_character=said, max_tokens_per_request=10_000) as server:
+        encoder = openai(server, batch_size=200)
+        encoded = encode(encoder, texts)
+        assert not encoded.rejected
+        assert np.allclose(encoded.vectors, expected(texts), atol=1e-5)
+        disputed = server.stats.refusals
+        assert 1 <= disputed <= 2 * len(texts) / 200, "the first requests, which were on their way together"
+        assert encoder.limits.tokens_per_request == 10_000
+        encode(encoder, texts)
+        assert server.stats.refusals == disputed, "what was learnt is used"
+
+
+def test_what_the_server_counts_makes_requests_fuller_as_the_run_goes() -> None:
+    texts = [f"{number} " + "word " * 100 for number in range(600)]
+    with OpenAIServer(tokens_per_character=0.1) as server:
+        encoder = openai(server)
+        before = encoder.embedder.tokens_of(texts[0])  # type: ignore[attr-defined]
+        encode(encoder, texts * 5)
+        assert encoder.embedder.tokens_of(texts[0]) < before  # type: ignore[attr-defined]
+        assert encoder.embedder.tokens_of(texts[0]) >= server.api.count(texts[:1])[0]  # type: ignore[attr-defined]
+
+
 def test_a_poison_text_is_found_and_passed_by() -> None:
     texts = words(64)
     texts[17] = "this is POISON"
