@@ -95,6 +95,7 @@ class OpenAIEmbedder:
 
     async def embed(self, texts: list[str], role: Role) -> Answer:
         """Raw vectors ``(n, d)`` in the order of ``texts``, and the tokens billed. At most 2,048 texts."""
+        self._connected()  # its import takes seconds, which are no part of the patience with the API
         while True:
             try:
                 return await self._paced(texts)

@@ -295,6 +295,15 @@ def test_a_limit_that_the_server_tells_in_its_headers_is_kept_to_before_it_refus
         assert server.stats.refusals == 0
 
 
+def test_one_slow_request_in_a_hundred_holds_nothing_else_up() -> None:
+    with OpenAIServer(latency=0.06, script=[{"times": 40}, {"slow": 0.6}]) as server:
+        encoder = openai(server, batch_size=5)
+        encode(encoder, words(500))
+        assert encoder.pace is not None
+        assert encoder.pace.level == encoder.pace.maximum == 4
+        assert server.stats.requests == 100
+
+
 @pytest.mark.parametrize("said", [0.5, 1.4], ids=["more than was guessed", "far more than was guessed"])
 def test_a_disputed_token_count_is_learnt_and_nothing_is_given_up(said: float) -> None:
     texts = [f"{number} " + "word " * 100 for number in range(600)]
