@@ -366,6 +366,7 @@ _EMBEDDER: dict[str, Check] = {
     "path": _string,
     "give_up_after": _patience,
     "reserve": _number(0, 0.9),
+    "mode": _one_of("live", "batch"),
 }
 
 
@@ -419,6 +420,8 @@ def _check(file: _File, raw: object) -> CheckSettings:
 def _embedder(file: _File, name: str, raw: object, environ: Mapping[str, str]) -> EmbedderSettings:
     at, beside = ("embedders", name), file.path.parent
     values = file.section(at, raw, _EMBEDDER)
+    if values.get("mode") == "batch" and name != "openai":
+        file.fail((*at, "mode"), 'can be "batch" for openai alone')
     if "api_key" in values:
         kind, _, variable = values["api_key"].partition(":")
         if kind != "env" or not variable:

@@ -62,6 +62,14 @@ class Tally:
     truncated: int = 0
     changed: int = 0
 
+    def plus(self, other: Tally) -> Tally:
+        """Both together; a cost that one of them does not know is not counted."""
+        cost = None if self.cost is None and other.cost is None else (self.cost or 0.0) + (other.cost or 0.0)
+        return Tally(
+            self.rows + other.rows, self.tokens + other.tokens, cost, self.failed + other.failed,
+            self.truncated + other.truncated, self.changed + other.changed,
+        )  # fmt: skip
+
 
 @dataclass
 class Pipeline:

@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.openai_batches import Desk, Lost
+
 POOL = 512
 MAX_INPUTS, MAX_TOKENS_PER_REQUEST, MAX_TOKENS_PER_TEXT = 2048, 300_000, 8192
 HEAD = 6  # floats that differ for every text: 24 bytes are 32 characters of base64, without padding
@@ -49,6 +51,7 @@ class Options:
     tokens_per_character: float = 0.25
     max_tokens_per_request: int = MAX_TOKENS_PER_REQUEST
     max_inputs: int = MAX_INPUTS
+    batches: tuple[dict[str, Any], ...] = ()  # what happens to batches, see tests/openai_batches.py
 
 
 @dataclass
@@ -61,6 +64,7 @@ class Stats:
     faults: int = 0
     answered: int = 0
     tokens: int = 0
+    in_batches: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
@@ -152,6 +156,7 @@ class Api:
         self.stats = Stats()
         self.script: deque[dict[str, Any]] = deque()
         self.extend(script)
+        self.desk = Desk(list(options.batches), self._embed_in_batch)
         limits = {"requests": options.requests_per_minute, "tokens": options.tokens_per_minute}
         self.minutes = [Minute(kind, limit, options.burst) for kind, limit in limits.items() if limit]
 
@@ -183,6 +188,15 @@ class Api:
     def count(self, texts: list[str]) -> list[int]:
         """Tokens of each text."""
         return [int(len(text) * self.options.tokens_per_character) + 1 for text in texts]
+
+    def _embed_in_batch(self, body: dict[str, Any]) -> dict[str, Any]:
+        """One request of a batch; no minute's limit holds it back."""
+        self.stats.in_batches += len(body["input"])
+        self.stats.seen.update(body["input"])
+        values = self._rows(body["input"], self._dimensions(body), base64=body.get("encoding_format") == "base64")
+        tokens = sum(self.count(body["input"]))
+        return {"object": "list", "data": [json.loads(value) for value in values], "model": body["model"],
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}  # fmt: skip
 
     def _check(self, headers: dict[str, str], request: dict[str, Any], texts: list[str]) -> None:
         options = self.options
@@ -318,7 +332,7 @@ class OpenAIServer:
         try:
             while await self._exchange(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, Lost):
             pass
         finally:
             writer.close()
@@ -338,6 +352,9 @@ class OpenAIServer:
         elif (method, path) == ("POST", "/script"):
             self.api.extend(json.loads(body))
             send(writer, 200, b"{}")
+        elif (answer := self.api.desk.answer(method, path.removeprefix("/v1"), headers, body)) is not None:
+            send(writer, 200, answer)
+            await writer.drain()
         else:
             send(writer, 404, b'{"error": {"message": "no such path", "code": null}}')
         return True

@@ -139,31 +139,31 @@ class OpenAIEmbedder:
     async def _request(self, texts: list[str], tokens: int) -> Answer:
         import openai
 
-        options: dict[str, Any] = {"dimensions": self._space.dimensions} if self._cuts() else {}
         try:
             raw = await self._connected().embeddings.with_raw_response.create(
                 # Texts in extra_body replace ``input``: as an argument, the client walks through every one of them,
                 # which costs as much CPU as all the rest.
                 input=[],
-                extra_body={"input": texts},
+                extra_body=self.request(texts),
                 model=self._space.name,
-                encoding_format="base64",
-                **options,
             )
         except openai.APITimeoutError as error:
             raise Fault(f"no answer within {self._settings.timeout:g} s") from error
         except openai.APIConnectionError as error:
-            raise self._connection_error(error) from error
+            raise self.connection_error(error) from error
         except openai.APIStatusError as error:
             self._pacer.hear(told_by(error.response.headers), tokens)
-            raise self._status_error(error) from error
+            raise self.status_error(error) from error
         except UnicodeEncodeError as error:
             raise InputRefused("the text has a lone surrogate and can't be sent as UTF-8") from error
         self._pacer.hear(told_by(raw.headers), tokens)
         return decode(raw.content, len(texts))
 
-    def _cuts(self) -> bool:
-        return self._space.name.startswith(TAKES_DIMENSIONS)
+    def request(self, texts: list[str]) -> dict[str, Any]:
+        """The body of a request."""
+        body = {"model": self._space.name, "encoding_format": "base64", "input": texts}
+        cuts = self._space.name.startswith(TAKES_DIMENSIONS)
+        return body | {"dimensions": self._space.dimensions} if cuts else body
 
     def _connected(self) -> AsyncOpenAI:
         """The client of the running loop: its connections can't be used from another."""
@@ -171,22 +171,26 @@ class OpenAIEmbedder:
         if self._client is None or self._loop is not loop:
             from openai import AsyncOpenAI
 
-            settings = self._settings
-            self._client = AsyncOpenAI(
-                api_key=settings.api_key or "none",  # a server of one's own may take no key; the client wants one
-                base_url=settings.base_url or OPENAI,
-                timeout=settings.timeout,
-                max_retries=0,
-            )
-            self._loop = loop
+            self._client, self._loop = AsyncOpenAI(**self.reached), loop
         return self._client
 
-    def _connection_error(self, error: Exception) -> Exception:
+    @property
+    def reached(self) -> dict[str, Any]:
+        """How a client of the API is made."""
+        settings = self._settings
+        return {
+            "api_key": settings.api_key or "none",  # a server of one's own may take no key; the client wants one
+            "base_url": settings.base_url or OPENAI,
+            "timeout": settings.timeout,
+            "max_retries": 0,
+        }
+
+    def connection_error(self, error: Exception) -> Exception:
         cause = error.__cause__
         detail = f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else str(error)
         return Fault(self._clean(f"connection to {self._where()}: {detail}"))
 
-    def _status_error(self, error: APIStatusError) -> Exception:
+    def status_error(self, error: APIStatusError) -> Exception:
         """What an HTTP status means here: wait, give up, or look at the texts."""
         status = error.status_code
         if status in (401, 403, 404) or (status < 500 and status not in (400, 408, 409, 413, 422, 425, 429)):
@@ -262,18 +266,30 @@ def decode(body: bytes, count: int) -> Answer:
     ``n`` is what the server sent, which may not be ``count``: the caller checks. Indices must be 0 to n-1, once each.
     """
     try:
-        answer = json.loads(body)
+        return read(json.loads(body), count)
+    except ValueError as error:
+        raise unreadable(body) from error
+
+
+def read(answer: Any, count: int) -> Answer:
+    """As :func:`decode`, of an answer that is parsed already."""
+    try:
         rows = answer["data"]
         indices = [row["index"] for row in rows]
         vectors = [row["embedding"] for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadAnswer(
-            f"the answer is not an embeddings response: {body[:120]!r}",
-            hint="check that base_url is an OpenAI-compatible server",
-        ) from error
+    except (KeyError, TypeError) as error:
+        raise unreadable(json.dumps(answer).encode()) from error
     if len(rows) == count and indices != list(range(count)):
         vectors = reorder(vectors, indices)
     return Answer(to_array(vectors), _tokens(answer))
+
+
+def unreadable(body: bytes) -> BadAnswer:
+    """What is said of an answer that is none."""
+    return BadAnswer(
+        f"the answer is not an embeddings response: {body[:120]!r}",
+        hint="check that base_url is an OpenAI-compatible server",
+    )
 
 
 def reorder(vectors: list[Any], indices: list[Any]) -> list[Any]:

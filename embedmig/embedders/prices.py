@@ -15,6 +15,8 @@ USD_PER_MILLION_TOKENS = {
     "openai/text-embedding-3-large": 0.13,
     "openai/text-embedding-ada-002": 0.10,
 }
+BATCH_SHARE = 0.5
+"""Of the list price, for what is sent by the Batch API."""
 LOCAL_PROVIDERS = frozenset({"wordllama", "sentence-transformers"})
 BYTES_PER_TOKEN = 3
 """Byte-pair tokenizers make about four letters of English a token. A character of another script takes one token or

@@ -12,12 +12,15 @@ from embedmig import source as sources
 from embedmig.backfill import Backfill
 from embedmig.db import Connection
 from embedmig.embedders import create
+from embedmig.embedders.encoder import Encoder
+from embedmig.embedders.prices import BATCH_SHARE
 from embedmig.embedders.prices import price as price_of
 from embedmig.errors import AnswerIsNo, EmbedmigError, PlanError
 from embedmig.events import Event
 from embedmig.operations.base import Operation, Plan, Run, Site
 from embedmig.pipeline import Tally
 from embedmig.registry import SpaceRecord
+from embedmig.settings import EmbedderSettings
 from embedmig.stores.pgvector import PgvectorStore
 from embedmig.types import Estimate, Space
 
@@ -62,7 +65,10 @@ class BackfillSpace(Operation):
         if planned.record:
             rows = plan.site.store(plan.conn, planned.record).counts(plan.conn, plan.site.registry).missing
         tokens, note = self._tokens(plan, counted, rows)
-        price = price_of(self.space, plan.site.config.settings(self.space.provider))
+        settings = plan.site.config.settings(self.space.provider)
+        price = price_of(self.space, settings)
+        if price is not None and settings.mode == "batch":
+            price *= BATCH_SHARE
         width = 4 if self.space.storage == "vector" else 2
         size = rows * (self.space.dimensions * width + 100)
         return Estimate(rows, tokens, None if price is None else tokens * price / 1e6, size, note)
@@ -124,14 +130,34 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
     assert isinstance(store, PgvectorStore)
     canary_texts.check(conn, site.registry, record, site.encoder(record.space, record.weights))
     settings = site.config.settings(record.space.provider)
-    tally = Backfill(
-        site.database, site.registry, store, site.encoder(record.space, record.weights, "bulk"), orders.report,
-        orders.stop, orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
-        site.config.throttle, orders.order,
+    price, encoder = price_of(record.space, settings), site.encoder(record.space, record.weights, "bulk")
+    before = Tally()
+    if settings.mode == "batch":
+        before = fill_by_batches(site, store, encoder, orders, settings)
+    rest = Backfill(
+        site.database, site.registry, store, encoder, orders.report, orders.stop, orders.guard, orders.fence,
+        price, settings.max_cost, site.config.throttle, orders.order,
     ).run()  # fmt: skip
     if record.state == "building":
         site.registry.set_state(conn, record.id, "ready")
-    return tally
+    return before.plus(rest)
+
+
+def fill_by_batches(
+    site: Site, store: PgvectorStore, encoder: Encoder, orders: Orders, settings: EmbedderSettings
+) -> Tally:
+    """All that batches can carry, at half the price; what is left, the ordinary way takes."""
+    from embedmig.batches import Batches
+    from embedmig.embedders.openai import OpenAIEmbedder
+    from embedmig.embedders.openai_batch import BatchClient
+
+    assert isinstance(encoder.embedder, OpenAIEmbedder)
+    price = price_of(store.space, settings)
+    return Batches(
+        site.database, site.registry, store, encoder,
+        BatchClient(encoder.embedder, settings.give_up_after, orders.stop), orders.report, orders.stop, orders.guard,
+        orders.fence, None if price is None else price * BATCH_SHARE, settings.max_cost,
+    ).run()  # fmt: skip
 
 
 def rows_left(site: Site, conn: Connection, record: SpaceRecord) -> int:

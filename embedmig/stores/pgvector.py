@@ -116,6 +116,12 @@ class PgvectorStore:
             registry.failed_table, sql.Literal(self.record.id), self.source.key_text("s"), DOC_HASH
         )
 
+    def batched(self, registry: Registry) -> sql.Composed:
+        """Whether row ``s`` is in a batch at the API."""
+        return sql.SQL("exists (select from {} b where b.space = {} and b.key = {})").format(
+            registry.batch_rows_table, sql.Literal(self.record.id), self.source.key_text("s")
+        )
+
     def missing_page(
         self, conn: Connection, registry: Registry, after: Key | None, upto: Key | None, limit: int
     ) -> list[Row]:  # fmt: skip
@@ -134,12 +140,12 @@ class PgvectorStore:
                 )
         query = sql.SQL(
             """select {hash}, s.doc, {key} from {rows} s
-               where {has_text} and not {present} and not {refused}{bounds}
+               where {has_text} and not {present} and not {refused} and not {batched}{bounds}
                order by {order} limit {limit}"""
         ).format(
             hash=DOC_HASH, key=comma(sql.SQL("{}::text").format(ident("s", c.name)) for c in self.source.key),
             rows=self.source.rows(), has_text=HAS_TEXT, present=self.present(DOC_HASH), refused=self.refused(registry),
-            bounds=sql.Composed(bounds), order=self.source.key_of("s"), limit=sql.Literal(limit),
+            batched=self.batched(registry), bounds=sql.Composed(bounds), order=self.source.key_of("s"), limit=sql.Literal(limit),
         )  # fmt: skip
         with conn.transaction():
             # Keyset paging wants the key's index whatever the statistics say: a sort would read the whole table a page.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from embedmig.errors import EXIT_FAILED
+from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project
+from tests.waiting import read_until
 
 ROWS = 60
 BEFORE = 4
@@ -76,3 +79,25 @@ def test_a_limit_is_kept_to_and_not_run_into(ready: Project) -> None:
         assert server.stats.refusals == 0
     whole(ready)
     assert ready.one("select count(*) from embedmig.quotas") == 1
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+def test_a_batch_that_is_out_when_its_run_ends_is_taken_in_by_the_next_and_paid_for_once(
+    ready: Project, signal_: signal.Signals
+) -> None:
+    with OpenAIServer(batches=({"looks": 10_000},)) as server:
+        api(ready, server, 'mode = "batch"\n')
+        process = ready.start("upgrade", "head")
+        read_until(process, "60 rows sent")
+        process.send_signal(signal_)
+        _, said = process.communicate()
+        if signal_ == signal.SIGINT:
+            assert process.returncode == EXIT_INTERRUPTED
+            assert "1 batch goes on at the API" in said
+            assert "run the same command again" in said
+        server.api.desk.looks_left["batch_0"] = 0
+        ready.run("upgrade", "head")
+        assert len(server.api.desk.batches) == 1
+        assert server.stats.in_batches == ROWS
+        assert server.stats.answered == 2 * (1 + 5)
+    whole(ready)

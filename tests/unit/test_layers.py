@@ -22,7 +22,7 @@ ROOMS = (
     "db", "schema", "ledger", "quotas", "registry", "source", "stores", "chunking", "aliases", "brake", "capture", "changes",
     "canary_texts",
     # engines
-    "pipeline", "backfill", "sync", "gates", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
+    "pipeline", "batches", "backfill", "sync", "gates", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
     "autogenerate", "runner", "lint", "audit", "drift",
     # what people and programs call
     "commands", "report", "cli",
@@ -33,7 +33,7 @@ LIBRARIES = {
     "typer": {"cli"},
     "rich": {"cli", "report"},
     "psycopg": {  # those that compose SQL
-        "db", "schema", "ledger", "quotas", "registry", "source", "stores", "aliases", "brake", "capture", "changes", "sync",
+        "db", "schema", "ledger", "quotas", "registry", "source", "stores", "aliases", "brake", "capture", "changes", "batches", "sync",
         "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift",
     },
     "sqlalchemy": {"schema"},  # under Alembic, for embedmig's own tables
