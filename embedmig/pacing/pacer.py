@@ -154,6 +154,8 @@ class Pacer:
         try:
             await self._wait_for_api(wait)
             attempts.started = self._clock()
+            if not attempts.failures:
+                attempts.began = attempts.started  # waiting for its turn was no part of the API's silence
             result = await call()
         finally:
             for kind, amount in amounts.items():

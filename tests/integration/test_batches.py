@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,9 +25,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ready(project: Project) -> Iterator[Project]:
+def ready(project: Project) -> Project:
     project.documents(ROWS)
-    yield project
+    return project
 
 
 def configure(project: Project, server: OpenAIServer, more: str = "") -> None:
@@ -202,9 +202,36 @@ def test_a_row_in_a_batch_is_not_given_to_ordinary_requests(ready: Project) -> N
         assert server.stats.answered - answered == 5, "the canary texts alone"
 
 
+def test_rows_of_several_chunks_come_back_whole(ready: Project) -> None:
+    pytest.importorskip("semantic_text_splitter", reason="the extra chunk is not installed")
+    with OpenAIServer(batches=({"expires": 20},)) as server:
+        configure(ready, server)
+        config = ready.folder / "embedmig.toml"
+        config.write_text(config.read_text().replace('key = "id"', 'key = "id"\nchunk = { size = 12 }'))
+        ready.space_script(
+            model="openai/text-embedding-3-small",
+            version="1",
+            dimensions=16,
+            more='chunk={"size": 12, "unit": "characters"}',
+        )
+        upgrade(ready)
+        assert server.stats.answered == ORDINARY
+    table = ready.one("select format('%I.%I', table_schema, table_name) from embedmig.spaces")
+    assert ready.one(f"select min(chunk_count) from {table}") > 1
+    assert ready.one(f"select count(distinct id) from {table}") == ROWS
+    for text, held in ready.rows(
+        f"""select substr(d.title || E'\n\n' || d.body, e.chunk_start + 1, e.chunk_end - e.chunk_start), e.embedding::text
+            from {table} e join documents d using (id)"""
+    ):
+        assert json.loads(held) == pytest.approx(embed([text], 16)[0].tolist(), abs=1e-5)
+
+
 def test_batches_cost_half_and_stop_at_max_cost(ready: Project) -> None:
     with OpenAIServer() as server:
         configure(ready, server, "price = 1000.0\n")
+        (planned,) = commands.dry_run(ready.opened(), "upgrade", "head")
+        (estimate,) = [operation.estimate for operation in planned.operations if operation.kind == "backfill"]
+        assert estimate.cost == pytest.approx((estimate.tokens or 0) * 500.0 / 1e6)
         upgrade(ready)
         tokens, cost = ready.rows("select tokens, cost_usd::float8 from embedmig.embedding_migrations")[0]
         assert tokens == sum(server.api.count(ready_texts(ready)))

@@ -13,145 +13,26 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
-import numpy as np
-from psycopg import sql
 
+from embedmig.batches.claims import Claims, Request, Sent
+from embedmig.batches.downloaded import Downloaded
 from embedmig.changes import Changes, Claim
 from embedmig.chunking import pieces_of
 from embedmig.db import Connection, Database, translated
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.openai_batch import QUEUE_FULL, BatchClient, Line, Remote
-from embedmig.errors import AnswerIsNo, EmbedderMisconfigured, EmbedderUnavailable, InputRefused, Interrupted
+from embedmig.errors import AnswerIsNo, EmbedderMisconfigured, EmbedderUnavailable, Interrupted
 from embedmig.events import Event, Notice
 from embedmig.pipeline import Pipeline, Tally, Work, assemble
 from embedmig.registry import Registry
 from embedmig.stores import Key, Piece, Row
 from embedmig.stores.pgvector import PgvectorStore
-from embedmig.types import Answer, Limits, Role, Vectors
 
 MAX_TEXTS = 50_000  # embedding inputs of all requests of a batch, and the lines of its file
 MAX_BYTES = 64_000_000  # of its file; the API takes 200 MB, which would be held in memory here
 PAGE = 2048
 LOOK_SECONDS = (1.0, 60.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A batch that is, or may be, at the API."""
-
-    id: int
-    mark: str
-    remote_id: str | None
-    tokens: int
-    made_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The rows of one request with their pieces, in the order in which their texts were sent."""
-
-    number: int
-    work: Work
-    tokens: int
-    line: bytes
-
-
-class Claims:
-    """Which rows are in which batch."""
-
-    def __init__(self, registry: Registry, space: int) -> None:
-        self._names = {"batches": registry.batches_table, "rows": registry.batch_rows_table}
-        self._space = space
-
-    def sent(self, conn: Connection) -> list[Sent]:
-        """The space's batches that have not been taken in."""
-        query = sql.SQL("select id, mark, remote_id, tokens, made_at from {batches} where space = %s order by id")
-        return [Sent(*row) for row in conn.execute(query.format(**self._names), (self._space,))]
-
-    def claim(self, conn: Connection, mark: str, requests: Sequence[Request]) -> Sent:
-        """Claims the rows of the requests, before anything is sent."""
-        batch = sql.SQL("insert into {batches} (space, mark, tokens) values (%s, %s, %s) returning id, made_at")
-        rows = sql.SQL("copy {rows} (space, key, batch, request, place, pieces, content_hash) from stdin")
-        tokens = sum(request.tokens for request in requests)
-        with conn.transaction():
-            made = conn.execute(batch.format(**self._names), (self._space, mark, tokens)).fetchone()
-            assert made is not None
-            with conn.cursor().copy(rows.format(**self._names)) as copy:
-                for request in requests:
-                    counts = [0] * len(request.work.rows)
-                    places = {row.key: place for place, row in enumerate(request.work.rows)}
-                    for owner in request.work.owners:
-                        counts[places[owner.key]] += 1
-                    for place, row in enumerate(request.work.rows):
-                        copy.write_row(
-                            (
-                                self._space,
-                                list(row.key),
-                                made[0],
-                                request.number,
-                                place,
-                                counts[place],
-                                row.content_hash,
-                            )
-                        )
-        return Sent(made[0], mark, None, tokens, made[1])
-
-    def name(self, conn: Connection, batch: int, remote: str) -> None:
-        """The API has it."""
-        conn.execute(
-            sql.SQL("update {batches} set remote_id = %s where id = %s").format(**self._names), (remote, batch)
-        )
-
-    def release(self, conn: Connection, batch: int) -> None:
-        """It is taken in, or never was: its rows, as far as they still lack a vector, are free again."""
-        conn.execute(sql.SQL("delete from {batches} where id = %s").format(**self._names), (batch,))
-
-    def rows(self, conn: Connection, batch: int, request: int) -> list[tuple[Key, bytes, int]]:
-        """Key, content hash and number of pieces of a request's rows, in their order."""
-        query = sql.SQL(
-            "select key, content_hash, pieces from {rows} where batch = %s and request = %s order by place"
-        ).format(**self._names)
-        return [(tuple(row[0]), row[1], row[2]) for row in conn.execute(query, (batch, request))]
-
-
-class Downloaded:
-    """An embedder whose answers have come already, by their texts."""
-
-    limits = Limits(batch_size=MAX_TEXTS, concurrency=2)
-
-    def __init__(self) -> None:
-        self._come: dict[str, list[tuple[Vectors, int]]] = {}
-
-    def bring(self, texts: Sequence[str], vectors: Vectors, tokens: int) -> None:
-        """The vectors of texts that are about to be asked for, and what they cost together."""
-        for place, text in enumerate(texts):
-            self._come.setdefault(text, []).append((vectors[place], 0 if place else tokens))
-
-    async def embed(self, texts: list[str], role: Role) -> Answer:
-        """What was brought, each once: a vector that does not pass the door has no second try here."""
-        if not all(text in self._come for text in texts):
-            raise InputRefused("the vector that came back with the batch can't be stored")
-        taken = [self._come[text].pop() for text in texts]
-        for text in texts:
-            if not self._come.get(text, True):
-                del self._come[text]
-        return Answer(np.stack([vector for vector, _ in taken]), sum(tokens for _, tokens in taken))
-
-    def count_tokens(self, texts: Sequence[str]) -> int | None:
-        """It has no tokenizer."""
-        return None
-
-    def weights(self) -> str:
-        """It has no files."""
-        return ""
-
-    def check_version(self) -> None:
-        """What made the answers was checked before."""
-
-    async def aclose(self) -> None:
-        """Nothing is open."""
 
 
 @dataclass
