@@ -14,7 +14,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-
 from embedmig.batches.claims import Claims, Request, Sent
 from embedmig.batches.downloaded import Downloaded
 from embedmig.changes import Changes, Claim
