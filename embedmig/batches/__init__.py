@@ -38,6 +38,8 @@ LOOK_SECONDS = (1.0, 60.0)
 class Batches:
     """One run of a space's batches; the arguments are those of :class:`~embedmig.backfill.Backfill`.
 
+    Without ``sends`` it only takes in what is out.
+
     What the API answered with an error, row for row, is left to the ordinary backfill that follows.
     """
 
@@ -52,8 +54,9 @@ class Batches:
     fence: Callable[[Connection, int, int, float | None], None]
     price: float | None = None
     max_cost: float | None = None
+    sends: bool = True
     _left: set[Key] = field(default_factory=set, init=False)
-    _unsent: bool = field(default=True, init=False)
+    _unsent: bool = field(default=True, init=False)  # rows are, or may be, left to be sent
     _full: bool = field(default=False, init=False)
     _tally: Tally = field(default_factory=Tally, init=False)
 
@@ -72,7 +75,7 @@ class Batches:
             self.store.prepare_writer(self._writing)
             self._find_again()
             while True:
-                if self._unsent and not self._full:
+                if self.sends and self._unsent and not self._full:
                     self._send_missing()
                 if not (sent := self._claims.sent(self._reading)):
                     return self._tally

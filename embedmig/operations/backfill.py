@@ -10,6 +10,8 @@ from typing import ClassVar, Literal
 from embedmig import canary_texts
 from embedmig import source as sources
 from embedmig.backfill import Backfill
+from embedmig.batches import Batches
+from embedmig.batches.claims import Claims
 from embedmig.db import Connection
 from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
@@ -20,7 +22,6 @@ from embedmig.events import Event
 from embedmig.operations.base import Operation, Plan, Run, Site
 from embedmig.pipeline import Tally
 from embedmig.registry import SpaceRecord
-from embedmig.settings import EmbedderSettings
 from embedmig.stores.pgvector import PgvectorStore
 from embedmig.types import Estimate, Space
 
@@ -131,32 +132,34 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
     canary_texts.check(conn, site.registry, record, site.encoder(record.space, record.weights))
     settings = site.config.settings(record.space.provider)
     price, encoder = price_of(record.space, settings), site.encoder(record.space, record.weights, "bulk")
-    before = Tally()
-    if settings.mode == "batch":
-        before = fill_by_batches(site, store, encoder, orders, settings)
-    rest = Backfill(
-        site.database, site.registry, store, encoder, orders.report, orders.stop, orders.guard, orders.fence,
-        price, settings.max_cost, site.config.throttle, orders.order,
-    ).run()  # fmt: skip
+
+    def by_requests() -> Tally:
+        return Backfill(
+            site.database, site.registry, store, encoder, orders.report, orders.stop, orders.guard, orders.fence,
+            price, settings.max_cost, site.config.throttle, orders.order,
+        ).run()  # fmt: skip
+
+    tally = fill_by_batches(site, store, encoder, orders) if settings.mode == "batch" else Tally()
+    tally = tally.plus(by_requests())
+    if Claims(site.registry, record.id).sent(conn):  # of a time when the mode was another
+        tally = tally.plus(fill_by_batches(site, store, encoder, orders, sends=False)).plus(by_requests())
     if record.state == "building":
         site.registry.set_state(conn, record.id, "ready")
-    return before.plus(rest)
+    return tally
 
 
-def fill_by_batches(
-    site: Site, store: PgvectorStore, encoder: Encoder, orders: Orders, settings: EmbedderSettings
-) -> Tally:
-    """All that batches can carry, at half the price; what is left, the ordinary way takes."""
-    from embedmig.batches import Batches
+def fill_by_batches(site: Site, store: PgvectorStore, encoder: Encoder, orders: Orders, *, sends: bool = True) -> Tally:
+    """All that batches can carry, at half the price; what is left, requests take. Without ``sends``, what is out."""
     from embedmig.embedders.openai import OpenAIEmbedder
     from embedmig.embedders.openai_batch import BatchClient
 
     assert isinstance(encoder.embedder, OpenAIEmbedder)
+    settings = site.config.settings(store.space.provider)
     price = price_of(store.space, settings)
     return Batches(
         site.database, site.registry, store, encoder,
         BatchClient(encoder.embedder, settings.give_up_after, orders.stop), orders.report, orders.stop, orders.guard,
-        orders.fence, None if price is None else price * BATCH_SHARE, settings.max_cost,
+        orders.fence, None if price is None else price * BATCH_SHARE, settings.max_cost, sends,
     ).run()  # fmt: skip
 
 

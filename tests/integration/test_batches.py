@@ -189,17 +189,19 @@ def test_rows_edited_and_deleted_while_their_batch_is_out_are_never_stale(ready:
     whole(ready)
 
 
-def test_a_row_in_a_batch_is_not_given_to_ordinary_requests(ready: Project) -> None:
+def test_a_row_in_a_batch_is_not_given_to_ordinary_requests_when_the_mode_is_changed(ready: Project) -> None:
     with OpenAIServer(batches=({"looks": 10_000},)) as server:
         configure(ready, server)
         with pytest.raises(Interrupted):
             upgrade(ready, stop_at="60 rows sent")
-        answered = server.stats.answered
-        configure(ready, server, "concurrency = 2\n")
-        text = (ready.folder / "embedmig.toml").read_text().replace('mode = "batch"', 'mode = "live"')
-        (ready.folder / "embedmig.toml").write_text(text)
-        commands.backfill(ready.opened(), "docs", report=lambda _: None, stop=threading.Event())
-        assert server.stats.answered - answered == 5, "the canary texts alone"
+        config = ready.folder / "embedmig.toml"
+        config.write_text(config.read_text().replace('mode = "batch"', 'mode = "live"'))
+        server.api.desk.looks_left["batch_0"] = 3
+        upgrade(ready)
+        assert server.stats.in_batches == ROWS
+        assert server.stats.answered == 2 * ORDINARY
+        assert len(server.api.desk.batches) == 1
+    whole(ready)
 
 
 def test_rows_of_several_chunks_come_back_whole(ready: Project) -> None:
