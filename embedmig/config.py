@@ -424,6 +424,8 @@ _EMBEDDER: dict[str, Check] = {
     "models": _models,
     "path": _string,
     "give_up_after": _patience,
+    "reserve": _number(0, 0.9),
+    "mode": _one_of("live", "batch"),
 }
 
 
@@ -482,6 +484,8 @@ def _embedder(file: _File, name: str, raw: object, environ: Mapping[str, str]) -
         )
         file.fail((*at, "dtype"), "shapes the vectors: it is a part of the space", hint)
     values = file.section(at, raw, _EMBEDDER)
+    if values.get("mode") == "batch" and name != "openai":
+        file.fail((*at, "mode"), 'can be "batch" for openai alone')
     if "api_key" in values:
         kind, _, variable = values["api_key"].partition(":")
         if kind != "env" or not variable:

@@ -117,6 +117,10 @@ class InputRefused(EmbedderError):
     """The model refused these texts (not the request as such). The batch is split to find the one."""
 
 
+class RequestTooLarge(InputRefused):
+    """The server counts more tokens in one request than it takes. Fewer texts at once may be fine."""
+
+
 class BadAnswer(EmbedderError):
     """The model's answer is not usable: wrong count, order or dimension, or numbers that are not finite."""
 

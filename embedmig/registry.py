@@ -90,6 +90,8 @@ class Registry:
         self.captures_table = ident(schema, "captures")
         self.controls_table = ident(schema, "controls")
         self.ranges_table = ident(schema, "ranges")
+        self.batches_table = ident(schema, "batches")
+        self.batch_rows_table = ident(schema, "batch_rows")
 
     def spaces(self, conn: Connection, collection: str | None = None) -> list[SpaceRecord]:
         """All spaces, or those of one collection, in the order in which they were made."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,9 @@ class EmbedderSettings:
     ``tokens_per_batch`` how many tokens, padding included, go through a copy at once.
     ``models`` maps a model's name to where it lies on disk: a path, or ``package:NAME/sub/dir`` inside an installed
     package. ``path`` is put on ``sys.path`` for the ``python`` provider. ``give_up_after`` is how many seconds an API
-    may go without one success before a run ends.
+    may go without one success before a run ends. ``reserve`` is the share of the limits that backfills leave to live
+    traffic while there is some. ``mode`` is how backfills reach the model: ``"live"`` by requests, ``"batch"`` by
+    files that are worked on within a day.
     """
 
     api_key: str | None = field(default=None, repr=False)
@@ -37,6 +40,8 @@ class EmbedderSettings:
     models: Mapping[str, str] = field(default_factory=dict)
     path: str | None = None
     give_up_after: float = 300.0
+    reserve: float = 0.2
+    mode: Literal["live", "batch"] = "live"
 
 
 @dataclass(frozen=True, slots=True)

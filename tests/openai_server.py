@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.openai_batches import Desk, Lost
+
 POOL = 512
 MAX_INPUTS, MAX_TOKENS_PER_REQUEST, MAX_TOKENS_PER_TEXT = 2048, 300_000, 8192
 HEAD = 6  # floats that differ for every text: 24 bytes are 32 characters of base64, without padding
@@ -44,7 +46,12 @@ class Options:
     nan: str | None = None  # texts with this in them get a vector of NaN
     floats: bool = False  # ignores encoding_format
     tokens_per_minute: int | None = None
+    requests_per_minute: int | None = None
+    burst: float = 60.0  # seconds of both that are there at the start, and that an idle time saves up
+    tokens_per_character: float = 0.25
+    max_tokens_per_request: int = MAX_TOKENS_PER_REQUEST
     max_inputs: int = MAX_INPUTS
+    batches: tuple[dict[str, Any], ...] = ()  # what happens to batches, see tests/openai_batches.py
 
 
 @dataclass
@@ -56,6 +63,8 @@ class Stats:
     refusals: int = 0
     faults: int = 0
     answered: int = 0
+    tokens: int = 0
+    in_batches: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
@@ -118,6 +127,27 @@ class Refusal(Exception):
         self.status, self.body, self.headers = status, {"error": error}, headers or {}
 
 
+class Minute:
+    """A limit as OpenAI keeps it: what was taken comes back steadily, and ``burst`` seconds of it are there at the start."""
+
+    def __init__(self, kind: str, limit: int, burst: float) -> None:
+        self.kind, self.limit, self.most = kind, limit, limit * burst / 60
+        self.left, self.seen = self.most, time.monotonic()
+
+    def wait(self, amount: int) -> float:
+        """Seconds until there is so much."""
+        now = time.monotonic()
+        self.left = min(self.most, self.left + (now - self.seen) * self.limit / 60)
+        self.seen = now
+        return max(0.0, (amount - self.left) * 60 / self.limit)
+
+    def headers(self) -> dict[str, str]:
+        """What OpenAI says with every answer."""
+        reset = (self.limit - self.left) * 60 / self.limit
+        values = {"limit": str(self.limit), "remaining": str(int(self.left)), "reset": f"{reset * 1000:.0f}ms"}
+        return {f"x-ratelimit-{what}-{self.kind}": value for what, value in values.items()}
+
+
 class Api:
     """Requests to answers; knows no sockets."""
 
@@ -126,8 +156,9 @@ class Api:
         self.stats = Stats()
         self.script: deque[dict[str, Any]] = deque()
         self.extend(script)
-        self._minute_left = float(options.tokens_per_minute or 0)
-        self._minute_seen = time.monotonic()
+        self.desk = Desk(list(options.batches), self._embed_in_batch)
+        limits = {"requests": options.requests_per_minute, "tokens": options.tokens_per_minute}
+        self.minutes = [Minute(kind, limit, options.burst) for kind, limit in limits.items() if limit]
 
     def extend(self, script: list[dict[str, Any]]) -> None:
         """Appends faults; ``times`` repeats one."""
@@ -144,14 +175,28 @@ class Api:
         if "status" in fault:
             raise scripted(fault)
         self._check(headers, request, texts)
-        tokens = [len(text) // 4 + 1 for text in texts]
+        tokens = self.count(texts)
         limits = self._spend(sum(tokens))
+        self.stats.tokens += sum(tokens)
         dimensions = self._dimensions(request)
         self.stats.answered += len(texts)
         rows = self._rows(texts, dimensions, base64=request.get("encoding_format") == "base64")
         usage = {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)}
         head = f'{{"object":"list","model":{json.dumps(request["model"])},"usage":{json.dumps(usage)},"data":['
         return (head + ",".join(spoil(rows, fault)) + "]}").encode(), limits
+
+    def count(self, texts: list[str]) -> list[int]:
+        """Tokens of each text."""
+        return [int(len(text) * self.options.tokens_per_character) + 1 for text in texts]
+
+    def _embed_in_batch(self, body: dict[str, Any]) -> dict[str, Any]:
+        """One request of a batch; no minute's limit holds it back."""
+        self.stats.in_batches += len(body["input"])
+        self.stats.seen.update(body["input"])
+        values = self._rows(body["input"], self._dimensions(body), base64=body.get("encoding_format") == "base64")
+        tokens = sum(self.count(body["input"]))
+        return {"object": "list", "data": [json.loads(value) for value in values], "model": body["model"],
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}  # fmt: skip
 
     def _check(self, headers: dict[str, str], request: dict[str, Any], texts: list[str]) -> None:
         options = self.options
@@ -164,10 +209,11 @@ class Api:
             raise Refusal(400, f"'$.input' is invalid: at most {options.max_inputs} inputs.")
         if not all(texts):
             raise Refusal(400, "'$.input' is invalid: a string is empty.")
-        if any(len(text) // 4 + 1 > MAX_TOKENS_PER_TEXT for text in texts):
+        if max(self.count(texts)) > MAX_TOKENS_PER_TEXT:
             raise Refusal(400, "This model's maximum context length is 8192 tokens.")
-        if sum(len(text) // 4 + 1 for text in texts) > MAX_TOKENS_PER_REQUEST:
-            raise Refusal(400, f"at most {MAX_TOKENS_PER_REQUEST} tokens a request.", code="max_tokens_per_request")
+        if (asked := sum(self.count(texts))) > options.max_tokens_per_request:
+            said = f"Requested {asked} tokens, max {options.max_tokens_per_request} tokens per request"
+            raise Refusal(400, said, code="max_tokens_per_request")
         if options.poison and any(options.poison in text for text in texts):
             raise Refusal(400, "an input was rejected by the content policy")
         if options.cursed and any(options.cursed in text for text in texts):
@@ -182,22 +228,15 @@ class Api:
         return int(wanted)
 
     def _spend(self, tokens: int) -> dict[str, str]:
-        """Takes tokens of the minute's; headers as OpenAI's, or a refusal with the time to wait."""
-        limit = self.options.tokens_per_minute
-        if limit is None:
-            return {}
-        now = time.monotonic()
-        self._minute_left = min(limit, self._minute_left + (now - self._minute_seen) * limit / 60)
-        self._minute_seen = now
-        headers = {
-            "x-ratelimit-limit-tokens": str(limit),
-            "x-ratelimit-remaining-tokens": str(int(self._minute_left)),
-        }
-        if tokens > self._minute_left:
-            wait = (tokens - self._minute_left) * 60 / limit
+        """Takes of the minute's; headers as OpenAI's, or a refusal with the time to wait."""
+        amounts = {"requests": 1, "tokens": tokens}
+        wait = max((minute.wait(amounts[minute.kind]) for minute in self.minutes), default=0.0)
+        for minute in self.minutes if not wait else ():
+            minute.left -= amounts[minute.kind]
+        headers = {name: value for minute in self.minutes for name, value in minute.headers().items()}
+        if wait:
             headers |= {"retry-after-ms": str(int(wait * 1000) + 1), "retry-after": str(int(wait) + 1)}
             raise Refusal(429, "Rate limit reached on tokens per min.", code="rate_limit_exceeded", headers=headers)
-        self._minute_left -= tokens
         return headers
 
     def _rows(self, texts: list[str], dimensions: int, *, base64: bool) -> list[str]:
@@ -293,7 +332,7 @@ class OpenAIServer:
         try:
             while await self._exchange(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, Lost):
             pass
         finally:
             writer.close()
@@ -313,6 +352,9 @@ class OpenAIServer:
         elif (method, path) == ("POST", "/script"):
             self.api.extend(json.loads(body))
             send(writer, 200, b"{}")
+        elif (answer := self.api.desk.answer(method, path.removeprefix("/v1"), headers, body)) is not None:
+            send(writer, 200, answer)
+            await writer.drain()
         else:
             send(writer, 404, b'{"error": {"message": "no such path", "code": null}}')
         return True
@@ -366,6 +408,8 @@ def main() -> None:
     parser.add_argument("--nan", help="texts with this in them get a vector of NaN")
     parser.add_argument("--floats", action="store_true", help="ignore encoding_format")
     parser.add_argument("--tokens-per-minute", type=int)
+    parser.add_argument("--requests-per-minute", type=int)
+    parser.add_argument("--burst", type=float, default=60.0, help="seconds of the limits that an idle time saves up")
     parser.add_argument("--script", type=json.loads, default=[], help="faults as JSON, see the module's docstring")
     options = vars(parser.parse_args())
     options["models"] = tuple(filter(None, options["models"].split(",")))

@@ -6,13 +6,13 @@ Packing keeps requests within the provider's limits. A refused batch is halved, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedmig.embedders import Embedder
 from embedmig.embedders.prices import estimate
-from embedmig.errors import BadAnswer, EmbedderMisconfigured, InputRefused
+from embedmig.errors import BadAnswer, EmbedderMisconfigured, InputRefused, RequestTooLarge
 from embedmig.later import Later
 from embedmig.pacing import Pace
 from embedmig.types import Answer, Limits, Role, Space, Vectors
@@ -98,18 +98,23 @@ class Encoder:
         """
         prefix = self.space.query_prefix if role == "query" else self.space.document_prefix
         places = [place for place, text in enumerate(texts) if text]
-        packs = list(pack([prefix + texts[place] for place in places], self.limits))
+        packs = list(self._pack([prefix + texts[place] for place in places]))
         done = join(await together([self._embed(part, role) for part in packs], self.limits.concurrency))
         vectors = done.vectors if done.vectors.size else np.zeros((0, self.space.dimensions), np.float32)
         if self.space.normalize == "l2":
             vectors = unit(vectors)
         return spread(Encoded(vectors, done.tokens, done.truncated, done.rejected), places, len(texts))
 
+    def _pack(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        return pack(texts, self.limits, getattr(self.embedder, "tokens_of", estimate))
+
     async def _embed(self, texts: list[str], role: Role, *, canary_passed: bool = False) -> Encoded:
         """Raw vectors for one request's worth of texts; whatever part is refused is halved until it is found."""
         try:
             answer = await self._ask(texts, role)
         except InputRefused as refusal:
+            if isinstance(refusal, RequestTooLarge) and len(texts) > 1:
+                return join([await self._embed(part, role) for part in self._smaller(texts)])
             if not canary_passed:
                 await self._check_canary(role, refusal)
             if len(texts) == 1:
@@ -119,6 +124,11 @@ class Encoder:
                 [await self._embed(half, role, canary_passed=True) for half in (texts[:middle], texts[middle:])]
             )
         return await self._mend(texts, role, answer)
+
+    def _smaller(self, texts: list[str]) -> list[list[str]]:
+        """The texts packed by what has been learnt of the server's counting; halves, where that changes nothing."""
+        parts, middle = list(self._pack(texts)), len(texts) // 2
+        return parts if len(parts) > 1 else [texts[:middle], texts[middle:]]
 
     async def _ask(self, texts: list[str], role: Role) -> Answer:
         """One answer of the right shape; one that is wrong as a whole is asked for once more, at once."""
@@ -209,7 +219,7 @@ def unit(vectors: Vectors) -> Vectors:
         return np.ascontiguousarray(vectors / norms[:, None], dtype=np.float32)
 
 
-def pack(texts: Sequence[str], limits: Limits) -> Iterator[list[str]]:
+def pack(texts: Sequence[str], limits: Limits, tokens_of: Callable[[str], int] = estimate) -> Iterator[list[str]]:
     """Cuts ``texts`` into requests of at most ``batch_size`` texts and ``tokens_per_request`` estimated tokens."""
     if limits.tokens_per_request is None:
         yield from (list(texts[start : start + limits.batch_size]) for start in range(0, len(texts), limits.batch_size))
@@ -217,7 +227,7 @@ def pack(texts: Sequence[str], limits: Limits) -> Iterator[list[str]]:
     request: list[str] = []
     tokens = 0
     for text in texts:
-        size = estimate(text)
+        size = tokens_of(text)
         if request and (len(request) == limits.batch_size or tokens + size > limits.tokens_per_request):
             yield request
             request, tokens = [], 0

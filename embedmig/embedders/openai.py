@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedmig.embedders.prices import estimate_tokens
+from embedmig.embedders.tokens import TokenEstimate, counted_and_allowed
 from embedmig.errors import (
     BadAnswer,
     EmbedderMisconfigured,
     EmbedderUnavailable,
     InputRefused,
+    RequestTooLarge,
 )
-from embedmig.pacing import Fault, Pace, Pacer, Policy, Refused, StillFailing, Transient, retry_after
+from embedmig.pacing import Budget, Fault, Pace, Pacer, Policy, Refused, StillFailing, Transient, retry_after, told_by
 from embedmig.settings import EmbedderSettings
 from embedmig.types import Answer, Limits, Role, Space, Vectors
 
@@ -38,6 +42,10 @@ CONCURRENCY = 16
 TAKES_DIMENSIONS = ("text-embedding-3-",)
 """Models that cut their vectors on request; others answer 400 to ``dimensions``, or ignore it."""
 CANARY = "a harmless sentence"
+TOO_LARGE = re.compile(
+    r"tokens (per|in|a|for the) (request|batch)|too many tokens|max_tokens_per_request", re.IGNORECASE
+)
+"""How servers say that a request has too many tokens, each text of it perhaps not."""
 
 
 def create(space: Space, settings: EmbedderSettings) -> OpenAIEmbedder:
@@ -68,8 +76,17 @@ class OpenAIEmbedder:
             tokens_per_minute=settings.tokens_per_minute,
             policy=Policy(give_up_after=settings.give_up_after),
         )
+        self._tokens = TokenEstimate()
         self._client: AsyncOpenAI | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def share(self, budget: Budget) -> None:
+        """From here on stays within a budget that other workers share."""
+        self._pacer.budget = budget
+
+    def tokens_of(self, text: str) -> int:
+        """Tokens that the server counts for a text, at worst, as far as it has said."""
+        return self._tokens.most(text)
 
     @property
     def pace(self) -> Pace:
@@ -78,6 +95,7 @@ class OpenAIEmbedder:
 
     async def embed(self, texts: list[str], role: Role) -> Answer:
         """Raw vectors ``(n, d)`` in the order of ``texts``, and the tokens billed. At most 2,048 texts."""
+        self._connected()  # its import takes seconds, which are no part of the patience with the API
         while True:
             try:
                 return await self._paced(texts)
@@ -87,11 +105,24 @@ class OpenAIEmbedder:
                     raise InputRefused(self._clean(reason)) from failure
 
     async def _paced(self, texts: list[str]) -> Answer:
-        estimated = estimate_tokens(texts)
-        answer = await self._pacer.run(lambda: self._request(texts), estimated)
+        guessed = estimate_tokens(texts)
+        expected = self._tokens.expected(guessed)
+        try:
+            answer = await self._pacer.run(lambda: self._request(texts, expected), expected)
+        except RequestTooLarge as refusal:
+            self._learn_limit(guessed, refusal)
+            raise
         if answer.tokens is not None:
-            self._pacer.settle(estimated, answer.tokens)
+            self._pacer.settle(expected, answer.tokens)
+            self._tokens.learn(guessed, answer.tokens)
         return answer
+
+    def _learn_limit(self, guessed: int, refusal: RequestTooLarge) -> None:
+        """Packs the next requests by what the server counts, and by how many it takes."""
+        counted, allowed = counted_and_allowed(refusal.message.partition(": ")[2])
+        self._tokens.dispute(guessed, counted)
+        if allowed is not None and allowed < (self.limits.tokens_per_request or 0):
+            self.limits = replace(self.limits, tokens_per_request=allowed)
 
     async def _answers_at_once(self) -> bool:
         """Whether the API is well while one batch keeps failing; where it was down, waits until it is back."""
@@ -100,37 +131,39 @@ class OpenAIEmbedder:
         async def ask() -> None:
             nonlocal asked
             asked += 1
-            await self._request([CANARY])
+            await self._request([CANARY], 1)
 
         await self._pacer.run(ask, 1, patient=True)
         return asked == 1
 
-    async def _request(self, texts: list[str]) -> Answer:
+    async def _request(self, texts: list[str], tokens: int) -> Answer:
         import openai
 
-        options: dict[str, Any] = {"dimensions": self._space.dimensions} if self._cuts() else {}
         try:
             raw = await self._connected().embeddings.with_raw_response.create(
                 # Texts in extra_body replace ``input``: as an argument, the client walks through every one of them,
                 # which costs as much CPU as all the rest.
                 input=[],
-                extra_body={"input": texts},
+                extra_body=self.request(texts),
                 model=self._space.name,
-                encoding_format="base64",
-                **options,
             )
         except openai.APITimeoutError as error:
             raise Fault(f"no answer within {self._settings.timeout:g} s") from error
         except openai.APIConnectionError as error:
-            raise self._connection_error(error) from error
+            raise self.connection_error(error) from error
         except openai.APIStatusError as error:
-            raise self._status_error(error) from error
+            self._pacer.hear(told_by(error.response.headers), tokens)
+            raise self.status_error(error) from error
         except UnicodeEncodeError as error:
             raise InputRefused("the text has a lone surrogate and can't be sent as UTF-8") from error
+        self._pacer.hear(told_by(raw.headers), tokens)
         return decode(raw.content, len(texts))
 
-    def _cuts(self) -> bool:
-        return self._space.name.startswith(TAKES_DIMENSIONS)
+    def request(self, texts: list[str]) -> dict[str, Any]:
+        """The body of a request."""
+        body = {"model": self._space.name, "encoding_format": "base64", "input": texts}
+        cuts = self._space.name.startswith(TAKES_DIMENSIONS)
+        return body | {"dimensions": self._space.dimensions} if cuts else body
 
     def _connected(self) -> AsyncOpenAI:
         """The client of the running loop: its connections can't be used from another."""
@@ -138,28 +171,34 @@ class OpenAIEmbedder:
         if self._client is None or self._loop is not loop:
             from openai import AsyncOpenAI
 
-            settings = self._settings
-            self._client = AsyncOpenAI(
-                api_key=settings.api_key or "none",  # a server of one's own may take no key; the client wants one
-                base_url=settings.base_url or OPENAI,
-                timeout=settings.timeout,
-                max_retries=0,
-            )
-            self._loop = loop
+            self._client, self._loop = AsyncOpenAI(**self.reached), loop
         return self._client
 
-    def _connection_error(self, error: Exception) -> Exception:
+    @property
+    def reached(self) -> dict[str, Any]:
+        """How a client of the API is made."""
+        settings = self._settings
+        return {
+            "api_key": settings.api_key or "none",  # a server of one's own may take no key; the client wants one
+            "base_url": settings.base_url or OPENAI,
+            "timeout": settings.timeout,
+            "max_retries": 0,
+        }
+
+    def connection_error(self, error: Exception) -> Exception:
         cause = error.__cause__
         detail = f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else str(error)
         return Fault(self._clean(f"connection to {self._where()}: {detail}"))
 
-    def _status_error(self, error: APIStatusError) -> Exception:
+    def status_error(self, error: APIStatusError) -> Exception:
         """What an HTTP status means here: wait, give up, or look at the texts."""
         status = error.status_code
         if status in (401, 403, 404) or (status < 500 and status not in (400, 408, 409, 413, 422, 425, 429)):
             return self._misconfigured(status, error)
         if status in (400, 413, 422):
-            return InputRefused(f"HTTP {status}: {self._said(error)}")
+            said = self._said(error)
+            too_large = status == 413 or TOO_LARGE.search(f"{error.code} {said}")
+            return (RequestTooLarge if too_large else InputRefused)(f"HTTP {status}: {said}")
         if error.code == "insufficient_quota":
             return EmbedderUnavailable(
                 f"{self._where()}: the account's quota is used up",
@@ -215,6 +254,7 @@ class OpenAIEmbedder:
 
     async def aclose(self) -> None:
         """Closes the connections, where they belong to this loop."""
+        await self._pacer.budget.aclose()
         client, self._client = self._client, None
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.close()
@@ -226,18 +266,30 @@ def decode(body: bytes, count: int) -> Answer:
     ``n`` is what the server sent, which may not be ``count``: the caller checks. Indices must be 0 to n-1, once each.
     """
     try:
-        answer = json.loads(body)
+        return read(json.loads(body), count)
+    except ValueError as error:
+        raise unreadable(body) from error
+
+
+def read(answer: Any, count: int) -> Answer:
+    """As :func:`decode`, of an answer that is parsed already."""
+    try:
         rows = answer["data"]
         indices = [row["index"] for row in rows]
         vectors = [row["embedding"] for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadAnswer(
-            f"the answer is not an embeddings response: {body[:120]!r}",
-            hint="check that base_url is an OpenAI-compatible server",
-        ) from error
+    except (KeyError, TypeError) as error:
+        raise unreadable(json.dumps(answer).encode()) from error
     if len(rows) == count and indices != list(range(count)):
         vectors = reorder(vectors, indices)
     return Answer(to_array(vectors), _tokens(answer))
+
+
+def unreadable(body: bytes) -> BadAnswer:
+    """What is said of an answer that is none."""
+    return BadAnswer(
+        f"the answer is not an embeddings response: {body[:120]!r}",
+        hint="check that base_url is an OpenAI-compatible server",
+    )
 
 
 def reorder(vectors: list[Any], indices: list[Any]) -> list[Any]:

@@ -16,9 +16,12 @@ USD_PER_MILLION_TOKENS = {
     "openai/text-embedding-3-large": 0.13,
     "openai/text-embedding-ada-002": 0.10,
 }
+BATCH_SHARE = 0.5
+"""Of the list price, for what is sent by the Batch API."""
 LOCAL_PROVIDERS = frozenset({"wordllama", "sentence-transformers"})
 BYTES_PER_TOKEN = 3
-"""Byte-pair tokenizers make about four bytes of English a token, and about three of most other text."""
+"""Byte-pair tokenizers make about four letters of English a token. A character of another script takes one token or
+more: its bytes after the first count double, which makes it 1 (é), 1.7 (語) or 2.3 (an emoji)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,11 @@ def cost(space: Space, tokens: int | None, settings: EmbedderSettings | None = N
 
 
 def estimate_tokens(texts: Iterable[str]) -> int:
-    """Tokens guessed from UTF-8 bytes, on the high side for English; for planning and packing, never for a bill."""
+    """Tokens guessed from UTF-8 bytes, on the high side; for planning and packing, never for a bill."""
     return sum(estimate(text) for text in texts)
 
 
 def estimate(text: str) -> int:
     """Tokens of one text, guessed as :func:`estimate_tokens` does; at least 1."""
-    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    size = len(text) if text.isascii() else 2 * len(text.encode("utf-8", "surrogatepass")) - len(text)
     return size // BYTES_PER_TOKEN + 1

@@ -12,7 +12,11 @@ from psycopg import sql
 from embedmig import canary_texts
 from embedmig import source as sources
 from embedmig.backfill import Alone, Backfill, Crew, Order
+from embedmig.batches import Batches
+from embedmig.batches.claims import Claims
 from embedmig.db import Connection
+from embedmig.embedders.encoder import Encoder
+from embedmig.embedders.prices import BATCH_SHARE
 from embedmig.embedders.prices import price as price_of
 from embedmig.errors import AnswerIsNo, PlanError, RunSuperseded
 from embedmig.estimating import weigh
@@ -125,18 +129,27 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
     store = site.store(conn, record)
     assert isinstance(store, PgvectorStore)
     canary_texts.check(conn, site.registry, record, site.encoder(record.space, record.weights))
-    settings, shared = site.config.settings(record.space.provider), site.config.backfill
+    settings = site.config.settings(record.space.provider)
+    price, encoder = price_of(record.space, settings), site.encoder(record.space, record.weights, traffic="bulk")
+
+    def by_requests() -> Tally:
+        return Backfill(
+            site.database, site.registry, store, encoder, orders.report, orders.stop, orders.guard, orders.fence,
+            price, settings.max_cost, site.config.throttle, orders.order, site.config.backfill, orders.crew,
+            orders.joins, orders.counted,
+        ).run()  # fmt: skip
+
     with others_kept_fresh(
         site.database,
         lambda beside, done: site.sync(beside, record.collection, done),
         record.id,
         lambda text: orders.report(Notice(text)),
     ):
-        tally = Backfill(
-            site.database, site.registry, store, site.encoder(record.space, record.weights), orders.report, orders.stop,
-            orders.guard, orders.fence, price_of(record.space, settings), settings.max_cost,
-            site.config.throttle, orders.order, shared, orders.crew, orders.joins, orders.counted,
-        ).run()  # fmt: skip
+        batches = settings.mode == "batch" and not orders.joins
+        tally = fill_by_batches(site, store, encoder, orders) if batches else Tally()
+        tally = tally.plus(by_requests())
+        if not orders.joins and Claims(site.registry, record.id).sent(conn):  # of a time when the mode was another
+            tally = tally.plus(fill_by_batches(site, store, encoder, orders, sends=False)).plus(by_requests())
     if record.state == "building":
         site.registry.set_state(conn, record.id, "ready")
     return tally
@@ -155,6 +168,21 @@ def fence_of_joined(site: Site, record: SpaceRecord) -> Callable[[Connection, in
         site.ledger.credit(conn, record.revision, rows, tokens, cost)
 
     return fence
+
+
+def fill_by_batches(site: Site, store: PgvectorStore, encoder: Encoder, orders: Orders, *, sends: bool = True) -> Tally:
+    """All that batches can carry, at half the price; what is left, requests take. Without ``sends``, what is out."""
+    from embedmig.embedders.openai import OpenAIEmbedder
+    from embedmig.embedders.openai_batch import BatchClient
+
+    assert isinstance(encoder.embedder, OpenAIEmbedder)
+    settings = site.config.settings(store.space.provider)
+    price = price_of(store.space, settings)
+    return Batches(
+        site.database, site.registry, store, encoder,
+        BatchClient(encoder.embedder, settings.give_up_after, orders.stop), orders.report, orders.stop, orders.guard,
+        orders.fence, None if price is None else price * BATCH_SHARE, settings.max_cost, sends,
+    ).run()  # fmt: skip
 
 
 def rows_left(site: Site, conn: Connection, record: SpaceRecord) -> int:

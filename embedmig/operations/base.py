@@ -24,6 +24,7 @@ from embedmig.embedders.prices import price
 from embedmig.errors import EmbedderMisconfigured, PlanError
 from embedmig.events import Event
 from embedmig.ledger import Ledger
+from embedmig.quotas import SharedBudget, Traffic
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import Source
 from embedmig.stores import Store, open_store
@@ -51,16 +52,20 @@ class Site:
         """The vectors of a registered space."""
         return open_store(self.source(conn, record.collection), record)
 
-    def encoder(self, space: Space, pinned: str = "", *, patience: float = float("inf")) -> Encoder:
+    def encoder(
+        self, space: Space, pinned: str = "", *, patience: float = float("inf"), traffic: Traffic = "live"
+    ) -> Encoder:
         """The model of a space, within its configuration; ``pinned`` is the hash of the weights that made its vectors.
 
         ``patience`` is the most seconds that an API may go without one success, below what the configuration allows.
-
+        It keeps to the limits of its API together with all others on this database, in the share of its ``traffic``.
         Raises :class:`EmbedderMisconfigured` where the model can't be had, or has other weights than it had.
         """
         settings = self.config.settings(space.provider)
         settings = replace(settings, give_up_after=min(settings.give_up_after, patience))
         embedder = create(space, settings)
+        if hasattr(embedder, "share"):
+            embedder.share(SharedBudget(self.database, settings, space.provider, traffic))
         found = embedder.weights()
         for expected, origin in (
             (pinned, "the vectors in the database were made with"),

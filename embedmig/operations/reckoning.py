@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from embedmig.db import Connection, first_line
 from embedmig.embedders import create
-from embedmig.embedders.prices import find_price
+from embedmig.embedders.prices import BATCH_SHARE, find_price
 from embedmig.errors import EmbedmigError
 from embedmig.estimating import Counter, Weighed, Weight, draw, extrapolate, inputs_of, weigh_text
 from embedmig.events import Event, Notice
@@ -50,11 +50,11 @@ def weighable(space: Space) -> Space:
 def estimate_of(space: Space, settings: EmbedderSettings, rows: int, weight: Weight) -> Estimate:
     """The estimate of a backfill, from what its texts come to."""
     price = find_price(space, settings)
-    dear = price.per_million != 0
+    dear, share = price.per_million != 0, BATCH_SHARE if settings.mode == "batch" else 1.0
     at = "price unknown" if price.per_million is None else f"${price.per_million:g} per million tokens"
     note = weight.words + (f"; {at}, {price.origin}" if dear else "")
     return Estimate(
-        rows, weight.tokens, price.of(weight.tokens), table_bytes(weight.vectors, space.dimensions, space.storage), note,
+        rows, weight.tokens, price.of(weight.tokens * share), table_bytes(weight.vectors, space.dimensions, space.storage), note,
         weight.vectors, weight.error, weight.basis, price.per_million, price.origin,
     )  # fmt: skip
 

@@ -127,6 +127,12 @@ class PgvectorStore:
             registry.failed_table, sql.Literal(self.record.id), self.source.key_text("s"), DOC_HASH
         )
 
+    def batched(self, registry: Registry) -> sql.Composed:
+        """Whether row ``s`` is in a batch at the API."""
+        return sql.SQL("exists (select from {} b where b.space = {} and b.key = {})").format(
+            registry.batch_rows_table, sql.Literal(self.record.id), self.source.key_text("s")
+        )
+
     def missing_page(
         self, conn: Connection, registry: Registry, after: Key | None, upto: Key | None, limit: int
     ) -> list[Row]:  # fmt: skip
@@ -136,12 +142,12 @@ class PgvectorStore:
         """
         query = sql.SQL(
             """select {hash}, s.doc, {key} from {rows} s
-               where {has_text} and not {present} and not {refused} and {after} and {upto}
+               where {has_text} and not {present} and not {refused} and not {batched} and {after} and {upto}
                order by {order} limit {limit}"""
         ).format(
             hash=DOC_HASH, key=comma(sql.SQL("{}::text").format(ident("s", c.name)) for c in self.source.key),
             rows=self.source.rows(), has_text=HAS_TEXT, present=self.present(DOC_HASH), refused=self.refused(registry),
-            after=self._bound(">", after), upto=self._bound("<=", upto),
+            batched=self.batched(registry), after=self._bound(">", after), upto=self._bound("<=", upto),
             order=self.source.key_of("s"), limit=sql.Literal(limit),
         )  # fmt: skip
         with conn.transaction():

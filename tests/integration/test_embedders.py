@@ -285,14 +285,48 @@ def test_a_429_slows_down_without_shrinking_batches_and_says_so() -> None:
         assert encoder.pace.refusals == 3
 
 
-def test_a_tokens_per_minute_limit_is_lived_with() -> None:
+def test_a_limit_that_the_server_tells_in_its_headers_is_kept_to_before_it_refuses() -> None:
     with OpenAIServer(tokens_per_minute=6000) as server:
         texts = ["word " * 400 for _ in range(12)]  # of 501 tokens each: more than the minute's 6,000
         patient = Policy(base=0.01, cap=0.1, give_up_after=30.0)
         encoded = encode(openai(server, policy=patient, batch_size=1), texts)
         assert not encoded.rejected
         assert server.stats.answered == 12
-        assert server.stats.refusals > 0
+        assert server.stats.refusals == 0
+
+
+def test_one_slow_request_in_a_hundred_holds_nothing_else_up() -> None:
+    with OpenAIServer(latency=0.06, script=[{"times": 40}, {"slow": 0.6}]) as server:
+        encoder = openai(server, batch_size=5)
+        encode(encoder, words(500))
+        assert encoder.pace is not None
+        assert encoder.pace.level == encoder.pace.maximum == 4
+        assert server.stats.requests == 100
+
+
+@pytest.mark.parametrize("said", [0.5, 1.4], ids=["more than was guessed", "far more than was guessed"])
+def test_a_disputed_token_count_is_learnt_and_nothing_is_given_up(said: float) -> None:
+    texts = [f"{number} " + "word " * 100 for number in range(600)]
+    with OpenAIServer(tokens_per_character=said, max_tokens_per_request=10_000) as server:
+        encoder = openai(server, batch_size=200)
+        encoded = encode(encoder, texts)
+        assert not encoded.rejected
+        assert np.allclose(encoded.vectors, expected(texts), atol=1e-5)
+        disputed = server.stats.refusals
+        assert 1 <= disputed <= 2 * len(texts) / 200, "the first requests, which were on their way together"
+        assert encoder.limits.tokens_per_request == 10_000
+        encode(encoder, texts)
+        assert server.stats.refusals == disputed, "what was learnt is used"
+
+
+def test_what_the_server_counts_makes_requests_fuller_as_the_run_goes() -> None:
+    texts = [f"{number} " + "word " * 100 for number in range(600)]
+    with OpenAIServer(tokens_per_character=0.1) as server:
+        encoder = openai(server)
+        before = encoder.embedder.tokens_of(texts[0])  # type: ignore[attr-defined]
+        encode(encoder, texts * 5)
+        assert encoder.embedder.tokens_of(texts[0]) < before  # type: ignore[attr-defined]
+        assert encoder.embedder.tokens_of(texts[0]) >= server.api.count(texts[:1])[0]  # type: ignore[attr-defined]
 
 
 def test_a_poison_text_is_found_and_passed_by() -> None:

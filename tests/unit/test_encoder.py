@@ -15,7 +15,7 @@ from embedmig import testing
 from embedmig.embedders import EmbedderSettings, create, prices, providers
 from embedmig.embedders.encoder import CANARY, Encoded, Encoder, pack, row_faults, unit
 from embedmig.embedders.weights import is_prefix
-from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, InputRefused
+from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, InputRefused, RequestTooLarge
 from embedmig.testing import FakeEmbedder, fake_space, fake_vectors
 from embedmig.types import Answer, Limits, Space, fingerprint
 
@@ -70,6 +70,33 @@ def test_long_input_is_split_by_count() -> None:
 def test_long_input_is_split_by_tokens_and_one_huge_text_goes_alone() -> None:
     limits = Limits(batch_size=10, tokens_per_request=100)
     assert [len(part) for part in pack(["x" * 150, "x" * 150, "x" * 90, "x" * 900], limits)] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("a plain English sentence of no importance", 8), ("今日は天気がいいですね", 12), ("สวัสดีครับ", 9), ("🙂🙃🙂🙃", 8)],
+    ids=["English", "Japanese", "Thai", "emoji"],
+)
+def test_tokens_are_guessed_on_the_high_side_in_every_script(text: str, tokens: int) -> None:
+    assert prices.estimate(text) >= tokens, "as many as cl100k_base makes of it"
+
+
+def test_a_request_whose_tokens_the_server_disputes_is_packed_again_and_nothing_is_given_up() -> None:
+    embedder = Disputing()
+    encoded = encode(words(64), embedder)
+    assert not encoded.rejected
+    assert (encoded.vectors == encode(words(64)).vectors).all()
+    assert ["a harmless sentence"] not in embedder.calls, "the texts are not under suspicion"
+
+
+class Disputing(FakeEmbedder):
+    """Takes five texts at once, whatever their tokens were thought to be."""
+
+    async def embed(self, texts: list[str], role: Any) -> Answer:
+        if len(texts) > 5:
+            self.calls.append(texts)
+            raise RequestTooLarge("Requested 600 tokens, max 300 tokens per request")
+        return await super().embed(texts, role)
 
 
 def test_a_wrong_dimension_is_named_with_both_numbers_and_not_asked_again() -> None:

@@ -19,10 +19,10 @@ ROOMS = (
     # models
     "embedders", "testing",
     # the database, and what is kept in it
-    "db", "schema", "ledger", "registry", "source", "stores", "chunking", "estimating", "probing", "aliases", "brake", "capture", "changes",
+    "db", "schema", "ledger", "quotas", "registry", "source", "stores", "chunking", "estimating", "probing", "aliases", "brake", "capture", "changes",
     "canary_texts", "ranges",
     # engines
-    "pipeline", "backfill", "sync", "following", "gates", "counting", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations", "workers",
+    "pipeline", "batches", "backfill", "sync", "following", "gates", "counting", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations", "workers",
     "autogenerate", "runner", "lint", "audit", "drift",
     # what people and programs call
     "commands", "report", "cli",
@@ -33,7 +33,7 @@ LIBRARIES = {
     "typer": {"cli"},
     "rich": {"cli", "report"},
     "psycopg": {  # those that compose SQL
-        "db", "schema", "ledger", "registry", "source", "stores", "estimating", "aliases", "brake", "capture", "changes", "sync",
+        "db", "schema", "ledger", "quotas", "registry", "source", "stores", "estimating", "aliases", "brake", "capture", "changes", "batches", "sync",
         "counting", "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift", "ranges",
     },
     "sqlalchemy": {"schema"},  # under Alembic, for embedmig's own tables

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from embedmig.errors import EmbedderUnavailable
-from embedmig.pacing import Bucket, Fault, Limiter, Pacer, Policy, Refused, StillFailing, retry_after
+from embedmig.pacing import Bucket, Fault, Limiter, Pacer, Policy, Refused, StillFailing, Told, retry_after, told_by
+from embedmig.pacing.limits import SECONDS_PER_MINUTE, seconds_in
 
 
 class Time:
@@ -214,12 +215,12 @@ def test_requests_per_minute_are_spread_over_the_minute() -> None:
 
     time = Time()
     asyncio.run(main())
-    assert 59.0 <= time.now - 1000.0 <= 61.0
+    assert 60.0 <= time.now - 1000.0 <= 62.0
 
 
 def test_tokens_per_minute_hold_back_large_calls_and_are_corrected_by_what_was_used() -> None:
     time = Time()
-    bucket = Bucket(600, time.clock)
+    bucket = Bucket(10 * SECONDS_PER_MINUTE, time.clock)
     assert bucket.take(100) == 0.0
     assert bucket.take(10) == pytest.approx(9.0)
     bucket.give_back(90)
@@ -228,7 +229,7 @@ def test_tokens_per_minute_hold_back_large_calls_and_are_corrected_by_what_was_u
 
 def test_an_idle_minute_is_not_spent_in_one_burst() -> None:
     time = Time()
-    bucket = Bucket(60, time.clock)
+    bucket = Bucket(SECONDS_PER_MINUTE, time.clock)
     time.now += 600
     assert [bucket.take(1) for _ in range(4)] == [0.0, 0.0, 1.0, 2.0]
 
@@ -258,3 +259,55 @@ def test_the_state_says_why_it_is_slow() -> None:
 )
 def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers, 1_700_000_000.0) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("6m0s", 360.0), ("12ms", 0.012), ("1s", 1.0), ("1h2m3.5s", 3723.5), ("20", 20.0), ("", 0.0), ("soon", 0.0)],
+)
+def test_a_reset_is_read_in_every_form(text: str, seconds: float) -> None:
+    assert seconds_in(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("left", ["-1", "x", "2000", "inf"])
+def test_headers_that_make_no_sense_say_nothing(left: str) -> None:
+    assert told_by({"x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": left}) == []
+
+
+def test_when_the_server_says_that_little_is_left_calls_wait_until_there_is_enough() -> None:
+    async def main() -> None:
+        paced = pacer(time)
+
+        async def call() -> str:
+            paced.hear([Told("tokens", 60_000, 500, reset=59.5)], 100)
+            return "done"
+
+        await paced.run(call, 100)
+        assert time.slept == []
+        await paced.run(call, 2500)
+
+    time = Time()
+    asyncio.run(main())
+    assert sum(time.slept) == pytest.approx(2.0)
+
+
+def test_no_call_waits_beyond_the_reset_that_the_server_names() -> None:
+    async def main() -> None:
+        paced = pacer(time)
+
+        async def call() -> str:
+            paced.hear([Told("requests", 600, 0, reset=0.25)], 1)
+            return "done"
+
+        for _ in range(3):
+            await paced.run(call, 1)
+
+    time = Time()
+    asyncio.run(main())
+    assert max(time.slept) <= 0.25
+
+
+def test_what_does_not_come_back_by_the_minute_is_not_taken_for_a_minutes_limit() -> None:
+    assert Told("tokens", 60_000, 30_000, reset=30.0).per_minute
+    assert not Told("requests", 10, 5, reset=0.5).per_minute
+    assert not Told("requests", 14_400, 14_000, reset=2400.0).per_minute

@@ -1,7 +1,7 @@
 """Key ranges of spaces that are being filled, which workers claim; the one saved position goes.
 
 Revision ID: 0006
-Revises: 0004
+Revises: 0005
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql as pg
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 
 
 def count(name: str) -> sa.Column[int]:
