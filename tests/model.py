@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from embedmig.canary_texts import TEXTS
-from embedmig.embedders.encoder import CANARY
+from embedmig.embedders import CANARY
 from tests.project import CONFIG, Project
 
 SOURCE = '''

@@ -171,7 +171,8 @@ class Project:
         # Byte code may be kept: without it every process would compile SQLAlchemy anew.
         dropped = ("EMBEDMIG_", "PYTHONDONTWRITEBYTECODE")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-        return clean | {"TEST_DATABASE_URL": self.url, "PYTHONPATH": str(self.folder)} | self.environment
+        path = os.pathsep.join([str(self.folder), str(Path(commands.__file__).parents[2])])  # the tree that is tested
+        return clean | {"TEST_DATABASE_URL": self.url, "PYTHONPATH": path} | self.environment
 
     def run(self, *arguments: str, expect: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Runs ``embedmig`` to its end; fails the test if the exit code is not the one expected."""

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedmig.cli.terminal import MIGRATING, AsSql, DryRun, MaxCost, Target, app, interruptible, live, settings
+from embedmig.cli.terminal import (
+    MIGRATING,
+    AsSql,
+    DryRun,
+    MaxCost,
+    Target,
+    app,
+    from_here,
+    interruptible,
+    live,
+    settings,
+)
 
 if TYPE_CHECKING:
     from embedmig.commands import Ran
@@ -50,8 +61,8 @@ def revision(
     }  # fmt: skip
     fields = {name: value for name, value in given.items() if value is not None}
     wanted = commands.Wanted(message, collection, fields, adopt, autogenerate, empty, head, branch_label, strategy)  # type: ignore[arg-type]  # checked there
-    path = commands.revision(settings.project(), wanted)
-    settings.show("revision", {"path": str(path)}, lambda: str(path))
+    path = from_here(commands.revision(settings.project(), wanted))
+    settings.show("revision", {"path": path}, lambda: path)
 
 
 @app.command(rich_help_panel=MIGRATING)
@@ -114,8 +125,8 @@ def merge(
     """Write a script that joins several heads."""
     from embedmig import commands
 
-    path = commands.merge(settings.project(), revisions or [], message)
-    settings.show("revision", {"path": str(path)}, lambda: str(path))
+    path = from_here(commands.merge(settings.project(), revisions or [], message))
+    settings.show("revision", {"path": path}, lambda: path)
 
 
 @app.command(rich_help_panel=MIGRATING)
@@ -127,5 +138,5 @@ def rebase(
     """Renumber a script that is not applied onto the one other head."""
     from embedmig import commands
 
-    path = commands.rebase(settings.project(), name)
-    settings.show("revision", {"path": str(path)}, lambda: str(path))
+    path = from_here(commands.rebase(settings.project(), name))
+    settings.show("revision", {"path": path}, lambda: path)

@@ -114,6 +114,11 @@ def options(
     settings.color, settings.debug = not no_color, debug
 
 
+def from_here(path: Path) -> str:
+    """A path as the current directory sees it, where it lies below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 # --- arguments that several commands take ---------------------------------------------------------------------
 
 Target = Annotated[str, typer.Argument(help="head, heads, +1, 0002, 2, a unique prefix, label@head.")]

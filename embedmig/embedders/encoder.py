@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from embedmig.embedders import Embedder
+from embedmig.embedders import CANARY, Embedder
 from embedmig.embedders.prices import estimate
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, InputRefused
 from embedmig.pacing import Pace
@@ -21,8 +21,6 @@ from embedmig.types import Answer, Limits, Role, Space, Vectors
 
 T = TypeVar("T")
 
-CANARY = "a harmless sentence"
-"""Sent to tell a refused text from a refused configuration, and by :meth:`Encoder.probe`."""
 EMPTY = "the text is empty: it has no vector"
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedmig.embedders import CANARY
 from embedmig.embedders.prices import estimate_tokens
 from embedmig.errors import (
     BadAnswer,
@@ -37,7 +38,6 @@ BATCH_SIZE = 256
 CONCURRENCY = 16
 TAKES_DIMENSIONS = ("text-embedding-3-",)
 """Models that cut their vectors on request; others answer 400 to ``dimensions``, or ignore it."""
-CANARY = "a harmless sentence"
 
 
 def create(space: Space, settings: EmbedderSettings) -> OpenAIEmbedder:

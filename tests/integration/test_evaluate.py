@@ -267,6 +267,17 @@ def test_a_version_is_retired_only_when_what_is_shown_has_proved_as_good(both: P
     assert commands.status(both.opened()).collections["docs"].spaces[0].state == "retired"
 
 
+def test_retiring_by_hand_can_wait_for_the_same_proof(both: Project) -> None:
+    commands.upgrade(both.opened())
+    asked = ("retire", "docs", OLD_TAG, "--confirm", OLD_TAG, "--after", "0s", "--evals-stable")
+    assert "not above 0" in both.run(*asked, "0", expect=2).stderr
+    commands.evaluate(both.opened(), "docs", exact_only=True)
+    assert "1 of 2 evaluations" in both.run(*asked, "2", expect=3).stderr
+    commands.evaluate(both.opened(), "docs", NEW_TAG, exact_only=True)
+    both.run(*asked, "2")
+    assert commands.status(both.opened()).collections["docs"].spaces[0].state == "retired"
+
+
 # --- shadow and canary ----------------------------------------------------------------------------------------
 
 
