@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from embedmig.db import Connection, Database, ident, scalar, translated
 from embedmig.errors import DatabaseUnsuitable
 
-HEAD = "0004"
+HEAD = "0009"
 VERSION_TABLE = "ledger_schema"
 
 
