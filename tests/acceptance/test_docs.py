@@ -23,7 +23,7 @@ from tests.project import Project
 from tests.transcripts import ROOT, Session, agrees, blocks, live_through, prepare
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-LIVED = [ROOT / "README.md", ROOT / "docs" / "tutorial.md", ROOT / "docs" / "live-traffic.md"]
+LIVED = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("tutorial", "live-traffic", "proof", "audit"))]
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
