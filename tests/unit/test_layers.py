@@ -22,8 +22,8 @@ ROOMS = (
     "db", "schema", "ledger", "registry", "source", "stores", "chunking", "aliases", "brake", "capture", "changes",
     "canary_texts",
     # engines
-    "pipeline", "backfill", "sync", "gates", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
-    "autogenerate", "runner", "lint", "audit", "drift",
+    "pipeline", "backfill", "sync", "gates", "measuring", "audit", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations",
+    "autogenerate", "runner", "lint", "drift",
     # what people and programs call
     "commands", "report", "cli",
 )  # fmt: skip
