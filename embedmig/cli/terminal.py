@@ -65,15 +65,15 @@ class Settings:
         """Where everything goes that is not data."""
         from rich.console import Console
 
-        return Console(stderr=True, no_color=not self.color, highlight=False)
+        return Console(stderr=True, no_color=not self.color, highlight=False, markup=False)
 
     @property
     def out(self) -> Console:
-        """Where data goes. In a pipe a line is a line, however long."""
+        """Where data goes. In a pipe a line is a line, however long. Brackets in it are the data's own."""
         from rich.console import Console
 
         width = None if sys.stdout.isatty() else 200
-        return Console(no_color=not self.color, highlight=False, width=width)
+        return Console(no_color=not self.color, highlight=False, markup=False, width=width)
 
     def project(self, max_cost: float | None = None) -> Project:
         """Reads the configuration."""

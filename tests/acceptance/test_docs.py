@@ -14,6 +14,7 @@ import click
 import psycopg
 import pytest
 import typer
+import yaml
 
 from embedmig import Reader, commands
 from embedmig import config as configuration
@@ -132,10 +133,12 @@ def test_every_field_of_a_space_is_described() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_every_toml_block_is_a_configuration_and_every_python_block_compiles(document: Path, tmp_path: Path) -> None:
+def test_every_toml_block_is_a_configuration_and_python_and_yaml_can_be_read(document: Path, tmp_path: Path) -> None:
     for block in blocks(document.read_text()):
         if block.language == "python":
             ast.parse(block.body)
+        if block.language == "yaml":
+            assert yaml.safe_load(block.body)
         if block.language == "toml":
             tomllib.loads(block.body)
             whole = block.body if "[embedmig]" in block.body else f'[embedmig]\ndatabase = "embedded"\n{block.body}'
