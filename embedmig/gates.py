@@ -53,6 +53,13 @@ def evaluate(found: Measured, asked: Thresholds) -> list[Verdict]:
     return [*verdicts, index(found.index)]
 
 
+def line(verdicts: Sequence[Verdict]) -> str:
+    """All verdicts in one line. An index that no script asked for is no fault: search is exact without it."""
+    said = {"index none": "no index: search is exact"}
+    named = (f"{verdict.name} {verdict.value}" for verdict in verdicts)
+    return ", ".join(said.get(one, one) for one in named)
+
+
 def closed(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Those that keep the gate closed."""
     return [verdict for verdict in verdicts if not verdict.passed]
@@ -107,8 +114,8 @@ def index(state: IndexState) -> Verdict:
     """A half-built index answers nothing, so the flip would be a slow-down that looks like an outage."""
     passed = state in ("valid", "none")
     advice = {
-        "none": "no index: every search reads the whole space; op.create_index builds one",
+        "none": "no index is asked for: search is exact and reads the whole space; op.create_index builds one",
         "invalid": "an index build was interrupted; run the same command again to build it anew",
         "building": "the index is being built; run the same command again when it is done",
     }.get(state, "")
-    return Verdict("index", state, "valid", passed, advice)
+    return Verdict("index", state, "valid or none", passed, advice)

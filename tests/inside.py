@@ -9,7 +9,7 @@ from typing import Any
 from embedmig import commands, embedders
 from embedmig.canary_texts import TEXTS
 from embedmig.commands import Ran, SpaceStatus
-from embedmig.embedders.encoder import CANARY
+from embedmig.embedders import CANARY
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Space
 from tests.project import Project

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from embedmig.canary_texts import TEXTS
-from embedmig.embedders.encoder import CANARY
+from embedmig.embedders import CANARY
 from tests.project import CONFIG, Project
 
 SOURCE = '''

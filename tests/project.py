@@ -194,13 +194,13 @@ class Project:
         assert document["schema"] == 1
         return document
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Starts ``embedmig`` and doesn't wait."""
         process = subprocess.Popen(
             [COMMAND, *arguments],
             cwd=self.folder,
             env=self._environment,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from embedmig.audit.finding import AuditFinding, Sampled
+from embedmig.audit.grounds import Grounds
 from embedmig.audit.holdings import audit_alias, audit_collection, audit_space, untagged_columns
 from embedmig.audit.sampling import sample_space
 from embedmig.db import Connection
 from embedmig.ledger import ledger_exists
-from embedmig.operations.base import Site
 from embedmig.registry import SpaceRecord
 
 __all__ = ["Audit", "AuditFinding", "Audited", "Sampled", "audit"]
@@ -35,7 +35,7 @@ class Audit:
     findings: list[AuditFinding] = field(default_factory=list)
 
 
-def audit(site: Site, conn: Connection, collections: list[str], *, sample: int = 0, seed: int = 0) -> Audit:
+def audit(grounds: Grounds, conn: Connection, collections: list[str], *, sample: int = 0, seed: int = 0) -> Audit:
     """Looks at every space of some collections, and at vector columns that no space accounts for.
 
     ``sample`` vectors of each space are made anew by the model that is said to have made them; which ones, ``seed``
@@ -43,30 +43,33 @@ def audit(site: Site, conn: Connection, collections: list[str], *, sample: int =
     """
     found = Audit()
     for name in collections:
-        for space, findings in _audit(site, conn, name, sample, seed):
+        for space, findings in _audit(grounds, conn, name, sample, seed):
             found.spaces.extend([space] if space else [])
             found.findings.extend(findings)
     return found
 
 
 def _audit(
-    site: Site, conn: Connection, name: str, sample: int, seed: int
+    grounds: Grounds, conn: Connection, name: str, sample: int, seed: int
 ) -> Iterator[tuple[Audited | None, list[AuditFinding]]]:
-    source = site.source(conn, name)
-    records = site.registry.spaces(conn, name) if ledger_exists(conn, site.database.schema) else []
+    source = grounds.source(conn, name)
+    records = grounds.registry.spaces(conn, name) if ledger_exists(conn, grounds.database.schema) else []
     yield None, untagged_columns(conn, source, records)
     if not records:
         return
-    yield None, [*audit_collection(conn, site.registry, source, records), *audit_alias(conn, site.registry, source)]
+    yield (
+        None,
+        [*audit_collection(conn, grounds.registry, source, records), *audit_alias(conn, grounds.registry, source)],
+    )
     for record in records:
         if record.state != "retired":
-            yield _audit_space(site, conn, record, records, sample, seed)
+            yield _audit_space(grounds, conn, record, records, sample, seed)
 
 
 def _audit_space(
-    site: Site, conn: Connection, record: SpaceRecord, records: list[SpaceRecord], sample: int, seed: int
+    grounds: Grounds, conn: Connection, record: SpaceRecord, records: list[SpaceRecord], sample: int, seed: int
 ) -> tuple[Audited, list[AuditFinding]]:
-    source = site.source(conn, record.collection)
-    vectors, findings = audit_space(conn, site.registry, source, record, records)
-    drawn, foreign = sample_space(site, conn, source, record, sample, seed) if sample and vectors else (None, [])
+    source = grounds.source(conn, record.collection)
+    vectors, findings = audit_space(conn, grounds.registry, source, record, records)
+    drawn, foreign = sample_space(grounds, conn, source, record, sample, seed) if sample and vectors else (None, [])
     return Audited(record.collection, record.version, record.state, vectors, drawn), [*findings, *foreign]

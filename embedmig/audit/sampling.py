@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from embedmig.audit.finding import KEYS_SHOWN, AuditFinding, Sampled
+from embedmig.audit.grounds import Grounds
 from embedmig.canary_texts import cosines_of
 from embedmig.db import Connection, ident
 from embedmig.embedders.encoder import Encoder
 from embedmig.later import Later
-from embedmig.operations.base import Site
 from embedmig.registry import SpaceRecord
 from embedmig.source import DOC_HASH, HAS_TEXT, Source
 
@@ -52,14 +52,14 @@ class Drawn:
 
 
 def sample_space(
-    site: Site, conn: Connection, source: Source, record: SpaceRecord, size: int, seed: int
+    grounds: Grounds, conn: Connection, source: Source, record: SpaceRecord, size: int, seed: int
 ) -> tuple[Sampled, list[AuditFinding]]:
     """Draws up to ``size`` vectors at random, embeds their texts, and counts those that the model did not make.
 
     No transaction is open while the model works. Raises what the model raises.
     """
     drawn = draw(conn, source, record, size, seed)
-    cosines = asyncio.run(compare(site.encoder(record.space, record.weights), drawn))
+    cosines = asyncio.run(compare(grounds.encoder(record.space, record.weights), drawn))
     measured = cosines[np.isfinite(cosines)]
     foreign = [one.key for one, cosine in zip(drawn, cosines, strict=True) if cosine < FOREIGN_BELOW]
     checked = len(measured)

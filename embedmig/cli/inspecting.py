@@ -64,12 +64,17 @@ def _watch() -> None:
 @app.command(rich_help_panel=INSPECTING)
 def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it.")] = Path("embedmig-report.html"),
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Audit the store too: reads every vector, calls no model.")
+    ] = False,
+    with_text: Annotated[bool, typer.Option("--with-text", help="Show the texts of queries, and keys.")] = False,
 ) -> None:
-    """One self-contained HTML page: what is live, what is running, how far it is, what happened."""
+    """One self-contained HTML page: what is live, what is running, how far it is, how good, what happened."""
     from embedmig import commands
     from embedmig.report.page import page
 
-    html = page(commands.report(settings.project()), now=datetime.now(UTC))
+    found = commands.report(settings.project(), audited=audit, with_text=with_text)
+    html = page(found, now=datetime.now(UTC))
     try:
         output.write_text(html, encoding="utf-8")
     except OSError as error:

@@ -17,6 +17,7 @@ from embedmig.cli.terminal import (
     Workers,
     app,
     executor_of,
+    from_here,
     interruptible,
     live,
     settings,
@@ -64,8 +65,8 @@ def revision(
     }  # fmt: skip
     fields = {name: value for name, value in given.items() if value is not None}
     wanted = commands.Wanted(message, collection, fields, adopt, autogenerate, empty, head, branch_label, strategy)  # type: ignore[arg-type]  # checked there
-    path = commands.revision(settings.project(), wanted)
-    settings.show("revision", {"path": str(path)}, lambda: str(path))
+    path = from_here(commands.revision(settings.project(), wanted))
+    settings.show("revision", {"path": path}, lambda: path)
 
 
 @app.command(rich_help_panel=MIGRATING)
@@ -131,8 +132,8 @@ def merge(
     """Write a script that joins several heads."""
     from embedmig import commands
 
-    path = commands.merge(settings.project(), revisions or [], message)
-    settings.show("revision", {"path": str(path)}, lambda: str(path))
+    path = from_here(commands.merge(settings.project(), revisions or [], message))
+    settings.show("revision", {"path": path}, lambda: path)
 
 
 @app.command(rich_help_panel=MIGRATING)
@@ -144,5 +145,5 @@ def rebase(
     """Renumber a script that is not applied onto the one other head."""
     from embedmig import commands
 
-    path = commands.rebase(settings.project(), name)
-    settings.show("revision", {"path": str(path)}, lambda: str(path))
+    path = from_here(commands.rebase(settings.project(), name))
+    settings.show("revision", {"path": path}, lambda: path)

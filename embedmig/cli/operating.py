@@ -149,12 +149,17 @@ def retire(
     confirm: Annotated[
         str | None, typer.Option(metavar="TAG", help="The version again: this can't be taken back.")
     ] = None,
+    evals_stable: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="So many evaluations must show what the alias shows now to be as good."),
+    ] = None,
 ) -> None:
     """Drop the vectors of an old version, for good. Exit 3 while it is too early."""
     from embedmig import commands
     from embedmig.report.tables import size
 
-    gone = commands.retire(settings.project(), collection, version, after=after, confirm=confirm)
+    asked = {"after": after, "confirm": confirm, "evals_stable": evals_stable}
+    gone = commands.retire(settings.project(), collection, version, **asked)  # type: ignore[arg-type]  # as typer parsed them
     settings.show("retired", gone, lambda: f"{gone.version}: {size(gone.bytes)} freed in {gone.milliseconds:.0f} ms")
 
 

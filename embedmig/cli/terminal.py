@@ -66,15 +66,15 @@ class Settings:
         """Where everything goes that is not data."""
         from rich.console import Console
 
-        return Console(stderr=True, no_color=not self.color, highlight=False)
+        return Console(stderr=True, no_color=not self.color, highlight=False, markup=False)
 
     @property
     def out(self) -> Console:
-        """Where data goes. In a pipe a line is a line, however long."""
+        """Where data goes. In a pipe a line is a line, however long. Brackets in it are the data's own."""
         from rich.console import Console
 
         width = None if sys.stdout.isatty() else 200
-        return Console(no_color=not self.color, highlight=False, width=width)
+        return Console(no_color=not self.color, highlight=False, markup=False, width=width)
 
     def project(self, max_cost: float | None = None) -> Project:
         """Reads the configuration."""
@@ -113,6 +113,11 @@ def options(
 ) -> None:  # fmt: skip
     settings.config, settings.database, settings.json = config, database, json
     settings.color, settings.debug = not no_color, debug
+
+
+def from_here(path: Path) -> str:
+    """A path as the current directory sees it, where it lies below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 # --- arguments that several commands take ---------------------------------------------------------------------

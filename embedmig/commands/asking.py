@@ -27,13 +27,13 @@ def gate(project: Project, collection: str, version: str | None = None) -> list[
     """
     with project.looking() as (site, conn):
         record = find_space(project, site, conn, collection, version)
-        asked = _gate_of(project, collection, record.version)
+        asked = gate_of(project, collection, record.version)
         thresholds = asked.thresholds(site)
         found = evaluate(site, conn, record, thresholds)
         return found + evaluate_evidence(site, conn, record, asked.evidence, thresholds.completeness)
 
 
-def _gate_of(project: Project, collection: str, version: str) -> Gate:
+def gate_of(project: Project, collection: str, version: str) -> Gate:
     """The newest script's gate on a version's way up; the defaults where no script has one."""
     for script in project.graph.walk():
         for operation in step_of(script, "upgrade").operations:

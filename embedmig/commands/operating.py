@@ -20,7 +20,7 @@ from embedmig.following import POLL_SECONDS, Follower
 from embedmig.ledger import ledger_exists
 from embedmig.operations.backfill import Orders, fence_of_joined, fill
 from embedmig.operations.base import Site
-from embedmig.operations.retire_space import refuse_early, retire_now
+from embedmig.operations.retire_space import refuse_early, refuse_unstable, retire_now
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import Source
 from embedmig.stores import Store
@@ -232,8 +232,14 @@ class Retired:
     milliseconds: float
 
 
-def retire(project: Project, collection: str, version: str, *, after: str, confirm: str | None) -> Retired:
-    """Drops the vectors of a retained version, for good. Raises :class:`AnswerIsNo` while it is too early."""
+def retire(
+    project: Project, collection: str, version: str, *, after: str, confirm: str | None, evals_stable: int | None = None
+) -> Retired:
+    """Drops the vectors of a retained version, for good. Raises :class:`AnswerIsNo` while it is too early, or while the
+    last ``evals_stable`` evaluations of what the alias shows don't prove it as good.
+    """
+    if evals_stable is not None and evals_stable < 1:
+        raise UsageError(f"--evals-stable {evals_stable} is not above 0")
     if confirm != version:
         raise UsageError(
             f"retiring {version} can't be taken back", hint=f"--confirm {version} says that you mean this one"
@@ -241,6 +247,8 @@ def retire(project: Project, collection: str, version: str, *, after: str, confi
     with RunLock(project.site(start=True).database), working(project) as (site, conn):
         record = _retained(project, site, conn, collection, version)
         refuse_early(site, conn, record, after)
+        if evals_stable is not None:
+            refuse_unstable(site, conn, record, evals_stable)
         size = site.store(conn, record).bytes(conn, 0)  # adopted ones, whose size goes by it, are refused
         milliseconds = retire_now(site, conn, record)
     return Retired(version, size, milliseconds)

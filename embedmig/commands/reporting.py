@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from embedmig.audit import Audit
+from embedmig.commands.auditing import audit
 from embedmig.commands.launching import Launch, launch
 from embedmig.commands.project import Project
+from embedmig.commands.proof import Proof, proof
 from embedmig.commands.standing import Status, status
 from embedmig.ledger import Attempt, ledger_exists
 
@@ -15,19 +19,25 @@ from embedmig.ledger import Attempt, ledger_exists
 class Dossier:
     """The status, every attempt oldest first, the gate's threshold for completeness, and when what is pending could be
     live.
+
+    ``proof`` is the evidence of each collection, ``audit`` what an audit found; None where none was asked for.
+    ``with_text`` says whether queries and keys may be shown.
     """
 
     status: Status
     attempts: list[Attempt]
     threshold: float
     launch: Launch
+    proof: Mapping[str, Proof] = field(default_factory=dict)
+    audit: Audit | None = None
+    with_text: bool = False
 
 
-def report(project: Project, *, now: datetime | None = None) -> Dossier:
-    """Gathers it. Works on an empty ledger too, and wants SELECT alone."""
-    found = status(project)
-    when = launch(project, now or datetime.now(UTC))
-    return Dossier(found, _attempts(project), project.config.gates.completeness, when)
+def report(project: Project, *, audited: bool = False, with_text: bool = False, now: datetime | None = None) -> Dossier:
+    """Gathers it. Works on an empty ledger too, and wants SELECT alone. ``audited`` reads every vector, and calls no model."""
+    found, when = status(project), launch(project, now or datetime.now(UTC))
+    evidence, holdings = proof(project, with_text=with_text), audit(project) if audited else None
+    return Dossier(found, _attempts(project), project.config.gates.completeness, when, evidence, holdings, with_text)
 
 
 def _attempts(project: Project) -> list[Attempt]:

@@ -10,7 +10,10 @@ from embedmig.errors import EmbedderMisconfigured
 from embedmig.settings import EmbedderSettings
 from embedmig.types import Answer, Limits, Role, Space
 
-__all__ = ["Embedder", "EmbedderSettings", "Factory", "create", "providers", "register"]
+__all__ = ["CANARY", "Embedder", "EmbedderSettings", "Factory", "create", "providers", "register"]
+
+CANARY = "a harmless sentence"
+"""Sent to find out whether a model answers at all, and to tell a refused text from a refused configuration."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from embedmig.embedders import Embedder
+from embedmig.embedders import CANARY, Embedder
 from embedmig.embedders.prices import estimate
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, InputRefused, RequestTooLarge
 from embedmig.later import Later
@@ -25,8 +25,6 @@ else:
 
 T = TypeVar("T")
 
-CANARY = "a harmless sentence"
-"""Sent to tell a refused text from a refused configuration, and by :meth:`Encoder.probe`."""
 EMPTY = "the text is empty: it has no vector"
 
 

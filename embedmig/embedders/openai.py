@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedmig.embedders import CANARY
 from embedmig.embedders.prices import estimate_tokens
 from embedmig.embedders.tokens import TokenEstimate, counted_and_allowed
 from embedmig.errors import (
@@ -41,7 +42,6 @@ BATCH_SIZE = 256
 CONCURRENCY = 16
 TAKES_DIMENSIONS = ("text-embedding-3-",)
 """Models that cut their vectors on request; others answer 400 to ``dimensions``, or ignore it."""
-CANARY = "a harmless sentence"
 TOO_LARGE = re.compile(
     r"tokens (per|in|a|for the) (request|batch)|too many tokens|max_tokens_per_request", re.IGNORECASE
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from psycopg import sql
 
@@ -21,6 +22,7 @@ from embedmig.source import Source
 from embedmig.stores import Key
 from embedmig.types import Hit
 
+WORST = 10  # queries kept with an evaluation
 CHUNKS = 5  # hits asked for per row wanted, where a row has several
 
 
@@ -81,8 +83,19 @@ def evaluation(
     found = Evaluation(
         version, golden.name, golden.digest, k, "exact" if exact else "index", len(golden.questions),
         {name: summary(values) for name, values in scores.items()}, latencies(answers.milliseconds), completeness,
+        worst=worst(golden, scores),
     )  # fmt: skip
     return found, scores
+
+
+def worst(golden: GoldenSet, scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    """The queries with the lowest scores, by the first measure and then the next; those with full marks aside."""
+    rows = sorted(zip(*scores.values(), golden.questions, strict=True), key=lambda row: (*row[:-1], row[-1].number))
+    return [
+        {"number": question.number, "query": question.query, "tags": list(question.tags)}
+        | {name: round(float(value), 4) for name, value in zip(scores, values, strict=True)}
+        for *values, question in rows[:WORST] if values[0] < 1
+    ]  # fmt: skip
 
 
 def without_unknown(conn: Connection, source: Source, golden: GoldenSet) -> tuple[GoldenSet, list[str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ TREC = (".tsv", ".qrels", ".txt")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query, the rows that answer it with their grades (0: judged and not relevant), and what kind of query it is."""
+    """A query, the rows that answer it with their grades (0: judged and not relevant), and what kind of query it is.
+
+    ``number`` is its place in its set, from 1; 0: it has none.
+    """
 
     query: str
     relevant: Mapping[Key, int]
     tags: tuple[str, ...] = ()
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def read(path: Path, *, judged: bool = True) -> GoldenSet:
     Raises :class:`UsageError` naming the file and the question at fault.
     """
     try:
-        questions = tuple(_questions(path, judged))
+        questions = tuple(replace(one, number=n) for n, one in enumerate(_questions(path, judged), 1))
     except OSError as error:
         raise UsageError(
             f"{path}: can't be read: {error.strerror}", hint="name a golden set with --golden FILE"
@@ -67,7 +71,8 @@ def read(path: Path, *, judged: bool = True) -> GoldenSet:
     if not questions:
         raise UsageError(f"{path}: the set is empty", hint=f"it wants {SHAPE}")
     found = GoldenSet(path.name, questions)
-    for number, question in enumerate(questions, 1):
+    for question in questions:
+        number = question.number
         if not question.query.strip():
             raise UsageError(f"{path}: query {number} is empty", hint="a text without words has no vector")
         if judged and not any(grade > 0 for grade in question.relevant.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,7 +19,7 @@ from embedmig.types import Verdict
 READS_KEPT = 10_000  # shadow reads of one version; older ones are forgotten
 
 FIELDS = sql.SQL(
-    "version, golden, golden_digest, k, mode, queries, metrics, latency_ms, completeness, measured_by, beside, measured_at"
+    "version, golden, golden_digest, k, mode, queries, metrics, latency_ms, completeness, measured_by, beside, measured_at, worst"
 )
 
 
@@ -40,6 +41,23 @@ class ShadowRead:
     query: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ShadowFigures:
+    """What the shadow reads of one version beside one active version say: how many were answered and failed, the mean
+    overlap@10, the median and 95th percentile of both times in milliseconds, and from when to when.
+    """
+
+    active: str
+    other: str
+    samples: int
+    errors: int
+    overlap: float | None
+    active_ms: Sequence[float] | None
+    other_ms: Sequence[float] | None
+    first: datetime
+    last: datetime
+
+
 class Kept:
     """Reads and writes the evidence of one schema."""
 
@@ -57,11 +75,13 @@ class Kept:
         """Keeps an evaluation; ``measured_by`` and ``measured_at`` are those of this moment."""
         query = sql.SQL(
             """insert into {} (collection, version, golden, golden_digest, k, mode, queries, metrics, latency_ms,
-                 completeness, measured_by, beside) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+                 completeness, measured_by, beside, worst)
+               values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
         ).format(self.evals_table)
         values = (
             collection, found.version, found.golden, found.golden_digest, found.k, found.mode, found.queries,
             json.dumps(found.metrics), json.dumps(found.latency_ms), found.completeness, whoami(), found.beside,
+            json.dumps(found.worst),
         )  # fmt: skip
         conn.execute(query, values)
 
@@ -98,6 +118,18 @@ class Kept:
         ).format(self.reads_table)
         row = conn.execute(query, {"c": collection, "o": other, "since": since}).fetchone()
         return Pair(*row) if row else Pair()
+
+    def shadows(self, conn: Connection, collection: str) -> list[ShadowFigures]:
+        """All shadow reads that are kept of a collection, a pair of versions each; the one read last first."""
+        query = sql.SQL(
+            """select active, other, count(*) filter (where error is null), count(error),
+                      avg(overlap_at_k) filter (where k = 10),
+                      percentile_cont(array[0.5, 0.95]) within group (order by active_ms) filter (where error is null),
+                      percentile_cont(array[0.5, 0.95]) within group (order by other_ms) filter (where error is null),
+                      min(at), max(at)
+               from {} where collection = %s group by active, other order by max(at) desc, active, other"""
+        ).format(self.reads_table)
+        return [ShadowFigures(*row) for row in conn.execute(query, (collection,))]
 
     def known(self, conn: Connection, record: SpaceRecord, now: datetime, completeness: float) -> Known:
         """Everything that a gate on a version asks the tables for."""

@@ -20,6 +20,8 @@ class Evaluation:
     """One stored measurement of a version. ``metrics`` maps a measure to ``value``, ``low`` and ``high``.
 
     ``completeness`` is that of the space when it was measured. ``beside`` is the version it was compared with, if it was.
+    ``worst`` are the queries with the lowest scores, lowest first: ``number`` in the golden set, ``query``, ``tags``, and
+    each measure.
     """
 
     version: str
@@ -34,6 +36,7 @@ class Evaluation:
     measured_by: str = ""
     beside: str | None = None
     measured_at: datetime | None = None
+    worst: list[dict[str, Any]] = field(default_factory=list)
 
     def value(self, name: str) -> float | None:
         """A measure's value; None where it was not measured."""
@@ -109,9 +112,14 @@ def overlap(asked: Evidence, known: Known) -> Verdict:
     assert asked.overlap_at_10 is not None
     if known.shadow.overlap is not None and known.shadow.samples >= (asked.shadow_samples or ENOUGH):
         return _above(OVERLAP, known.shadow.overlap, asked.overlap_at_10, f"over {known.shadow.samples:,} shadow reads")
-    compared = known.sound(known.of(known.version, OVERLAP, beside=True))
+    every = known.of(known.version, OVERLAP, beside=True)
+    compared = known.sound(every)
     if not compared:
         advice = f"embedmig compare {known.collection} OLD {known.version} measures it, and so do shadow reads"
+        if every:
+            advice = (
+                f"only measured on {floor_percent(every[0].completeness)} of the corpus: complete it, then {advice}"
+            )
         return _unknown(OVERLAP, asked.overlap_at_10, advice)
     value = compared[0].metrics[OVERLAP]["value"]
     return _above(OVERLAP, value, asked.overlap_at_10, f"on {compared[0].golden}, beside {compared[0].beside}")

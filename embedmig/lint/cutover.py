@@ -51,29 +51,21 @@ def _ungated(reading: Reading, calls: Sequence[Call]) -> Iterator[Fault]:
 @rule("EM002")
 def gate_without_completeness(subject: Subject) -> Iterator[Fault]:
     """A gate whose threshold is whatever ``[gates]`` says on the day, which nobody reviewed."""
-    for reading in subject.readings:
-        for call in reading.calls:
-            if isinstance(call.operation, Gate) and call.operation.completeness is None:
-                yield Fault(
-                    reading.script.path,
-                    call.line,
-                    f"the gate on {call.operation.version} names no completeness",
-                    "completeness=0.995, so that what was reviewed is what is asked",
-                )
+    for reading, call, gate in subject.calls(Gate):
+        if gate.completeness is None:
+            message = f"the gate on {gate.version} names no completeness"
+            mend = "completeness=0.995, so that what was reviewed is what is asked"
+            yield Fault(reading.script.path, call.line, message, mend)
 
 
 @rule("EM003")
 def retire_too_early(subject: Subject) -> Iterator[Fault]:
     """A version is dropped before it can be known that nobody has to go back to it."""
-    for reading in subject.readings:
-        for call in reading.calls:
-            if isinstance(call.operation, RetireSpace) and _days(call.operation.after) < RETENTION_DAYS:
-                yield Fault(
-                    reading.script.path,
-                    call.line,
-                    f"{call.operation.version} is retired after {call.operation.after or 'no time at all'}",
-                    f'after="{RETENTION_DAYS}d" at least, "21d" where you can: until then it is the way back',
-                )
+    for reading, call, retired in subject.calls(RetireSpace):
+        if _days(retired.after) < RETENTION_DAYS:
+            message = f"{retired.version} is retired after {retired.after or 'no time at all'}"
+            mend = f'after="{RETENTION_DAYS}d" at least, "21d" where you can: until then it is the way back'
+            yield Fault(reading.script.path, call.line, message, mend)
 
 
 def _days(after: object) -> float:
@@ -87,16 +79,11 @@ def _days(after: object) -> float:
 @rule("EM004")
 def retire_with_flip(subject: Subject) -> Iterator[Fault]:
     """The way back is dropped by the very revision that takes a step from which one may have to go back."""
-    for reading in subject.readings:
-        flipped = {call.operation.collection for call in reading.upgrade if isinstance(call.operation, FlipAlias)}
-        for call in reading.upgrade:
-            if isinstance(call.operation, RetireSpace) and call.operation.collection in flipped:
-                yield Fault(
-                    reading.script.path,
-                    call.line,
-                    f"{call.operation.version} is retired by the revision that flips the alias of {call.operation.collection!r}",
-                    "retire it in a revision of its own, or by hand: embedmig retire",
-                )
+    for reading, call, retired in subject.calls(RetireSpace):
+        if call in reading.upgrade and retired.collection in last_flips(reading.upgrade):
+            message = f"{retired.version} is retired by the revision that flips the alias of {retired.collection!r}"
+            mend = "retire it in a revision of its own, or by hand: embedmig retire"
+            yield Fault(reading.script.path, call.line, message, mend)
 
 
 @rule("EM007")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from embedmig.config import Config
 from embedmig.errors import EmbedmigError, ScriptError
@@ -18,6 +19,7 @@ from embedmig.operations.retire_space import RetireSpace
 from embedmig.scripts import Script
 from embedmig.types import Space
 
+T = TypeVar("T")
 Named = tuple[str, str]
 """A collection and a version's tag."""
 
@@ -82,6 +84,13 @@ class Subject:
     heads: tuple[str, ...]
     applied: Mapping[str, str] | None = None
     broken: EmbedmigError | None = None
+
+    def calls(self, kind: type[T]) -> Iterator[tuple[Reading, Call, T]]:
+        """The calls of one kind, in both directions of every script, each with its operation."""
+        for reading in self.readings:
+            for call in reading.calls:
+                if isinstance(call.operation, kind):
+                    yield reading, call, call.operation
 
     def name_of(self, path: Path | None) -> str:
         """A file as findings name it: relative to the configuration's folder."""

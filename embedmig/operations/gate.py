@@ -72,7 +72,7 @@ class Gate(Operation):
         if shut := gates.closed(verdicts):
             reasons = "; ".join(f"{verdict.name} is {verdict.value}, asked for {verdict.threshold}" for verdict in shut)
             raise GateClosed(f"the gate on {self.version} is closed: {reasons}", hint=shut[0].advice)
-        return ", ".join(f"{verdict.name} {verdict.value}" for verdict in verdicts)
+        return gates.line(verdicts)
 
     def thresholds(self, site: Site) -> gates.Thresholds:
         """The script's, or those of ``[gates]``."""

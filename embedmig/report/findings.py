@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -75,7 +76,7 @@ def sarif_document(findings: Sequence[Finding], folder: Path) -> str:
 
 
 def _result(one: Finding, rule: int, folder: Path) -> dict[str, Any]:
-    place: dict[str, Any] = {"artifactLocation": {"uri": from_here(one.where, folder)}}
+    place: dict[str, Any] = {"artifactLocation": {"uri": quote(from_here(one.where, folder))}}
     if one.line is not None:
         place["region"] = {"startLine": one.line}
     said = one.message if one.hint is None else f"{one.message}\n{one.hint}"

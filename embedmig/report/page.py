@@ -1,19 +1,21 @@
-"""The report: one self-contained HTML file, for a phone and for print. No vector, no key, no document text."""
+"""The report: one self-contained HTML file, for a phone and for print. No vector, and no key or text unless asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from embedmig.authoring import template_dir
 from embedmig.commands.reporting import Dossier
 from embedmig.commands.standing import Status
 from embedmig.report.tables import percent, size
+from embedmig.types import Verdict
 
 SHOWN_ATTEMPTS = 50
 
 
-def page(dossier: Dossier, *, now: datetime, findings: Sequence[object] = ()) -> str:
+def page(dossier: Dossier, *, now: datetime) -> str:
     """Renders everything that is known as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -29,10 +31,34 @@ def page(dossier: Dossier, *, now: datetime, findings: Sequence[object] = ()) ->
         launch=f"{launch.at.astimezone(UTC):%Y-%m-%d %H:%M}" if launch.at else None,
         launch_basis=launch.held_by,
         problems=problems(dossier.status),
-        findings=findings,
+        proof=dossier.proof,
+        audit=dossier.audit,
+        with_text=dossier.with_text,
+        advice=lambda gate: advice(gate, with_text=dossier.with_text),
+        gates_of=lambda name, space: [*space.gates, *gates_on_evidence(dossier, name, space.version)],
+        measures=measures,
         percent=percent,
         size=size,
     )
+
+
+def gates_on_evidence(dossier: Dossier, collection: str, version: str) -> list[Verdict]:
+    """What the version's own script asks beside what ``status`` shows."""
+    found = dossier.proof.get(collection)
+    return found.gates.get(version, []) if found else []
+
+
+def measures(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The measures of an evaluation, nDCG first: it is what gates ask for."""
+    names = [name for name in found if "@" in name]
+    return {name: found[name] for name in sorted(names, key=lambda name: (not name.startswith("ndcg"), name))}
+
+
+def advice(gate: Verdict, *, with_text: bool) -> str:
+    """What would open a gate; keys are left out unless asked for."""
+    if gate.name == "unaccounted_rows" and gate.advice and not with_text:
+        return "missing, and no change waits for them; embedmig gate names their keys"
+    return gate.advice
 
 
 def problems(status: Status) -> list[str]:

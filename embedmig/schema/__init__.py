@@ -13,7 +13,7 @@ from embedmig.errors import DatabaseUnsuitable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
-HEAD = "0009"
+HEAD = "0010"
 READABLE = "0004"
 VERSION_TABLE = "ledger_schema"
 

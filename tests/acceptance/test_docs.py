@@ -14,16 +14,19 @@ import click
 import psycopg
 import pytest
 import typer
+import yaml
 
+from embedmig import Reader, commands
 from embedmig import config as configuration
 from embedmig.cli import app
+from embedmig.evidence.kept import Kept
 from embedmig.operations import op
 from embedmig.types import Space
-from tests.project import Project
+from tests.project import NEW_TAG, OLD_TAG, Project
 from tests.transcripts import ROOT, Session, agrees, blocks, live_through, prepare
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-LIVED = [ROOT / "README.md", ROOT / "docs" / "tutorial.md", ROOT / "docs" / "live-traffic.md"]
+LIVED = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("tutorial", "live-traffic", "proof", "audit"))]
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -132,10 +135,12 @@ def test_every_field_of_a_space_is_described() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_every_toml_block_is_a_configuration_and_every_python_block_compiles(document: Path, tmp_path: Path) -> None:
+def test_every_toml_block_is_a_configuration_and_python_and_yaml_can_be_read(document: Path, tmp_path: Path) -> None:
     for block in blocks(document.read_text()):
         if block.language == "python":
             ast.parse(block.body)
+        if block.language == "yaml":
+            assert yaml.safe_load(block.body)
         if block.language == "toml":
             tomllib.loads(block.body)
             whole = block.body if "[embedmig]" in block.body else f'[embedmig]\ndatabase = "embedded"\n{block.body}'
@@ -224,3 +229,33 @@ def test_the_recipe_of_rights_is_enough_for_each_role_and_no_more(project: Proje
             for role in roles.values():
                 conn.execute(f"drop owned by {role} cascade")
                 conn.execute(f"drop role {role}")
+
+
+def test_the_recipe_of_rights_for_shadow_reads_is_enough_and_without_it_only_the_shadow_fails(project: Project) -> None:
+    project.documents()
+    project.two_spaces()
+    commands.upgrade(project.opened())
+    role, as_superuser = f"app_{project.one('select current_database()')}", project.url
+    url = as_superuser.replace("postgres:@", f"{role}:@")
+    (recipe,) = [block.body for block in blocks(read("proof.md")) if block.language == "sql" and "to app" in block.body]
+
+    def shadow_reads() -> int:
+        with Reader(url, "docs", shadow=OLD_TAG, rate=1.0) as reader:
+            assert {hit.version for hit in reader.search("supersonic flutter")} == {NEW_TAG}
+        return int(project.one("select count(*) from embedmig.shadow_reads"))
+
+    with project.connect() as conn:
+        conn.execute(f"create role {role} login; grant usage on schema embedmig, public to {role}")
+        conn.execute(f"grant select on embedmig.aliases, docs_embeddings to {role}")
+    try:
+        assert shadow_reads() == 0
+        with project.connect() as conn:
+            conn.execute(re.sub(r"\bapp\b", role, recipe))
+        assert shadow_reads() == 1
+        with Reader(url, "docs", canary=OLD_TAG, share=1.0) as reader:
+            assert {hit.version for hit in reader.search("supersonic flutter")} == {OLD_TAG}
+        with psycopg.connect(url, autocommit=True) as conn:
+            assert Kept("embedmig").prune_reads(conn, "docs", OLD_TAG, keep=0) == 1
+    finally:
+        with project.connect() as conn:
+            conn.execute(f"drop owned by {role}; drop role {role}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 
 from embedmig import commands
@@ -130,6 +132,44 @@ def test_a_column_of_vectors_without_a_space_is_said_to_be_untagged(with_column:
     assert (one.code, one.count, one.version) == ("untagged-column", 40, None)
     assert "documents.embedding (vector(64)) holds 40 vectors" in one.message
     assert "--adopt documents.embedding" in one.hint
+
+
+REFUSED = ("NaN", "Infinity", "-Infinity")
+BINARY = {"vector": "!hhff", "halfvec": "!hhee"}  # dimensions, unused, components
+
+
+@pytest.mark.parametrize("value", REFUSED)
+@pytest.mark.parametrize("kind", BINARY)
+def test_pgvector_takes_no_vector_in_that_is_not_finite(conn: psycopg.Connection, kind: str, value: str) -> None:
+    conn.execute(f"create table held (id int, embedding {kind}(2))")
+    columns = "copy held (embedding) from stdin"
+
+    def text() -> None:
+        conn.execute(f"insert into held values (1, '[{value},1]')")
+
+    def array() -> None:
+        conn.execute(f"insert into held values (1, array['{value}'::real, 1]::real[]::{kind})")
+
+    def copy_text() -> None:
+        with conn.cursor().copy(columns) as copy:
+            copy.write(f"[{value},1]\n")
+
+    def copy_binary() -> None:
+        with conn.cursor().copy(f"{columns} (format binary)") as copy:
+            copy.set_types(["bytea"])  # as it stands: the type's own bytes
+            copy.write_row([struct.pack(BINARY[kind], 2, 0, float(value), 1.0)])
+
+    def arithmetic() -> None:
+        most = {"vector": "3e38", "halfvec": "65000"}[kind]
+        conn.execute(f"insert into held select 1, ('[{most},1]'::{kind} + '[{most},1]'::{kind})")
+
+    for way in (text, array, copy_text, copy_binary, arithmetic):
+        with pytest.raises(psycopg.errors.DataError):
+            way()
+    with conn.cursor().copy(f"{columns} (format binary)") as copy:  # the way itself is open
+        copy.set_types(["bytea"])
+        copy.write_row([struct.pack(BINARY[kind], 2, 0, 0.5, 1.0)])
+    assert conn.execute("select embedding::text from held").fetchall() == [("[0.5,1]",)]
 
 
 def test_in_a_users_own_table_strangers_and_writers_without_a_version_are_found(adopted: Project) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
@@ -17,6 +18,7 @@ from embedmig.errors import AnswerIsNo, EmbedmigError, GateClosed, PlanError, Un
 from embedmig.evaluate.drawing import SHOWS
 from embedmig.evidence.kept import Kept
 from embedmig.report.evidence import compared_page, evaluated_table
+from embedmig.report.page import page
 from embedmig.report.tables import status_table
 from tests.project import NEW_TAG, OLD_TAG, Project
 from tests.waiting import wait_until
@@ -267,6 +269,17 @@ def test_a_version_is_retired_only_when_what_is_shown_has_proved_as_good(both: P
     assert commands.status(both.opened()).collections["docs"].spaces[0].state == "retired"
 
 
+def test_retiring_by_hand_can_wait_for_the_same_proof(both: Project) -> None:
+    commands.upgrade(both.opened())
+    asked = ("retire", "docs", OLD_TAG, "--confirm", OLD_TAG, "--after", "0s", "--evals-stable")
+    assert "not above 0" in both.run(*asked, "0", expect=2).stderr
+    commands.evaluate(both.opened(), "docs", exact_only=True)
+    assert "1 of 2 evaluations" in both.run(*asked, "2", expect=3).stderr
+    commands.evaluate(both.opened(), "docs", NEW_TAG, exact_only=True)
+    both.run(*asked, "2")
+    assert commands.status(both.opened()).collections["docs"].spaces[0].state == "retired"
+
+
 # --- shadow and canary ----------------------------------------------------------------------------------------
 
 
@@ -314,6 +327,32 @@ def test_a_space_retired_under_its_shadow_ends_it_with_one_warning(
         assert shadowed.search("shock wave")
     assert [record.name for record in caplog.records] == ["embedmig.shadow"]
     assert "is retired" in caplog.text
+
+
+def test_a_shadow_of_a_version_that_is_not_there_changes_no_answer_and_is_warned_of_once(
+    both: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), Reader(both.url, "docs", shadow="other", rate=1.0) as reader:
+        for _ in range(3):
+            assert {hit.version for hit in reader.search("shock wave")} == {OLD_TAG}
+        wait_until(lambda: caplog.records, "a warning")
+        with pytest.raises(UsageError, match="the query is empty"):
+            reader.search(" ")
+    assert ["version other of 'docs' is not there" in record.getMessage() for record in caplog.records] == [True]
+    assert both.rows(READS) == []
+
+
+def test_markup_in_titles_and_queries_is_shown_as_it_stands(both: Project) -> None:
+    with both.connect() as conn:
+        conn.execute("update documents set title = '[bold]<script>[/nothing]'")
+    write_set(both, "- {query: '[red]<b>wind[/nothing]', relevant: [5]}\n")
+    printed = both.run("compare", "docs", OLD_TAG, NEW_TAG).stdout
+    assert "[red]<b>wind[/nothing]" in printed
+    assert "[bold]<script>[/nothing]" in printed
+    assert "[bold]<script>[/nothing]" in both.run("search", "docs", "[red]<b>wind[/nothing]").stdout
+    html = page(commands.report(both.opened(), audited=True, with_text=True), now=datetime.now(UTC))
+    assert "<script>" not in html
+    assert "<b>wind" not in html
 
 
 def test_a_canary_answers_its_tenants_wholly_and_everyone_else_as_before(both: Project) -> None:

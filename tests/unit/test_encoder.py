@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from embedmig import testing
-from embedmig.embedders import EmbedderSettings, create, prices, providers
-from embedmig.embedders.encoder import CANARY, Encoded, Encoder, pack, row_faults, unit
+from embedmig.embedders import CANARY, EmbedderSettings, create, prices, providers
+from embedmig.embedders.encoder import Encoded, Encoder, pack, row_faults, unit
 from embedmig.embedders.weights import is_prefix
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, InputRefused, RequestTooLarge
 from embedmig.testing import FakeEmbedder, fake_space, fake_vectors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from embedmig import within
 from embedmig.canary import Canary
 from embedmig.errors import PlanError, UsageError
 from embedmig.evaluate import comparing, golden
-from embedmig.evaluate.answering import Answers, rows_once
+from embedmig.evaluate.answering import Answers, rows_once, worst
 from embedmig.evaluate.golden import GoldenSet, Question
 from embedmig.evaluate.measures import interval, overlap, rank_biased_overlap, score
 from embedmig.evidence import Evaluation, Evidence, Known, Pair, fallen, newest_evals, verdicts
@@ -76,6 +77,15 @@ def test_overlap_is_that_of_live_reads_where_there_are_enough_and_else_of_a_comp
     assert [v.value for v in judged(asked, compared, shadow=Pair(29, 0.2, 1.0))] == [0.7]
     assert [(v.value, v.passed) for v in judged(asked, compared, shadow=Pair(30, 0.2, 1.0))] == [(0.2, False)]
     assert judged(asked)[0].value is None
+    (partial,) = judged(asked, replace(compared, completeness=0.6))
+    assert (partial.value, partial.passed) == (None, False)
+    assert "only measured on 60.0 % of the corpus" in partial.advice
+
+
+def test_the_worst_queries_come_first_and_those_with_full_marks_not_at_all() -> None:
+    drawn = GoldenSet("q", tuple(Question(text, {("1",): 1}, (), n) for n, text in enumerate("abcd", 1)))
+    scores = {"ndcg@10": np.array([0.5, 1.0, 0.0, 0.5]), "recall@10": np.array([1.0, 1.0, 0.0, 0.5])}
+    assert [(one["number"], one["query"]) for one in worst(drawn, scores)] == [(3, "c"), (4, "d"), (1, "a")]
 
 
 def test_shadow_reads_count_and_their_speed_does() -> None:

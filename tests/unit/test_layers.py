@@ -22,8 +22,8 @@ ROOMS = (
     "db", "schema", "ledger", "quotas", "registry", "source", "stores", "chunking", "estimating", "probing", "aliases", "brake", "capture", "changes",
     "canary_texts", "ranges",
     # engines
-    "pipeline", "batches", "backfill", "sync", "following", "gates", "counting", "measuring", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations", "workers",
-    "autogenerate", "runner", "lint", "audit", "drift",
+    "pipeline", "batches", "backfill", "sync", "following", "gates", "counting", "measuring", "audit", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations", "workers",
+    "autogenerate", "runner", "lint", "drift",
     # what people and programs call
     "commands", "report", "cli",
 )  # fmt: skip

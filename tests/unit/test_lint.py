@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import attrs
+import jsonschema
 import pytest
+import sarif_om
 
 from embedmig import commands, config
 from embedmig.codes import NAMES
@@ -132,6 +136,62 @@ def test_the_formats_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"] == "EM001"
     place = result["locations"][0]["physicalLocation"]
     assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == (where, found[0].line)
+
+
+def object_of(kind: type, **inner: object) -> dict[str, object]:
+    """A JSON schema of one object of the standard: its properties and those it must have, by sarif_om, which Microsoft
+    generated from the standard's own schema; no package has that schema itself. ``inner`` says what some are.
+    """
+    given = {field.metadata["schema_property_name"]: field for field in attrs.fields(kind)}
+    assert inner.keys() <= given.keys()
+    wanted = [name for name, field in given.items() if field.default is attrs.NOTHING]
+    properties = {name: inner.get(name, {}) for name in given}
+    return {"type": "object", "required": wanted, "additionalProperties": False, "properties": properties}
+
+
+def list_of(item: object) -> dict[str, object]:
+    return {"type": "array", "items": item}
+
+
+TEXT = {"type": "string", "minLength": 1}
+PLACE = object_of(
+    sarif_om.PhysicalLocation,
+    artifactLocation=object_of(sarif_om.ArtifactLocation, uri={"type": "string", "pattern": r"^[\w./%~-]+$"}),
+    region=object_of(sarif_om.Region, startLine={"type": "integer", "minimum": 1}),
+)
+RESULT = object_of(
+    sarif_om.Result,
+    ruleId=TEXT,
+    ruleIndex={"type": "integer", "minimum": -1},
+    level={"enum": ["none", "note", "warning", "error"]},
+    message=object_of(sarif_om.Message, text=TEXT) | {"required": ["text"]},
+    locations=list_of(object_of(sarif_om.Location, physicalLocation=PLACE)),
+)
+RULE = object_of(
+    sarif_om.ReportingDescriptor, id=TEXT, name=TEXT, help=object_of(sarif_om.MultiformatMessageString, text=TEXT)
+)
+DRIVER = object_of(sarif_om.ToolComponent, name=TEXT, version=TEXT, rules=list_of(RULE) | {"uniqueItems": True})
+RUN = object_of(sarif_om.Run, tool=object_of(sarif_om.Tool, driver=DRIVER), results=list_of(RESULT))
+SARIF = object_of(sarif_om.SarifLog, version={"const": "2.1.0"}, runs=list_of(RUN))
+
+
+@pytest.mark.parametrize("name", ["EM001", "EM010_chunk", "EM011", "EM017", "none"])
+def test_what_code_scanners_get_is_sarif(name: str, tmp_path: Path) -> None:
+    chunk = "chunk = { size = 512 }" if name == "EM010_chunk" else ""
+    migrations = SCRIPTS / "good" / "merged" if name == "none" else tmp_path / "scripts of ü" / name
+    if name != "none":
+        shutil.copytree(SCRIPTS / "bad" / name, migrations)
+    document = json.loads(sarif_document(check(tmp_path, migrations, chunk), tmp_path))
+    jsonschema.validate(document, SARIF)
+    assert bool(document["runs"][0]["results"]) == (name != "none")
+
+
+@pytest.mark.parametrize("slip", [{"level": "fatal"}, {"message": {}}, {"line": 3}, {"ruleIndex": "0"}])
+def test_the_schema_sees_a_slip(slip: dict[str, object], tmp_path: Path) -> None:
+    document = json.loads(sarif_document(check(tmp_path, SCRIPTS / "bad" / "EM001"), tmp_path))
+    document["runs"][0]["results"][0] |= slip
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, SARIF)
 
 
 def test_a_message_of_several_lines_stays_one_workflow_command(tmp_path: Path) -> None:

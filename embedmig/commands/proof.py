@@ -1,0 +1,66 @@
+"""What the report shows of the evidence: each version's newest evaluation, and what shadow reads saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from embedmig.commands.asking import gate_of
+from embedmig.commands.project import Project
+from embedmig.db import Connection
+from embedmig.errors import EmbedmigError
+from embedmig.evidence import Evaluation, newest_evals
+from embedmig.evidence.kept import Kept, ShadowFigures
+from embedmig.ledger import ledger_exists
+from embedmig.operations.base import Site
+from embedmig.operations.gate import evaluate_evidence
+from embedmig.registry import SpaceRecord
+from embedmig.types import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Of one collection: the newest evaluation of each live version that has one, oldest version first; its shadow
+    reads, those read last first; and for each version what its script's gate asks of the evidence.
+    """
+
+    evaluations: list[Evaluation]
+    shadows: list[ShadowFigures]
+    gates: dict[str, list[Verdict]]
+
+
+def proof(project: Project, *, with_text: bool) -> dict[str, Proof]:
+    """The evidence of every collection; without ``with_text`` no query has its text. Wants SELECT alone."""
+    with project.looking() as (site, conn):
+        if not ledger_exists(conn, site.database.schema):
+            return {}
+        kept, needed = Kept(site.database.schema), site.config.gates.completeness
+        found = {}
+        for name in site.config.collections:
+            records = [record for record in site.registry.spaces(conn, name) if record.state != "retired"]
+            newest = _newest(kept.evals(conn, name), records, needed)
+            evaluations = [one if with_text else without_text(one) for one in newest]
+            gates = {record.version: _gates(project, site, conn, record) for record in records}
+            found[name] = Proof(evaluations, kept.shadows(conn, name), gates)
+        return found
+
+
+def _gates(project: Project, site: Site, conn: Connection, record: SpaceRecord) -> list[Verdict]:
+    try:
+        asked = gate_of(project, record.collection, record.version)
+    except EmbedmigError:
+        return []  # a script that can't be read; the page names it
+    return evaluate_evidence(site, conn, record, asked.evidence, asked.thresholds(site).completeness)
+
+
+def _newest(evals: list[Evaluation], records: list[SpaceRecord], needed: float) -> Iterator[Evaluation]:
+    for record in records:
+        sound, partial = newest_evals(evals, record.version, needed)
+        newest = partial or sound
+        if newest is not None:
+            yield newest
+
+
+def without_text(found: Evaluation) -> Evaluation:
+    """The evaluation with its worst queries known by their number alone."""
+    return replace(found, worst=[{name: item[name] for name in item if name != "query"} for item in found.worst])
