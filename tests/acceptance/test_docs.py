@@ -92,6 +92,7 @@ def test_the_options_before_the_command_and_their_variables_are_in_the_reference
         ("## `[embedders.PROVIDER]`", configuration._EMBEDDER),
         ("## `[gates]`", configuration._GATES),
         ("## `[throttle]`", configuration._THROTTLE),
+        ("## `[index]`", configuration._INDEX),
         ("## `[check]`", configuration._CHECK),
     ],
 )
