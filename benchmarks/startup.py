@@ -111,3 +111,22 @@ def once(command: list[str], folder: Path) -> tuple[float, float]:
     if process.returncode:
         sys.exit(f"{' '.join(command)}: exit {process.returncode}")
     return seconds, used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    """By hand: how many pairs."""
+    from statistics import median
+
+    from benchmarks.place import docstrings, opened
+
+    with opened() as place:
+        small = docstrings(200)
+        place.load(small)
+        for asked, pairs in measure(place, small, int(sys.argv[1])).items():
+            for what in ("wall", "cpu"):
+                ratios = [getattr(pair, what) for pair in pairs]
+                print(f"{asked}, {what}: {min(ratios):.2f} {median(ratios):.2f} {max(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()

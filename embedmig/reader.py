@@ -21,6 +21,7 @@ from psycopg import sql
 
 from embedmig.aliases import CHANNEL, space_of
 from embedmig.canary import Canary
+from embedmig.counting import planned_rows
 from embedmig.db import Connection, Database, ident
 from embedmig.errors import AliasMoved, EmbedmigError, UsageError
 from embedmig.ledger import ledger_exists
@@ -255,7 +256,8 @@ class Reader:
         encoder = encoder_for(space, weights, self._settings.get(space.provider))
         keys, columns = split_columns(names)
         form = form_of(self._conn, relation)
-        return Resolved(relation, keys, columns, record.version, record.fingerprint or "", encoder, form)
+        rows = planned_rows(self._conn, relation)
+        return Resolved(relation, keys, columns, record.version, record.fingerprint or "", encoder, form, rows)
 
     def _read(self, current: Resolved, vector: Sequence[float], k: int, where: Mapping[str, Any] | None) -> list[Hit]:
         try:

@@ -39,6 +39,7 @@ from embedmig.operations.recording import record
 from embedmig.scripts import Script
 
 LOCK_TIMEOUT_MS = 50  # readers and writers queue behind a waiting DDL lock: never for longer than this
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.01, 0.25  # between tries: those who queued meanwhile go first
 LOCK_PATIENCE_SECONDS = 30.0  # then the flip gives up and names who is in its way
 
 
@@ -213,6 +214,7 @@ class Runner:
         jittered tries, so that nobody queues behind this one. Returns the outcome and when the last try began.
         """
         deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+        pause = FIRST_PAUSE_SECONDS
         while True:
             run.guard()
             began = time.monotonic()
@@ -228,7 +230,8 @@ class Runner:
             except TRANSIENT as error:
                 if time.monotonic() > deadline or self.stop.is_set():
                     raise self._blocked(run, operation, error) from error
-                time.sleep(random.uniform(0.02, 0.25))  # noqa: S311  jitter, not a secret
+                time.sleep(random.uniform(pause / 2, pause))  # noqa: S311  jitter, not a secret
+                pause = min(2 * pause, LAST_PAUSE_SECONDS)
                 continue
             if isinstance(operation, FlipAlias):
                 run.aliases[operation.collection] = operation.version

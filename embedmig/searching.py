@@ -13,6 +13,7 @@ from psycopg import sql
 
 from embedmig import source as sources
 from embedmig.aliases import collection_of
+from embedmig.counting import planned_rows
 from embedmig.db import Connection, ident, literal, scalar
 from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
@@ -35,6 +36,7 @@ class Resolved:
     fingerprint: str
     encoder: Encoder
     form: Form | None = None  # the stand-in that the index holds; None: the vectors themselves
+    rows: int = 0  # about how many it shows
 
 
 def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
@@ -54,7 +56,8 @@ def resolve_space(conn: Connection, store: Store, record: SpaceRecord, settings:
     encoder = encoder_for(record.space, record.weights, settings)
     keys, columns = split_columns(column_names(conn, relation))
     form = None if record.adopted else form_of(conn, record.relation)
-    return Resolved(relation, keys, columns, record.version, record.fingerprint, encoder, form)
+    rows = planned_rows(conn, relation)
+    return Resolved(relation, keys, columns, record.version, record.fingerprint, encoder, form, rows)
 
 
 class NotReady(UsageError):
@@ -120,16 +123,30 @@ def nearest(
     compared: no index matches an order by the distance plus nothing. Raises :class:`UsageError` for an unknown column.
     """
     wanted, values = conditions(current, where or {})
+    values |= {"vector": str(list(vector)), "version": current.version, "k": k}
+    exact = exact or (bool(where) and few(conn, current, wanted, values))
     form = None if exact else current.form
     candidates = k * form.rerank if form else k
     query = (_by_stand_in(current, form, wanted) if form else _by_vector(current, wanted, exact=exact))  # fmt: skip
-    values |= {"vector": str(list(vector)), "version": current.version, "k": k, "candidates": candidates}
+    values["candidates"] = candidates
     with conn.transaction():
         # Filters and deleted rows thin an index scan out: it goes on until k rows are found.
         if scalar(conn, "select extversion >= '0.8' from pg_extension where extname = 'vector'"):
             conn.execute("set local hnsw.iterative_scan = strict_order")
         conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(candidates, 1000)))))
         return [read_hit(row, current) for row in conn.execute(query, values)]
+
+
+def few(conn: Connection, current: Resolved, wanted: sql.Composable, values: Mapping[str, Any]) -> bool:
+    """Whether so few rows meet the conditions that comparing all of them is quicker than walking the index for ``k``.
+
+    Of ``n`` rows ``r`` meet them: the index is walked for about ``k · n / r`` rows, each four times the price of a row
+    compared. pgvector's own estimate leaves the filter out. They must be found by an index, too: by the planner's price.
+    """
+    query = sql.SQL("explain (format json) {}").format(_by_vector(current, wanted, exact=True, limited=False))
+    plan = scalar(conn, query, values)[0]["Plan"]
+    matching, price = plan["Plan Rows"], plan["Total Cost"]
+    return bool(matching**2 <= 4 * values["k"] * current.rows and price <= 1000 + 20 * matching)
 
 
 def conditions(current: Resolved, where: Mapping[str, Any]) -> tuple[sql.Composed, dict[str, Any]]:
@@ -148,13 +165,13 @@ def conditions(current: Resolved, where: Mapping[str, Any]) -> tuple[sql.Compose
     return sql.SQL(" and ").join(parts), {f"w{place}": value for place, value in enumerate(found)}
 
 
-def _by_vector(current: Resolved, wanted: sql.Composable, *, exact: bool) -> sql.Composed:
+def _by_vector(current: Resolved, wanted: sql.Composable, *, exact: bool, limited: bool = True) -> sql.Composed:
     """Ordered by the vectors themselves, out of the index or out of all of them."""
     return sql.SQL(
-        """select {shown} from {relation} where {wanted} order by {distance}{exactly} limit %(k)s"""
+        """select {shown} from {relation} where {wanted} order by {distance}{exactly}{limit}"""
     ).format(
         shown=_shown(current), relation=current.relation, wanted=wanted, distance=_distance(current),
-        exactly=sql.SQL(" + 0" if exact else ""),
+        exactly=sql.SQL(" + 0" if exact else ""), limit=sql.SQL(" limit %(k)s" if limited else ""),
     )  # fmt: skip
 
 

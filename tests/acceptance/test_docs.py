@@ -97,6 +97,7 @@ def test_the_options_before_the_command_and_their_variables_are_in_the_reference
         ("## `[throttle]`", configuration._THROTTLE),
         ("## `[backfill]`", configuration._BACKFILL),
         ("## `[ray]`", configuration._RAY),
+        ("## `[index]`", configuration._INDEX),
         ("## `[check]`", configuration._CHECK),
     ],
 )
