@@ -203,7 +203,7 @@ class Pipeline:
         def transaction() -> int:
             with self.writing.transaction():
                 self.store.take_turn(self.writing, alone=bool(claims))
-                written = sum(self.store.write(self.writing, self.registry, item.batch) for item in taken)
+                written = self.store.write(self.writing, self.registry, [item.batch for item in taken])
                 if claims:
                     Changes(self.registry, self.store).settle(self.writing, claims)
                 if position is not None:
