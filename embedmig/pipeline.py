@@ -8,9 +8,11 @@ they settle, and heartbeat together. Where the batches come from is the feed's b
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from embedmig.changes import Changes, Claim
@@ -105,6 +107,14 @@ class Pipeline:
         When something fails, what is in flight is still written, where the database takes it; then the failure is
         raised. A stop is not a failure: it returns.
         """
+        with frozen_objects():
+            await self._run(feed)
+        if isinstance(self.failure, WriterFailed):
+            raise self.failure.cause
+        if self.failure is not None:
+            raise self.failure
+
+    async def _run(self, feed: AsyncIterator[Work]) -> None:
         width = self.encoder.limits.concurrency
         todo: asyncio.Queue[Work | None] = asyncio.Queue(width + 1)
         done: asyncio.Queue[Embedded | None] = asyncio.Queue(width + 1)
@@ -120,10 +130,6 @@ class Pipeline:
         await asyncio.gather(*workers)
         await done.put(None)
         await writer
-        if isinstance(self.failure, WriterFailed):
-            raise self.failure.cause
-        if self.failure is not None:
-            raise self.failure
 
     # --- embedding
 
@@ -245,6 +251,21 @@ class WriterFailed(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.cause = cause
+
+
+@contextmanager
+def frozen_objects() -> Iterator[None]:
+    """Python's collector passes over what was there before: rows come and go by the thousand, and each sets it off to
+    walk through every class and function of the libraries, which takes a sixth of this process's CPU.
+    """
+    if gc.get_freeze_count():  # somebody else has done so: theirs to undo
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 # --- batches --------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -102,12 +101,12 @@ class Course:
         with api(self.latency, self.dimensions) as server, tempfile.TemporaryDirectory() as folder:
             job = {"database": url, "server": server.url, "table": "documents", "dimensions": self.dimensions}
             before = self._database_cpu()
-            said, client_cpu = run_in(folder, peer, job | dict(peer.settings))
+            said = run_in(folder, peer, job | dict(peer.settings))
             database_cpu = self._database_cpu() - before
             self._check(peer)
             asked = server.stats()
             return Turn(
-                len(self.texts), said["seconds"], said["imports"], said.get("setup", 0.0), client_cpu, database_cpu,
+                len(self.texts), said["seconds"], said["imports"], said.get("setup", 0.0), said["cpu"], database_cpu,
                 server.cpu(), asked["requests"], asked["texts"] / asked["requests"], asked["most_in_flight"],
             )  # fmt: skip
 
@@ -152,20 +151,17 @@ def cosine(one: Any, other: Any) -> float:
     return float(np.dot(one, other) / np.linalg.norm(one) / np.linalg.norm(other))
 
 
-def run_in(folder: str, peer: Peer, job: dict[str, Any]) -> tuple[dict[str, float], float]:
-    """Runs a peer's program in an empty folder; what it said last, and the CPU seconds of its process."""
+def run_in(folder: str, peer: Peer, job: dict[str, Any]) -> dict[str, float]:
+    """Runs a peer's program in an empty folder; what it said last: seconds on the clock, of CPU, for imports, for setup."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "EMBEDMIG_"))}
     environment |= {"PYTHONPATH": str(ROOT)} if peer.name.startswith("embedmig") else {}
     command = [peer.python(), "-P", HERE / "runners" / peer.runner, json.dumps(job)]
-    with (Path(folder) / "log").open("w+") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        log.seek(0)
-        lines = log.read().splitlines()
-    if process.returncode:
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    lines = done.stdout.splitlines()
+    if done.returncode:
         raise SystemExit(f"{peer.name} failed:\n" + "\n".join(lines[-30:]))
-    return json.loads(lines[-1]), usage.ru_utime + usage.ru_stime
+    said: dict[str, float] = json.loads(lines[-1])
+    return said
 
 
 @dataclass

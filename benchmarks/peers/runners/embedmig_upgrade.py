@@ -12,7 +12,7 @@ import pgvector.psycopg  # noqa: F401
 
 from embedmig import cli, commands  # noqa: F401
 
-imported = time.monotonic()
+imported, spent = time.monotonic(), time.process_time()
 job = json.loads(sys.argv[1])
 settings = "".join(f"{key} = {job[name]}\n" for key, name in (("batch_size", "batch"), ("concurrency", "concurrency")) if name in job)  # fmt: skip
 Path("embedmig.toml").write_text(f"""
@@ -47,4 +47,8 @@ try:
 except SystemExit as ended:
     if ended.code:
         raise
-print(json.dumps({"imports": imported - started, "seconds": time.monotonic() - imported}))
+print(
+    json.dumps(
+        {"imports": imported - started, "seconds": time.monotonic() - imported, "cpu": time.process_time() - spent}
+    )
+)

@@ -13,7 +13,7 @@ from langchain_postgres import Column, PGEngine
 from langchain_postgres.v2.async_vectorstore import AsyncPGVectorStore
 from sqlalchemy.ext.asyncio import create_async_engine
 
-imported = time.monotonic()
+imported, spent = time.monotonic(), time.process_time()
 
 
 async def run(job: dict) -> None:
@@ -39,4 +39,8 @@ async def run(job: dict) -> None:
 
 
 asyncio.run(run(json.loads(sys.argv[1])))
-print(json.dumps({"imports": imported - started, "seconds": time.monotonic() - imported}))
+print(
+    json.dumps(
+        {"imports": imported - started, "seconds": time.monotonic() - imported, "cpu": time.process_time() - spent}
+    )
+)

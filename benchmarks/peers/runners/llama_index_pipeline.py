@@ -12,7 +12,7 @@ from llama_index.core.schema import TextNode
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.vector_stores.postgres import PGVectorStore
 
-imported = time.monotonic()
+imported, spent = time.monotonic(), time.process_time()
 
 
 async def run(job: dict) -> None:
@@ -38,4 +38,8 @@ async def run(job: dict) -> None:
 
 
 asyncio.run(run(json.loads(sys.argv[1])))
-print(json.dumps({"imports": imported - started, "seconds": time.monotonic() - imported}))
+print(
+    json.dumps(
+        {"imports": imported - started, "seconds": time.monotonic() - imported, "cpu": time.process_time() - spent}
+    )
+)

@@ -28,6 +28,15 @@ with psycopg.connect(job["database"]) as conn:
              processing => ai.processing_default(batch_size => %s, concurrency => %s))""",
         (job["table"], job["dimensions"], job["server"], job["batch"], job["concurrency"]),
     )
-ready = time.monotonic()
+ready, spent = time.monotonic(), time.process_time()
 cli.cli(["vectorizer", "worker", "-d", job["database"], "--once", "--log-level", "WARN"], standalone_mode=False)
-print(json.dumps({"imports": imported - started, "setup": ready - imported, "seconds": time.monotonic() - ready}))
+print(
+    json.dumps(
+        {
+            "imports": imported - started,
+            "setup": ready - imported,
+            "seconds": time.monotonic() - ready,
+            "cpu": time.process_time() - spent,
+        }
+    )
+)

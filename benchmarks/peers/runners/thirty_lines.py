@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 from pgvector import Vector
 from pgvector.psycopg import register_vector_async
 
-imported = time.monotonic()
+imported, spent = time.monotonic(), time.process_time()
 
 
 async def run(job: dict) -> None:
@@ -36,4 +36,8 @@ async def run(job: dict) -> None:
 
 
 asyncio.run(run(json.loads(sys.argv[1])))
-print(json.dumps({"imports": imported - started, "seconds": time.monotonic() - imported}))
+print(
+    json.dumps(
+        {"imports": imported - started, "seconds": time.monotonic() - imported, "cpu": time.process_time() - spent}
+    )
+)

@@ -11,7 +11,7 @@ import httpx  # noqa: F401
 import psycopg  # noqa: F401
 from vecshift import cli, cli_apply  # noqa: F401
 
-imported = time.monotonic()
+imported, spent = time.monotonic(), time.process_time()
 job = json.loads(sys.argv[1])
 os.environ["VECSHIFT_DSN"] = job["database"]
 os.environ["OPENAI_API_KEY"] = "none"
@@ -28,4 +28,8 @@ try:
 except SystemExit as ended:
     if ended.code:
         raise
-print(json.dumps({"imports": imported - started, "seconds": time.monotonic() - imported}))
+print(
+    json.dumps(
+        {"imports": imported - started, "seconds": time.monotonic() - imported, "cpu": time.process_time() - spent}
+    )
+)
