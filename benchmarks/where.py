@@ -3,7 +3,7 @@
 Every stage is measured in the thread that does it, awaiting excluded (``time.thread_time``), and what a stage calls is
 counted there and not in its caller. The database's processes are read from ``/proc``, each by its connection's name.
 
-    python -m benchmarks.where --svg docs/where-the-time-goes.svg
+    python -m benchmarks.where --svg docs/where-the-time-goes.svg --doc docs/performance.md
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import efficiency
+from benchmarks.document import rewrite
 from benchmarks.peers.__main__ import api
 from benchmarks.place import ROOT, Corpus, Place, dictionary, docstrings, opened
 from benchmarks.run import machine
@@ -210,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=40_000)
     parser.add_argument("--svg", type=Path, help="where the picture goes")
+    parser.add_argument("--doc", type=Path, help="a document whose measured part 'where' is rewritten")
     options = parser.parse_args()
     corpus = dictionary(options.rows) or docstrings(min(options.rows, 12_000))
     with opened() as place:
@@ -218,7 +220,10 @@ def main() -> None:
         found = {dimensions: measure(place, corpus, dimensions) for dimensions in (256, 1536)}
         here = machine(place)
     under = f"{here['when']} · {len(corpus.rows):,} texts ({corpus.name}) · 16 requests of 256 · {here['cores']} cores"
-    print(f"{under}\n\n{table(found)}")
+    text = f"{under}\n\n{table(found)}"
+    print(text)
+    if options.doc:
+        rewrite(options.doc, "where", text)
     if options.svg:
         options.svg.write_text(picture(found, under))
     path = ROOT / "bench-results" / f"where-{time.strftime('%Y%m%d-%H%M%S')}.json"

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -28,6 +29,7 @@ import numpy as np
 import psutil
 import psycopg
 
+from benchmarks.document import rewrite
 from benchmarks.peers.field import HERE, PEERS, Peer
 from benchmarks.place import ROOT, Place, dictionary, docstrings, opened
 from benchmarks.run import machine
@@ -38,7 +40,7 @@ SAMPLE = 200
 
 @dataclass(frozen=True)
 class Turn:
-    """One run of one peer. Seconds of the wall and of CPU; ``ratio`` is embedmig's speed in the same round over this one's."""
+    """One run of one peer: seconds on the clock, of imports, of setting up, of CPU; what the server counted."""
 
     rows: int
     seconds: float
@@ -197,30 +199,36 @@ def api(latency: float, dimensions: int) -> Iterator[Api]:
 # --- the table ------------------------------------------------------------------------------------------------
 
 
+HEAD = """\
+| | rows/s, median (min to max) | embedmig is faster by | requests | texts a request | most in flight | CPU a row, µs: its own + the database's | imports, s |
+|---|---|---|---|---|---|---|---|
+"""
+
+
 def spread(values: list[float], form: str) -> str:
-    """Minimum, median, maximum, as three cells."""
-    return " | ".join(format(value, form) for value in (min(values), statistics.median(values), max(values)))
+    """``median (min to max)``."""
+    middle, low, high = (format(value, form) for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} ({low} to {high})"
 
 
 def markdown(turns: dict[str, list[Turn]], peers: list[Peer], versions: dict[str, dict[str, str]]) -> str:
-    """The table as it stands in docs/performance.md."""
-    lines = [
-        "| | version | rows/s: min | median | max | embedmig is faster by: min | median | max | requests | mean batch | most in flight | CPU a row, µs: client + database | imports, s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    ours = turns.get("embedmig")
+    """The table as it stands in docs/performance.md; ratios are of speeds in the same round."""
+    ours = turns.get("embedmig", [])
+    lines = []
     for peer in peers:
         theirs = turns[peer.name]
-        ratios = [own.speed / other.speed for own, other in zip(ours, theirs, strict=True)] if ours else []
-        last, median = theirs[-1], statistics.median
-        micro = [median(getattr(turn, name) / turn.rows * 1e6 for turn in theirs) for name in ("client_cpu", "database_cpu")]  # fmt: skip
-        lines.append(
-            f"| {peer.name} | {versions[peer.name].get(peer.package, '')} | {spread([one.speed for one in theirs], ',.0f')} "
-            f"| {spread(ratios, '.2f') if ratios and peer.name != 'embedmig' else ' |  | '} "
-            f"| {last.requests:,} | {last.mean_batch:.0f} | {last.most_in_flight} | {micro[0]:.0f} + {micro[1]:.0f} "
-            f"| {median(turn.imports for turn in theirs):.1f} |"
-        )
-    return "\n".join(lines)
+        ratios = [own.speed / other.speed for own, other in zip(ours, theirs, strict=False)]
+        median, last = statistics.median, theirs[-1]
+        own, database = (median(getattr(turn, name) / turn.rows * 1e6 for turn in theirs) for name in ("client_cpu", "database_cpu"))  # fmt: skip
+        cells = (
+            f"{peer.name} ({peer.package} {versions[peer.name].get(peer.package, '?')})",
+            spread([one.speed for one in theirs], ",.0f"),
+            spread(ratios, ".1f") if ratios and theirs is not ours else "",
+            f"{last.requests:,}", f"{last.mean_batch:,.0f}", f"{last.most_in_flight}", f"{own:.0f} + {database:.0f}",
+            f"{median(turn.imports for turn in theirs):.1f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return HEAD + "\n".join(lines)
 
 
 def settings(peers: list[Peer]) -> str:
@@ -238,6 +246,7 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=256)
     parser.add_argument("--only", action="append", choices=[peer.name for peer in PEERS], help="may be repeated")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=N", help="another setting, for all that run")
+    parser.add_argument("--doc", type=Path, help="a document whose measured part 'peers' is rewritten")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the database is ended with it
     more = {key: int(value) for key, _, value in (one.partition("=") for one in options.set)}
@@ -261,10 +270,13 @@ def main() -> None:
         f"{options.latency * 1000:.0f} ms latency · {options.repeat} rounds · {found['cores']} cores, load average "
         f"{os.getloadavg()[0]:.1f} · PostgreSQL {found['postgresql']}, pgvector {found['pgvector']} · Python {found['python']}"
     )
-    print(f"{under}\n\n{markdown(turns, peers, versions)}\n\n{settings(peers)}")
+    text = f"{under}\n\n{markdown(turns, peers, versions)}\n\n{settings(peers)}"
+    print(text)
+    if options.doc:
+        rewrite(options.doc, "peers", text)
     path = ROOT / "bench-results" / f"peers-{time.strftime('%Y%m%d-%H%M%S')}.json"
     path.write_text(json.dumps({
-        "machine": found, "options": vars(options), "corpus": corpus.name, "rows": len(corpus.texts), "versions": versions,
+        "machine": found, "options": vars(options) | {"doc": str(options.doc)}, "corpus": corpus.name, "rows": len(corpus.texts), "versions": versions,
         "settings": {peer.name: dict(peer.settings) for peer in peers},
         "turns": {name: [asdict(turn) for turn in some] for name, some in turns.items()},
     }, indent=2))  # fmt: skip
