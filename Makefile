@@ -4,6 +4,7 @@ PYTHON ?= python3
 WORKERS ?= auto
 MINUTES ?= 10
 SEEDS ?= 300
+ROUNDS ?= 3
 # Torch, a real transformer model, and Ray. On most machines torch comes with gigabytes of CUDA libraries, so they are
 # installed in CI, where torch is a build for the CPU, or where they are asked for: make test LOCAL=1.
 # Tests that need them are skipped elsewhere, and say so.
@@ -15,10 +16,10 @@ TORCH := torch==2.13.0
 CHECKED := embedmig tests benchmarks demo migrations
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit soak bench docs venv local clean
+.PHONY: help demo test lint types unit soak bench bench-peers docs venv local clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.embedded ## a real corpus moves to a better model, back, and forward again (90 seconds)
 	@$(BIN)/python demo/run.py
@@ -44,6 +45,9 @@ docs: .venv/.dev ## every transcript, command, key and link in README and docs/,
 
 bench: .venv/.dev ## the figures of docs/performance.md, measured here; JSON in bench-results/
 	@$(BIN)/python -m benchmarks.run
+
+bench-peers: .venv/.dev ## embedmig beside five others, each in an environment of its own in bench-results/peers (1 GB, once); ROUNDS (3)
+	@$(BIN)/python -m benchmarks.peers --repeat $(ROUNDS)
 
 venv: .venv/.dev ## .venv with everything that a developer needs
 	@echo "activate it: . $(BIN)/activate"

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -100,6 +102,14 @@ class Pipeline:
         When something fails, what is in flight is still written, where the database takes it; then the failure is
         raised. A stop is not a failure: it returns.
         """
+        with frozen_objects():
+            await self._run(feed)
+        if isinstance(self.failure, WriterFailed):
+            raise self.failure.cause
+        if self.failure is not None:
+            raise self.failure
+
+    async def _run(self, feed: AsyncIterator[Work]) -> None:
         width = self.encoder.limits.concurrency
         todo: asyncio.Queue[Work | None] = asyncio.Queue(width + 1)
         done: asyncio.Queue[Embedded | None] = asyncio.Queue(width + 1)
@@ -115,10 +125,6 @@ class Pipeline:
         await asyncio.gather(*workers)
         await done.put(None)
         await writer
-        if isinstance(self.failure, WriterFailed):
-            raise self.failure.cause
-        if self.failure is not None:
-            raise self.failure
 
     # --- embedding
 
@@ -226,9 +232,10 @@ class Pipeline:
         did: dict[KeyRange | None, Tally] = {}
         with self.writing.transaction():
             self.store.take_turn(self.writing, alone=bool(claims))
-            for item in taken:
-                written = self.store.write(self.writing, self.registry, item.batch)
-                did[item.work.range] = did.get(item.work.range, Tally()).plus(self._did(item, written))
+            for held, items in by_range(taken).items():
+                batches = [item.batch for item in items]
+                written = self.store.write(self.writing, self.registry, batches, first=not did)
+                did[held] = self._did(items, written)
             if claims:
                 Changes(self.registry, self.store).settle(self.writing, claims)
             for held, its in did.items():
@@ -238,14 +245,14 @@ class Pipeline:
             self.fence(self.writing, whole.rows, whole.tokens, whole.cost)
         return did
 
-    def _did(self, item: Embedded, written: int) -> Tally:
-        failed = len(item.batch.failures)
-        return self._paid([item]).plus(
+    def _did(self, items: Sequence[Embedded], written: int) -> Tally:
+        failed = sum(len(item.batch.failures) for item in items)
+        return self._paid(items).plus(
             Tally(
-                rows=len(item.work.rows) - failed,
+                rows=sum(len(item.work.rows) for item in items) - failed,
                 failed=failed,
-                truncated=item.truncated,
-                changed=len(item.batch.pieces) - written,
+                truncated=sum(item.truncated for item in items),
+                changed=sum(len(item.batch.pieces) for item in items) - written,
             )
         )
 
@@ -267,6 +274,14 @@ class WriterFailed(Exception):
         self.cause = cause
 
 
+def by_range(taken: Sequence[Embedded]) -> dict[KeyRange | None, list[Embedded]]:
+    """What belongs to each range; under None what belongs to none."""
+    found: dict[KeyRange | None, list[Embedded]] = {}
+    for item in taken:
+        found.setdefault(item.work.range, []).append(item)
+    return found
+
+
 def reach(taken: Sequence[Embedded]) -> dict[KeyRange, Reached]:
     """How far each range is when these are written."""
     numbers: dict[KeyRange, dict[int, Key | None]] = {}
@@ -279,6 +294,21 @@ def reach(taken: Sequence[Embedded]) -> dict[KeyRange, Reached]:
 def sum_of(tallies: Iterable[Tally]) -> Tally:
     """All together."""
     return functools.reduce(Tally.plus, tallies, Tally())
+
+
+@contextmanager
+def frozen_objects() -> Iterator[None]:
+    """Python's collector passes over what was there before: rows come and go by the thousand, and each sets it off to
+    walk through every class and function of the libraries, which takes a sixth of this process's CPU.
+    """
+    if gc.get_freeze_count():  # somebody else has done so: theirs to undo
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 # --- batches --------------------------------------------------------------------------------------------------

@@ -79,10 +79,11 @@ class Stats:
 
 
 class Vectors:
-    """Deterministic vectors by the hash of the text, cheap in base64: a unique head on one of a few tails."""
+    """Deterministic vectors by the hash of the text, cheap to write: a unique head on one of a few tails."""
 
     def __init__(self) -> None:
         self._tails: dict[int, tuple[list[str], np.ndarray]] = {}
+        self._numbers: dict[int, list[str]] = {}
 
     def tails(self, dimensions: int) -> tuple[list[str], np.ndarray]:
         if dimensions not in self._tails:
@@ -102,6 +103,16 @@ class Vectors:
         if dimensions <= HEAD:
             return base64.b64encode(head[: 4 * dimensions]).decode()
         return base64.b64encode(head).decode() + self.tails(dimensions)[0][place]
+
+    def numbers(self, text: str, dimensions: int) -> str:
+        """The same as a JSON list of numbers."""
+        if dimensions <= HEAD:
+            return json.dumps(self.array(text, dimensions).tolist())
+        if dimensions not in self._numbers:
+            pool = self.tails(dimensions)[1]
+            self._numbers[dimensions] = [json.dumps(row.tolist())[1:] for row in pool]
+        place, head = self.head(text)
+        return f"[{', '.join(map(repr, struct.unpack(f'<{HEAD}f', head)))}, {self._numbers[dimensions][place]}"
 
     def array(self, text: str, dimensions: int) -> np.ndarray:
         """``(dimensions,)`` float32: what the server answers for ``text``."""
@@ -241,7 +252,7 @@ class Api:
 
     def _rows(self, texts: list[str], dimensions: int, *, base64: bool) -> list[str]:
         if self.options.floats or not base64:
-            values: list[str] = [json.dumps(vector(text, dimensions).tolist()) for text in texts]
+            values = [VECTORS.numbers(text, dimensions) for text in texts]
         else:
             values = [f'"{VECTORS.base64(text, dimensions)}"' for text in texts]
         for place, text in enumerate(texts):

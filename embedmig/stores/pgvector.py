@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import LiteralString
 
 from psycopg import sql
@@ -15,6 +15,7 @@ from embedmig.index_size import IndexStorage
 from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, comma, list_columns
 from embedmig.stores import Batch, IndexState, Key, Row, SpaceCounts, hnsw
+from embedmig.stores.binary import copy_bytes
 from embedmig.types import Space
 
 TURN_CLASS = 0x656D6273  # "embs"; the second half of the lock's key is the space's number
@@ -211,9 +212,6 @@ class PgvectorStore:
 
     def prepare_writer(self, conn: Connection) -> None:
         """Once a writing connection: the table that batches are copied into, and a planner that looks rows up by key."""
-        from pgvector.psycopg import register_vector
-
-        register_vector(conn)
         keys = comma(sql.SQL("{} text").format(ident(f"k{n}")) for n in range(1, len(self.source.key) + 1))
         conn.execute(
             sql.SQL(
@@ -235,33 +233,31 @@ class PgvectorStore:
         function = sql.SQL("pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared")
         conn.execute(sql.SQL("select {}(%s, %s)").format(function), (TURN_CLASS, self.record.id))
 
-    def write(self, conn: Connection, registry: Registry, batch: Batch) -> int:
-        """Inside a transaction: puts a batch into the space; returns how many vectors were taken.
+    def write(self, conn: Connection, registry: Registry, batches: Sequence[Batch], *, first: bool = True) -> int:
+        """Inside a transaction, whose ``first`` it is or not: puts batches in; returns how many vectors were taken.
 
         A row whose text changed since it was read is not taken: its hash is checked in the statement that writes.
         """
-        if batch.rows:
-            self._copy(conn, batch)
-            if self.space.chunk:
-                conn.execute(self._delete_surplus())
-        written = conn.execute(self._insert()).rowcount if batch.rows else 0
-        conn.execute("delete from embedmig_batch")  # the next of this transaction may have a row of this one again
-        if batch.failures:
-            registry.record_failures(
-                conn, self.record.id, [(row.key, row.content_hash, why) for row, why in batch.failures]
-            )
+        written = 0
+        for some in without_repeats(batches):
+            if not first:
+                conn.execute("truncate embedmig_batch")
+            written, first = written + self._put(conn, some), False
+        failures = [(row.key, row.content_hash, why) for batch in batches for row, why in batch.failures]
+        if failures:
+            registry.record_failures(conn, self.record.id, failures)
         return written
 
-    def _copy(self, conn: Connection, batch: Batch) -> None:
+    def _put(self, conn: Connection, batches: Sequence[Batch]) -> int:
+        """One COPY and one INSERT for all of them."""
         columns = [f"k{n}" for n in range(1, len(self.source.key) + 1)]
         columns += ["chunk", "content_hash", "chunk_count", "chunk_start", "chunk_end", "embedding"]
-        types = ["text"] * len(self.source.key) + ["int4", "bytea", "int4", "int4", "int4", self.space.storage]
         query = sql.SQL("copy embedmig_batch ({}) from stdin (format binary)").format(comma(ident(c) for c in columns))
-        values = pgvector_values(batch.vectors, self.space.storage)
         with conn.cursor() as cursor, cursor.copy(query) as copy:
-            copy.set_types(types)
-            for row, piece, vector in zip(batch.rows, batch.pieces, values, strict=True):
-                copy.write_row((*row.key, piece.chunk, row.content_hash, piece.count, piece.start, piece.end, vector))
+            copy.write(copy_bytes(batches, self.space.storage, conn.info.encoding))
+        if self.space.chunk:
+            conn.execute(self._delete_surplus())
+        return conn.execute(self._insert()).rowcount
 
     def _batch_keys(self) -> sql.Composed:
         """The batch with its keys in their own types, as ``b``."""
@@ -361,8 +357,17 @@ def index_state(conn: Connection, schema: str, name: str) -> IndexState:
     return "valid" if row[0] else "building" if row[1] else "invalid"
 
 
-def pgvector_values(vectors: object, storage: str) -> Sequence[object]:
-    """The batch as pgvector's own types, which write themselves in binary."""
-    from pgvector import HalfVector, Vector
-
-    return [Vector(row) if storage == "vector" else HalfVector(row) for row in vectors]  # type: ignore[attr-defined]
+def without_repeats(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+    """The batches in their order, together as long as no row is in two of them: a statement inserts a row once."""
+    some: list[Batch] = []
+    seen: set[Key] = set()
+    for batch in batches:
+        keys = {row.key for row in batch.rows}
+        if not seen.isdisjoint(keys):
+            yield some
+            some, seen = [], set()
+        if keys:
+            some.append(batch)
+            seen |= keys
+    if some:
+        yield some
