@@ -161,7 +161,9 @@ def test_an_adoption_names_where_the_vectors_are(tmp_path):
 
 
 def all_bodies() -> list[Body]:
-    chunked = replace(NEW, chunk=Chunk(512, 64, "tokens"), document_prefix="search_document: ", variant="v2", dtype="float16")
+    chunked = replace(
+        NEW, chunk=Chunk(512, 64, "tokens"), document_prefix="search_document: ", variant="v2", dtype="float16"
+    )
     return [
         space_body(NEW, OLD.tag, GateDefaults()),
         space_body(chunked, None, GateDefaults(1.0, 90.5)),
