@@ -55,7 +55,7 @@ def measure(options: argparse.Namespace) -> list[Pair]:
     model = embedder._copies().first
     tokens = embedder.count_tokens(texts)
     in_order = sorted(texts, key=len, reverse=True)
-    few = in_order[:: max(1, len(in_order) // 256)]
+    few = in_order[:: max(1, len(in_order) // 64)]
     speeds = {
         size: embedder.count_tokens(few) / seconds(lambda size=size: direct(model, few, size))
         for size in DIRECT_BATCHES
