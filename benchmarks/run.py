@@ -13,14 +13,14 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import efficiency, flip
+from benchmarks import asking, efficiency, flip, overhead, reads, startup
 from benchmarks.place import ROOT, Corpus, Place, dictionary, docstrings, opened
 
 
@@ -29,12 +29,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--flips", type=int, default=40)
-    parser.add_argument("--rows", type=int, help="at most so many of the dictionary")
-    parser.add_argument("--only", choices=["efficiency", "flip"])
+    parser.add_argument("--rows", type=int, help="at most so many of the dictionary, and of rows to look at")
+    parser.add_argument("--only", choices=list(MEASURES), action="append", help="one of them, or several; else all")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the database is ended with it
     table = Table("what", "min", "median", "max", "measured under", box=None, padding=(0, 2, 0, 0))
-    results: dict[str, object] = {"machine": machine()}
+    results: dict[str, object] = {}
     with opened() as place:
         results["machine"] = machine(place)
         small, large = docstrings(), dictionary(options.rows)
@@ -43,10 +43,8 @@ def main() -> None:
             place.load(large)
         else:
             table.add_row("dictionary", "", "", "", "skipped: the corpus is not here")
-        if options.only != "flip":
-            results["efficiency"] = run_efficiency(place, small, large or small, options.repeats, table)
-        if options.only != "efficiency":
-            results["flip"] = run_flip(place, small, options.flips, table)
+        for name in options.only or MEASURES:
+            results[name] = MEASURES[name](Bench(place, small, large or small, options, table))
     Console(width=150).print(table)
     path = ROOT / "bench-results" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     path.parent.mkdir(exist_ok=True)
@@ -54,43 +52,99 @@ def main() -> None:
     print(f"\n{path.relative_to(ROOT)}")
 
 
-def run_efficiency(place: Place, small: Corpus, large: Corpus, repeats: int, table: Table) -> list[dict[str, object]]:
+@dataclass(frozen=True)
+class Bench:
+    """What every measurement is given: where, with which corpora, how often, and the table to add its rows to."""
+
+    place: Place
+    small: Corpus
+    large: Corpus
+    options: argparse.Namespace
+    table: Table
+
+    def add(self, what: str, values: Sequence[float], under: str, form: str) -> None:
+        """A row: min, median, max."""
+        figures = (min(values), statistics.median(values), max(values))
+        self.table.add_row(what, *(format(value, form) for value in figures), under)
+
+
+def run_efficiency(bench: Bench) -> list[dict[str, object]]:
     """Each embedder, and what the pipeline makes of it."""
     found = []
     with efficiency.server() as url:
         cases = [
-            (small, efficiency.api(url, 4, 64, 256)),
-            (large, efficiency.api(url, 16, 256, 256)),
-            (small, efficiency.api(url, 16, 256, 1536)),
-            (small, efficiency.wordllama()),
-            (large, efficiency.wordllama()),
+            (bench.small, efficiency.api(url, 4, 64, 256)),
+            (bench.large, efficiency.api(url, 16, 256, 256)),
+            (bench.small, efficiency.api(url, 16, 256, 1536)),
+            (bench.small, efficiency.wordllama()),
+            (bench.large, efficiency.wordllama()),
         ]
         for corpus, setting in cases:
-            runs = efficiency.measure(place, corpus, setting, repeats)
+            runs = efficiency.measure(bench.place, corpus, setting, bench.options.repeats)
             under = f"{len(corpus.rows):,} {corpus.name}; {setting.name}"
-            add(table, "efficiency", [run.ratio for run in runs], under, ".2f")
-            add(table, "  rows/s end to end", [run.whole for run in runs], "", ",.0f")
-            add(table, "  rows/s of the embedder alone", [run.own for run in runs], "", ",.0f")
+            bench.add("efficiency", [run.ratio for run in runs], under, ".2f")
+            bench.add("  rows/s end to end", [run.whole for run in runs], "", ",.0f")
+            bench.add("  rows/s of the embedder alone", [run.own for run in runs], "", ",.0f")
             found.append({"corpus": corpus.name, "rows": len(corpus.rows), "setting": setting.name,
                           "runs": [asdict(run) | {"ratio": run.ratio} for run in runs]})  # fmt: skip
     return found
 
 
-def run_flip(place: Place, corpus: Corpus, flips: int, table: Table) -> dict[str, object]:
+def run_flip(bench: Bench) -> dict[str, object]:
     """Flips under load."""
-    seen = flip.measure(place, corpus, flips)
-    under = f"{flips} flips under 4 reading processes, {len(corpus.rows):,} rows, 64 ↔ 256 dimensions"
-    add(table, "flip, ms", seen.milliseconds, under, ".1f")
-    table.add_row("  reads", "", f"{seen.reads:,}", "", f"slowest {seen.slowest_read:.0f} ms")
-    table.add_row("  failed reads", "", str(seen.failed), "", "raised, or found nothing")
-    table.add_row("  mixed reads", "", str(seen.mixed), "", "saw two versions")
+    seen = flip.measure(bench.place, bench.small, bench.options.flips)
+    under = (
+        f"{bench.options.flips} flips under 4 reading processes, {len(bench.small.rows):,} rows, 64 ↔ 256 dimensions"
+    )
+    bench.add("flip, ms", seen.milliseconds, under, ".1f")
+    bench.table.add_row("  reads", "", f"{seen.reads:,}", "", f"slowest {seen.slowest_read:.0f} ms")
+    bench.table.add_row("  failed reads", "", str(seen.failed), "", "raised, or found nothing")
+    bench.table.add_row("  mixed reads", "", str(seen.mixed), "", "saw two versions")
     return asdict(seen)
 
 
-def add(table: Table, what: str, values: Sequence[float], under: str, form: str) -> None:
-    """A row: min, median, max."""
-    figures = (min(values), statistics.median(values), max(values))
-    table.add_row(what, *(format(value, form) for value in figures), under)
+def run_overhead(bench: Bench) -> list[dict[str, object]]:
+    """What capture costs writers."""
+    found = overhead.run()
+    for one in found:
+        under = f"{one['what']}, synchronous_commit {one['synchronous_commit']}, {one['clients']} clients, {overhead.SLICES} slices"
+        bench.add("writing with capture / without", one["ratios"], under, ".2f")
+    return found
+
+
+def run_startup(bench: Bench) -> dict[str, object]:
+    """The start of a command beside Alembic's."""
+    found = startup.measure(bench.place, bench.small, 2 * bench.options.repeats + 1)
+    for asked, pairs in found.items():
+        bench.add(
+            f"embedmig {asked} / alembic's", [pair.wall for pair in pairs], "processes in turn, wall clock", ".2f"
+        )
+    return {asked: [asdict(pair) for pair in pairs] for asked, pairs in found.items()}
+
+
+def run_asking(bench: Bench) -> list[dict[str, object]]:
+    """Status at two sizes."""
+    sizes = (10_000, bench.options.rows or 1_000_000)
+    looks = asking.measure(bench.place, sizes, bench.options.repeats)
+    bench.add("status, large / small", [one.ratio for one in looks], f"{sizes[1]:,} rows / {sizes[0]:,}", ".2f")
+    return [asdict(one) for one in looks]
+
+
+def run_reads(bench: Bench) -> dict[str, object]:
+    """Reading through the alias beside SQL by hand; flips under readers and writers; a retirement."""
+    rows = bench.options.rows or 200_000
+    seen = reads.measure(bench.place, rows, bench.options.flips, bench.options.repeats)
+    for name, values in seen.ratios.items():
+        bench.add(name, values, f"{rows:,} rows", ".2f")
+    bench.add("flip, ms", seen.flips, f"{len(seen.flips)} flips under 4 readers and 2 writers, {rows:,} rows", ".1f")
+    bench.add("retire, ms", [seen.retire], f"{rows:,} rows", ".0f")
+    return asdict(seen)
+
+
+MEASURES: dict[str, Callable[[Bench], object]] = {
+    "efficiency": run_efficiency, "flip": run_flip, "overhead": run_overhead, "startup": run_startup,
+    "asking": run_asking, "reads": run_reads,
+}  # fmt: skip
 
 
 def machine(place: Place | None = None) -> dict[str, object]:

@@ -17,7 +17,7 @@ from psycopg import sql
 from embedmig.config import Collection
 from embedmig.db import Connection, ident, literal, scalar
 from embedmig.errors import PlanError, UsageError
-from embedmig.registry import Registry, SpaceRecord, definition_of
+from embedmig.registry import AliasRecord, Registry, SpaceRecord, definition_of
 from embedmig.source import Source
 from embedmig.stores import Store
 from embedmig.types import Space
@@ -85,10 +85,16 @@ def view_statement(source: Source, store: Store, *, replace: bool) -> sql.Compos
     )
 
 
-def point(conn: Connection, registry: Registry, source: Source, store: Store, record: SpaceRecord) -> None:
-    """Inside the flip's transaction: view, registry and the states of both spaces."""
+def point(
+    conn: Connection,
+    registry: Registry,
+    source: Source,
+    store: Store,
+    record: SpaceRecord,
+    previous: AliasRecord | None,
+) -> None:
+    """Inside the flip's transaction: view, registry and the states of both spaces. ``previous`` is what was shown."""
     schema, name = alias_name(source)
-    previous = registry.alias(conn, source.collection.name)
     if previous and previous.version and (previous.alias_schema, previous.alias_name) != (schema, name):
         conn.execute(sql.SQL("drop view if exists {}").format(ident(previous.alias_schema, previous.alias_name)))
     if previous and previous.space:
@@ -104,10 +110,12 @@ def put_view(conn: Connection, source: Source, store: Store) -> None:
     try:
         with conn.transaction():
             conn.execute(view_statement(source, store, replace=True))
+            await_answer(conn)
     except (pg.InvalidTableDefinition, pg.FeatureNotSupported):
         saved = save_rights(conn, *alias_name(source))
         try:
             conn.execute(sql.SQL("drop view {}").format(ident(*alias_name(source))))
+            await_answer(conn)
         except pg.DependentObjectsStillExist as error:
             raise PlanError(
                 f"alias {'.'.join(alias_name(source))} can't be replaced in place, because its columns or the vector's type change, "
@@ -117,6 +125,11 @@ def put_view(conn: Connection, source: Source, store: Store) -> None:
         conn.execute(view_statement(source, store, replace=False))
         if saved:
             saved.restore(conn)
+
+
+def await_answer(conn: Connection) -> None:
+    """In a flip's pipeline, raises here what PostgreSQL has against the statement before, and not somewhere later."""
+    conn.execute("select").fetchone()
 
 
 def remove(conn: Connection, registry: Registry, source: Source) -> None:

@@ -211,9 +211,10 @@ class Ledger:
         query = sql.SQL(
             """update {} set heartbeat_at = clock_timestamp(), rows_done = rows_done + %(rows)s, tokens = tokens + %(tokens)s,
                  cost_usd = case when %(cost)s::float8 is null then cost_usd else coalesce(cost_usd, 0) + %(cost)s::float8::numeric end
-               where id = %(attempt)s and status = 'running'"""
+               where id = %(attempt)s and status = 'running' returning id"""
         ).format(self.attempts_table)
-        if conn.execute(query, {"rows": rows, "tokens": tokens, "cost": cost, "attempt": attempt}).rowcount != 1:
+        told = {"rows": rows, "tokens": tokens, "cost": cost, "attempt": attempt}
+        if conn.execute(query, told).fetchone() is None:
             raise RunSuperseded(
                 "another run took over, so this one stopped without writing further", hint="embedmig status shows which"
             )

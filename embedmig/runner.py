@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -201,9 +201,9 @@ class Runner:
             run.guard()
             self.site.ledger.finish_operation(run.conn, run.attempt, position, outcome)
         seconds = time.monotonic() - began
+        self.report(OperationFinished(position, operation.kind, described, outcome, seconds, skipped))
         if isinstance(operation, FlipAlias) and not skipped:
             self.site.registry.time_flip(run.conn, operation.collection, seconds * 1000)
-        self.report(OperationFinished(position, operation.kind, described, outcome, seconds, skipped))
 
     def _journal(self, run: Run, position: int, operation: Operation, outcome: str) -> None:
         self.site.ledger.begin_operation(run.conn, run.attempt, position, operation.kind, operation.describe())
@@ -219,7 +219,7 @@ class Runner:
             run.guard()
             began = time.monotonic()
             try:
-                with run.conn.transaction():
+                with self._together(run.conn, operation), run.conn.transaction():
                     run.conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
                     self.site.ledger.fence(run.conn, run.attempt)
                     self.site.ledger.begin_operation(
@@ -236,6 +236,13 @@ class Runner:
             if isinstance(operation, FlipAlias):
                 run.aliases[operation.collection] = operation.version
             return outcome, began
+
+    @staticmethod
+    def _together(conn: Connection, operation: Operation) -> AbstractContextManager[object]:
+        """A flip's statements travel together where nobody waits for an answer: on a busy machine its locks are held for
+        two exchanges with the server, and not for a dozen.
+        """
+        return conn.pipeline() if isinstance(operation, FlipAlias) else nullcontext()
 
     def _blocked(self, run: Run, operation: Operation, error: pg.Error) -> EmbedmigError:
         """What stands in the way, by name."""

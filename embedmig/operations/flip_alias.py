@@ -72,7 +72,7 @@ class FlipAlias(Operation):
         record = site.registry.space(conn, self.collection, self.version)
         if record is None or record.state == "retired":
             raise AliasMoved(f"{self.version} is no longer there to be shown; nothing was flipped")
-        aliases.point(conn, site.registry, source, site.store(conn, record), record)
+        aliases.point(conn, site.registry, source, site.store(conn, record), record, current)
         return f"{showing or 'nothing'} → {self.version}"
 
     def undo(self, before: str | None) -> tuple[Operation, ...]:
