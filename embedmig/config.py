@@ -530,7 +530,7 @@ def _database(
             hint='under [embedmig] write database = "embedded" or "postgresql://…"; or --database URL',
         )
     if name.startswith("env:"):
-        return partial(_of_environment, file, at, name.removeprefix("env:"), environ)
+        return partial(_of_environment, file, at, name.removeprefix("env:"), dict(environ))
     return partial(str, _address(file, at, name))
 
 

@@ -25,7 +25,7 @@ end $$;
 create trigger at_begin before insert on embedmig.embedding_operations
   for each row execute function hold_here(1, 'position');
 create trigger at_end before update on embedmig.embedding_operations
-  for each row execute function hold_here(2, 'position');
+  for each row when (new.finished_at is not null) execute function hold_here(2, 'position');
 create trigger at_close before update on embedmig.embedding_migrations
   for each row when (new.status = 'done') execute function hold_here(3, 'rows_done');
 """
