@@ -33,7 +33,7 @@ PAGE_BYTES = 4_000_000  # of text held by one page; pages shrink where documents
 PAGE_ROWS = (64, 4096)
 REMEMBERED = 50_000
 CLAIM_ROWS = 500  # changes looked at together: most of a long queue may need no embedding
-LIVE_SECONDS = 1.0  # how often the row copy looks for changes to let through first
+LIVE_SECONDS = 1.0  # how often the row copy looks for changes to let through first, and for how long it does
 LOOK_SECONDS = 1.0  # how often a worker looks at what the others have done
 POLL_SECONDS = 0.25  # how often one that has nothing to do looks whether a range has become free
 
@@ -249,8 +249,8 @@ class Backfill:
 
     async def _first(self, size: int) -> AsyncIterator[Work]:
         """What goes before the row copy: changes, and then, where the order is hot, what readers found."""
-        changes = Changes(self.registry, self.store)
-        async for live in live_work(self._reading, changes, size):
+        changes, until = Changes(self.registry, self.store), self.clock() + LIVE_SECONDS
+        async for live in live_work(self._reading, changes, size, lambda: self.clock() < until):
             self._note_given(live)
             yield live
         while self.order == "hot" and (rows := await asyncio.to_thread(changes.take_hot, self._reading, size)):
@@ -319,15 +319,22 @@ class Backfill:
         )  # fmt: skip
 
 
-async def live_work(conn: Connection, changes: Changes, size: int) -> AsyncIterator[Work]:
+async def live_work(
+    conn: Connection, changes: Changes, size: int, more: Callable[[], bool] = lambda: True
+) -> AsyncIterator[Work]:
     """The changes that wait for a space now, as batches; rows that are gone are removed on the way.
 
     No more than waited when it began: writers who never stop must not keep the row copy, or the caller, for ever.
+    ``more`` is asked before each page of them.
     """
     while await asyncio.to_thread(changes.distribute, conn) >= TAKE:
         pass
     left = (await asyncio.to_thread(changes.waiting, conn)).count
-    while left > 0 and (claims := await asyncio.to_thread(changes.claim, conn, min(max(size, CLAIM_ROWS), left))):
+    while (
+        left > 0
+        and more()
+        and (claims := await asyncio.to_thread(changes.claim, conn, min(max(size, CLAIM_ROWS), left)))
+    ):
         left -= len(claims)
         wanted = await asyncio.to_thread(changes.sort_out, conn, claims)
         claim_of = {row.key: claim for claim, row in wanted}

@@ -192,9 +192,11 @@ class Changes:
             """delete from {pending} p using {claims}
                where p.space = {space} and p.key = c.embedmig_key and p.generation = c.generation and {current}"""
         )
-        freed = sql.SQL(
-            """update {pending} p set claimed_until = null, claimed_by = null from {claims}
-               where p.space = {space} and p.key = c.embedmig_key"""
+        freed = sql.SQL(  # offset 0: from each claim to its entry, never from all entries to the claims
+            """update {pending} p set claimed_until = null, claimed_by = null
+               from {claims} cross join lateral (
+                 select q.ctid from {pending} q where q.space = {space} and q.key = c.embedmig_key offset 0) q
+               where p.ctid = q.ctid"""
         )
         values = {
             "pending": self.registry.pending_table,
@@ -202,8 +204,8 @@ class Changes:
             "space": sql.Literal(self.store.record.id),
         }
         conn.execute(BY_INDEX)
-        conn.execute(settled.format(current=current, **values))
-        conn.execute(freed.format(**values))
+        if conn.execute(settled.format(current=current, **values)).rowcount < len(claims):
+            conn.execute(freed.format(**values))
 
     def put_back(self, conn: Connection, claims: Sequence[Claim], reason: str) -> None:
         """After the model failed: the entries wait, longer each time, and keep the reason."""

@@ -96,6 +96,11 @@ class Ranges:
         }
         self._held: list[KeyRange] = []
 
+    @property
+    def _most_sweeps(self) -> int:
+        """Once is enough where triggers note what changes under way and what comes behind the last key."""
+        return 1 if self.store.source.collection.capture == "triggers" else MOST_SWEEPS
+
     def _sql(self, text: LiteralString, **more: sql.Composable) -> sql.Composed:
         self._held = [held for held in self._held if not held.over]
         held = sql.Literal([held.id for held in self._held])
@@ -130,7 +135,7 @@ class Ranges:
             ).fetchone()
             if self.left(conn).unfinished:
                 return True
-            if last is None or last[1] >= MOST_SWEEPS:
+            if last is None or last[1] >= self._most_sweeps:
                 return False
             end = self.store.last_key(conn, after=tuple(last[0]))
             if end is not None:
@@ -243,7 +248,7 @@ class Ranges:
                  done = changed = 0 or sweep >= {most},
                  position = case when changed = 0 or sweep >= {most} then position end
                where id = %s""",
-            most=sql.Literal(MOST_SWEEPS),
+            most=sql.Literal(self._most_sweeps),
         )
         conn.execute(query, (held.id,))
 

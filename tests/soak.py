@@ -68,7 +68,7 @@ def upgrade() -> None:
     op.create_space(NEW)
     op.backfill(NEW)
     op.create_index(NEW)
-    op.gate(NEW, completeness=0.5)  # the writers change more rows in a second than 0.5 % of the table
+    op.gate(NEW, completeness=0.05)  # the writers change the whole table every few seconds
     op.flip_alias("docs", to=NEW)
 
 
@@ -84,7 +84,9 @@ SEARCH = """select v.id, v.version, (v.embedding::real[])[1] > 0 from docs_embed
 
 @dataclass
 class Counts:
-    """What happened. Pauses are the longest single read or write in ms, everything included: calm, then busy."""
+    """What happened. Pauses are the longest single read or write in ms, everything included: calm, then busy; the
+    witness asks the server for nothing, so that its pauses are the machine's own.
+    """
 
     reads: int = 0
     failed_reads: int = 0
@@ -94,6 +96,7 @@ class Counts:
     failed_writes: int = 0
     reader_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     writer_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    witness_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     reads_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
     writes_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
     lock_waits_over_90_ms: int | None = None  # of readers and writers, by the server's log; the rest is the machine
@@ -112,6 +115,7 @@ class Counts:
         for phase in (CALM, BUSY):
             self.reader_pause_ms[phase] = max(self.reader_pause_ms[phase], other.reader_pause_ms[phase])
             self.writer_pause_ms[phase] = max(self.writer_pause_ms[phase], other.writer_pause_ms[phase])
+            self.witness_pause_ms[phase] = max(self.witness_pause_ms[phase], other.witness_pause_ms[phase])
             self.reads_over_100_ms[phase] += other.reads_over_100_ms[phase]
             self.writes_over_100_ms[phase] += other.writes_over_100_ms[phase]
         self.errors += other.errors
@@ -186,6 +190,18 @@ def write(stage: Stage, number: int, out: Any) -> None:
     out.put(counts)
 
 
+def watch(stage: Stage, number: int, out: Any) -> None:
+    """Asks the server for nothing at all, of no table: its longest pause is the machine's, whoever else does what."""
+    counts = Counts()
+    with psycopg.connect(stage.url, autocommit=True, prepare_threshold=1, application_name="soak witness") as conn:
+        while not stage.ended.value:
+            phase, began = stage.phase.value, time.monotonic()
+            conn.execute("select")
+            counts.witness_pause_ms[phase] = max(counts.witness_pause_ms[phase], (time.monotonic() - began) * 1000)
+            time.sleep(0.002)
+    out.put(counts)
+
+
 # --- embedmig ---------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +232,7 @@ class Operator:
             if time.monotonic() > dies_at:
                 process.kill()
                 self.counts.kills += 1
+                dies_at = float("inf")
             time.sleep(0.02)
         _, said = process.communicate()
         if process.returncode == 0:
@@ -257,7 +274,7 @@ def prepare(project: Project) -> None:
     """Table, model, two revisions, the first of them applied."""
     project.configure(CONFIG, "\n[embedders.python]\nbatch_size = 256\n")
     (project.folder / "soak_model.py").write_text(MODEL)
-    back = f"op.gate({SPACES[0].tag!r}, collection='docs', completeness=0.5)\n    op.flip_alias('docs', to={SPACES[0].tag!r})"
+    back = f"op.gate({SPACES[0].tag!r}, collection='docs', completeness=0.05)\n    op.flip_alias('docs', to={SPACES[0].tag!r})"
     for revision, down, space, downgrade in (
         ("0001", None, SPACES[0], "op.flip_alias('docs', to=None)"),
         ("0002", "0001", SPACES[1], back),
@@ -276,9 +293,9 @@ def soak(project: Project, seconds: float, seed: int = 1) -> Counts:
     counts, context = Counts(seconds=seconds), mp.get_context("fork")
     stage = Stage(project.url, context.Value("i", CALM), context.Value("b", 0), context.RawArray("d", IDS))
     out = context.Queue()
-    jobs: list[tuple[Callable[..., None], int]] = [(read, n) for n in range(READERS)] + [
-        (write, n) for n in range(WRITERS)
-    ]
+    jobs: list[tuple[Callable[..., None], int]] = (
+        [(read, n) for n in range(READERS)] + [(write, n) for n in range(WRITERS)] + [(watch, 0)]
+    )
     processes = [context.Process(target=work, args=(stage, n, out)) for work, n in jobs]
     operator = Operator(project, counts, seed)
     began = time.monotonic()
