@@ -38,7 +38,7 @@ from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.recording import record
 from embedmig.scripts import Script
 
-LOCK_TIMEOUT_MS = 50  # readers and writers queue behind a waiting DDL lock: never for longer than this
+LOCK_TIMEOUT_MS = 25  # readers and writers queue behind a waiting DDL lock: never for longer than this
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.01, 0.25  # between tries: those who queued meanwhile go first
 LOCK_PATIENCE_SECONDS = 30.0  # then the flip gives up and names who is in its way
 

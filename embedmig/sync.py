@@ -34,7 +34,9 @@ LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stampe
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What one pass did to one space; ``error`` says why it did no more."""
+    """What one pass did to one space; ``error`` says why it did no more, and ``exit_code`` of what kind that was: 3 is
+    a no (a model that changed, a budget that is used up).
+    """
 
     collection: str
     version: str
@@ -43,6 +45,7 @@ class Synced:
     waiting: int
     oldest_seconds: float
     error: str | None
+    exit_code: int = 0
 
 
 @dataclass
@@ -75,7 +78,7 @@ class Sync:
 
     def space(self, record: SpaceRecord) -> Synced:
         """One pass over one space. A model that fails is an answer, not an error: the other spaces go on."""
-        store, tally, error = writer_of(self.source, record), Tally(), None
+        store, tally, error, code = writer_of(self.source, record), Tally(), None, 0
         changes = Changes(self.registry, store)
         with translated("syncing"), self.database.connect("sync reader") as reading:
             store.check_key(reading)
@@ -85,12 +88,12 @@ class Sync:
                 try:
                     tally = self._drain(reading, store)
                 except (EmbedderError, MissingExtra, AnswerIsNo) as failed:
-                    error = failed.message
+                    error, code = failed.message, failed.exit_code
                 if error or tally.rows:  # entries that wait for another try say nothing about the model
                     self.registry.save_model_error(reading, record.id, error)
             left = changes.waiting(reading)
         return Synced(
-            record.collection, record.version, tally.rows, tally.failed, left.count, left.oldest_seconds, error
+            record.collection, record.version, tally.rows, tally.failed, left.count, left.oldest_seconds, error, code
         )
 
     def _drain(self, reading: Connection, store: PgvectorStore) -> Tally:

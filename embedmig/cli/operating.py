@@ -21,7 +21,7 @@ from embedmig.cli.terminal import (
     live,
     settings,
 )
-from embedmig.errors import EXIT_FAILED, UsageError
+from embedmig.errors import EXIT_FAILED, EXIT_NO, UsageError
 
 Why = Annotated[str, typer.Option("--reason", help="Shown by status to whoever wonders.")]
 
@@ -71,8 +71,8 @@ def sync(
             return
         found = commands.sync(settings.project(), collection, repair=repair, retry_failed=retry_failed, stop=stop)
     settings.show("spaces", found, lambda: synced_table(found))
-    if any(one.error for one in found):
-        raise typer.Exit(EXIT_FAILED)
+    if codes := {one.exit_code for one in found if one.error}:
+        raise typer.Exit(EXIT_NO if codes == {EXIT_NO} else EXIT_FAILED)
 
 
 def _follow(collection: str | None, stop: threading.Event) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
-from embedmig.config import parse_duration
 from embedmig.errors import ConfigError, PlanError
+from embedmig.toml_values import parse_duration
 from embedmig.types import Space
 
 

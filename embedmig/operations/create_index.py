@@ -19,7 +19,6 @@ from psycopg import sql
 
 from embedmig import counting
 from embedmig.aliases import CHANNEL
-from embedmig.config import parse_size
 from embedmig.db import Connection, translated
 from embedmig.errors import ConfigError, Interrupted, PlanError
 from embedmig.events import Notice
@@ -30,6 +29,7 @@ from embedmig.operations.create_space import draft
 from embedmig.registry import SpaceRecord
 from embedmig.stores.hnsw import LIMIT, RERANK, Form, storages
 from embedmig.stores.pgvector import PgvectorStore
+from embedmig.toml_values import parse_size
 from embedmig.types import Estimate, Progress, Space
 
 LOOK_SECONDS = 0.2

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 from embedmig import gates
-from embedmig.config import parse_duration
 from embedmig.db import Connection
 from embedmig.errors import GateClosed, PlanError
 from embedmig.events import GateEvaluated
@@ -16,6 +15,7 @@ from embedmig.evidence.kept import Kept
 from embedmig.measuring import measure
 from embedmig.operations.base import Operation, Plan, Run, Site
 from embedmig.registry import SpaceRecord
+from embedmig.toml_values import parse_duration
 from embedmig.types import Verdict
 
 

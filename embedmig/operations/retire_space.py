@@ -10,7 +10,6 @@ from typing import ClassVar
 from psycopg import sql
 
 from embedmig import capture
-from embedmig.config import parse_duration
 from embedmig.db import Connection, scalar
 from embedmig.errors import AnswerIsNo, PlanError
 from embedmig.evidence import fallen
@@ -18,6 +17,7 @@ from embedmig.evidence.kept import Kept
 from embedmig.operations.base import Operation, Plan, Run, Site
 from embedmig.registry import SpaceRecord
 from embedmig.stores.pgvector import PgvectorStore
+from embedmig.toml_values import parse_duration
 
 QUIET_SECONDS = 3600.0  # a version is no longer read when its index has not been used for so long
 

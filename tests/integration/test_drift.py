@@ -108,7 +108,7 @@ def test_a_sync_with_a_model_changed_behind_its_name_writes_nothing_and_says_so(
     (synced,) = commands.sync(live.opened(), "docs")
     assert synced.error is not None
     assert "makes other vectors than" in synced.error
-    assert (synced.rows, synced.waiting) == (0, 1)
+    assert (synced.rows, synced.waiting, synced.exit_code) == (0, 1, EXIT_NO)
     Versioned.now = "1-half"
     assert commands.sync(live.opened(), "docs")[0].rows == 1
 

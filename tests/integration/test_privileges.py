@@ -10,7 +10,7 @@ import pytest
 from embedmig import Reader, commands
 from embedmig.errors import EmbedmigError
 from tests.inside import Fake, space_script, tag, upgrade
-from tests.project import Project
+from tests.project import CONFIG, Project
 
 
 @pytest.fixture
@@ -114,3 +114,26 @@ def test_a_first_migration_without_the_rights_for_it_leaves_nothing_behind(
     assert project.one("select to_regnamespace('embedmig')") is None
     assert commands.status(as_role(project, role)).current == []
     conn.execute("alter table documents owner to postgres")
+
+
+def test_who_may_not_create_triggers_is_told_of_the_alternative_which_needs_none(
+    project: Project, conn: psycopg.Connection, fake: Fake, role: str
+) -> None:
+    project.documents(5)
+    conn.execute("alter table documents add column updated_at timestamptz not null default now()")
+    conn.execute(
+        f"""grant create on database {conn.info.dbname} to {role}; grant create, usage on schema public to {role};
+            grant select on documents to {role}"""
+    )
+    space_script(project)
+    with pytest.raises(EmbedmigError, match="triggers can't be created on documents") as raised:
+        commands.upgrade(as_role(project, role))
+    assert 'capture = "watermark"' in str(raised.value.hint)
+    assert project.one("select to_regclass('docs_embeddings')") is None
+    project.configure(f'{CONFIG}capture = "watermark"\nchanged_at = "updated_at"\n')
+    commands.upgrade(as_role(project, role))
+    conn.execute(
+        "update documents set body = 'newer', updated_at = now() where id = 3; delete from documents where id = 4"
+    )
+    commands.sync(as_role(project, role), "docs")
+    assert project.one("select count(*) from docs_embeddings") == 4

@@ -7,10 +7,15 @@ import re
 from typing import Any
 
 import numpy as np
+import pgvector.sqlalchemy  # noqa: F401  so that SQLAlchemy knows the type
 import psycopg
 import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
 from embedmig import commands
+from embedmig.autogenerate import include_object
 from embedmig.errors import PlanError
 from embedmig.testing import fake_vectors
 from tests.inside import Fake, downgrade, space_script, spaces, tag, upgrade
@@ -465,3 +470,21 @@ def test_row_level_security_of_the_source_holds_through_the_alias(
         conn.execute("reset role")
     finally:
         conn.execute(f"reset role; drop owned by {role}; drop role {role}")
+
+
+def test_the_applications_own_autogenerate_sees_nothing_of_embedmig(project: Project, fake: Fake) -> None:
+    project.documents(3)
+    space_script(project)
+    upgrade(project)
+    metadata = sa.MetaData()
+    columns = sa.Column("id", sa.BigInteger, primary_key=True), sa.Column("title", sa.Text), sa.Column("body", sa.Text)
+    sa.Table("documents", metadata, *columns)
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(project.url))
+
+    def differences(**options: Any) -> list[Any]:
+        with engine.connect() as session:
+            return list(compare_metadata(MigrationContext.configure(session, opts=options), metadata))
+
+    assert differences(include_schemas=True)
+    assert differences(include_schemas=True, include_object=include_object) == []
+    assert differences(include_object=include_object) == []

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmig.config import Chunk, Config, load, mask, parse_duration
+from embedmig.config import Config, load, mask
 from embedmig.errors import ConfigError
 from embedmig.toml_lines import key_lines
+from embedmig.toml_values import parse_duration
+from embedmig.types import Chunk
 
 WHOLE = """\
 [embedmig]

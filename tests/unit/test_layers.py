@@ -14,7 +14,7 @@ PACKAGE = Path(embedmig.__file__).parent
 
 ROOMS = (
     # values, and how they are written down
-    "errors", "later", "codes", "settings", "toml_lines", "index_size", "types", "events", "pacing", "strategy", "config", "scripts", "graph",
+    "errors", "later", "codes", "settings", "toml_lines", "index_size", "types", "events", "pacing", "strategy", "toml_values", "config", "scripts", "graph",
     "authoring",
     # models
     "embedders", "testing",

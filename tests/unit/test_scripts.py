@@ -29,10 +29,11 @@ from embedmig.authoring import (
     space_body,
     template_dir,
 )
-from embedmig.config import GateDefaults, load, parse_duration
+from embedmig.config import GateDefaults, load
 from embedmig.errors import GraphError, PlanError, ScriptError, UsageError
 from embedmig.graph import Graph
 from embedmig.scripts import Script, read_script
+from embedmig.toml_values import parse_duration
 from embedmig.types import Chunk, Space
 
 NOW = datetime(2026, 11, 20, 16, 0, tzinfo=UTC)
