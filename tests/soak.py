@@ -13,7 +13,6 @@ import functools
 import itertools
 import json
 import multiprocessing as mp
-import os
 import random
 import subprocess
 import sys
@@ -288,12 +287,8 @@ def prepare(project: Project) -> None:
     project.run("upgrade", "0001")
 
 
-def soak(project: Project, seconds: float, seed: int = 1, *, apart: bool = False) -> Counts:
-    """Runs it all, then lets everything come to rest and checks every space. Returns the counts.
-
-    ``apart``: embedmig's processes have a lower priority than the application's and the server's, as if they were on
-    another machine; it is this process's from then on.
-    """
+def soak(project: Project, seconds: float, seed: int = 1) -> Counts:
+    """Runs it all, then lets everything come to rest and checks every space. Returns the counts."""
     prepare(project)
     counts, context = Counts(seconds=seconds), mp.get_context("fork")
     stage = Stage(project.url, context.Value("i", CALM), context.Value("b", 0), context.RawArray("d", IDS))
@@ -306,8 +301,6 @@ def soak(project: Project, seconds: float, seed: int = 1, *, apart: bool = False
     began = time.monotonic()
     for process in processes:
         process.start()
-    if apart:
-        os.nice(10)
     try:
         time.sleep(seconds / 10)
         stage.phase.value = BUSY
@@ -365,7 +358,7 @@ def main() -> int:
         project = Project(home, start_server(server))
         try:
             log_lock_waits(project)
-            counts = soak(project, asked.minutes * 60, asked.seed, apart=True)
+            counts = soak(project, asked.minutes * 60, asked.seed)
             counts.lock_waits_over_90_ms = (server / "log").read_text().count(f"{APPLICATION}|LOG:  process")
         finally:
             project.close()
