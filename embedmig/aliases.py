@@ -23,6 +23,7 @@ from embedmig.stores import Store
 from embedmig.types import Space
 
 CHANNEL = "embedmig_flip"
+NOT_IN_PLACE = (pg.InvalidTableDefinition, pg.FeatureNotSupported)  # the view has other columns or types now
 
 
 def alias_name(source: Source) -> tuple[str, str]:
@@ -106,16 +107,21 @@ def point(
 
 
 def put_view(conn: Connection, source: Source, store: Store) -> None:
-    """Replaces the view in place where PostgreSQL can, and otherwise drops it and restores what hung on it."""
+    """Replaces the view in place where PostgreSQL can, and otherwise drops it and restores what hung on it.
+
+    In a pipeline it only replaces: :data:`NOT_IN_PLACE` comes with the commit's answer, and whoever sent it does it again without.
+    """
+    in_place = view_statement(source, store, replace=True)
+    if conn.info.pipeline_status:
+        conn.execute(in_place)
+        return
     try:
         with conn.transaction():
-            conn.execute(view_statement(source, store, replace=True))
-            await_answer(conn)
-    except (pg.InvalidTableDefinition, pg.FeatureNotSupported):
+            conn.execute(in_place)
+    except NOT_IN_PLACE:
         saved = save_rights(conn, *alias_name(source))
         try:
             conn.execute(sql.SQL("drop view {}").format(ident(*alias_name(source))))
-            await_answer(conn)
         except pg.DependentObjectsStillExist as error:
             raise PlanError(
                 f"alias {'.'.join(alias_name(source))} can't be replaced in place, because its columns or the vector's type change, "
@@ -125,11 +131,6 @@ def put_view(conn: Connection, source: Source, store: Store) -> None:
         conn.execute(view_statement(source, store, replace=False))
         if saved:
             saved.restore(conn)
-
-
-def await_answer(conn: Connection) -> None:
-    """In a flip's pipeline, raises here what PostgreSQL has against the statement before, and not somewhere later."""
-    conn.execute("select").fetchone()
 
 
 def remove(conn: Connection, registry: Registry, source: Source) -> None:

@@ -217,6 +217,23 @@ def retry_transient(work: Callable[[], T], *, tries: int = 6, sleep: Callable[[f
 
 
 @contextlib.contextmanager
+def in_one_go(conn: Connection) -> Iterator[None]:
+    """A transaction whose statements travel together where nobody waits for an answer, and the commit with them: locks taken
+    by the last of them are held for one exchange with the server, however busy this machine is. An error of any of them is
+    raised at the end. ``Connection.transaction`` would wait before the commit.
+    """
+    try:
+        with conn.pipeline():
+            conn.execute("begin")
+            yield
+            conn.execute("commit")
+    except BaseException:
+        if not conn.closed:
+            conn.rollback()
+        raise
+
+
+@contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Puts what psycopg raises in the middle of a run into our words; what was committed is kept."""
     try:

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,7 +21,7 @@ from psycopg import sql
 
 from embedmig import aliases, schema
 from embedmig.backfill import Alone, Crew
-from embedmig.db import TRANSIENT, Connection, RunLock, check_suitable, ident, translated
+from embedmig.db import TRANSIENT, Connection, RunLock, check_suitable, ident, in_one_go, translated
 from embedmig.errors import (
     EXIT_FAILED,
     EXIT_USAGE,
@@ -215,11 +215,12 @@ class Runner:
         """
         deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
         pause = FIRST_PAUSE_SECONDS
+        transaction = in_one_go if isinstance(operation, FlipAlias) else Connection.transaction
         while True:
             run.guard()
             began = time.monotonic()
             try:
-                with self._together(run.conn, operation), run.conn.transaction():
+                with transaction(run.conn):
                     run.conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
                     self.site.ledger.fence(run.conn, run.attempt)
                     self.site.ledger.begin_operation(
@@ -233,16 +234,14 @@ class Runner:
                 time.sleep(random.uniform(pause / 2, pause))  # noqa: S311  jitter, not a secret
                 pause = min(2 * pause, LAST_PAUSE_SECONDS)
                 continue
+            except aliases.NOT_IN_PLACE:
+                if transaction is Connection.transaction:
+                    raise
+                transaction = Connection.transaction  # the view is dropped and made anew, statement by statement
+                continue
             if isinstance(operation, FlipAlias):
                 run.aliases[operation.collection] = operation.version
             return outcome, began
-
-    @staticmethod
-    def _together(conn: Connection, operation: Operation) -> AbstractContextManager[object]:
-        """A flip's statements travel together where nobody waits for an answer: on a busy machine its locks are held for
-        two exchanges with the server, and not for a dozen.
-        """
-        return conn.pipeline() if isinstance(operation, FlipAlias) else nullcontext()
 
     def _blocked(self, run: Run, operation: Operation, error: pg.Error) -> EmbedmigError:
         """What stands in the way, by name."""
