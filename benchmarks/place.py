@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 
 from demo import corpus
@@ -55,6 +57,16 @@ class Place:
     def connect(self) -> psycopg.Connection:
         """A connection to the database."""
         return psycopg.connect(self.url, autocommit=True)
+
+    def cpu_seconds(self) -> float:
+        """Of the server's processes, those that have ended included."""
+        server = psutil.Process(int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0]))
+        times = server.cpu_times()
+        total = times.user + times.system + times.children_user + times.children_system
+        for child in server.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(child.cpu_times()[:2])
+        return total
 
     def load(self, found: Corpus) -> None:
         """Makes the corpus's table."""

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 
 from rich.console import Console
@@ -72,10 +72,14 @@ def run_efficiency(bench: Bench) -> list[dict[str, object]]:
     """Each embedder, and what the pipeline makes of it."""
     found = []
     with efficiency.server() as url:
+        part = replace(bench.large, table="part", rows=bench.large.rows[:30_000])
+        bench.place.load(part)
         cases = [
-            (bench.small, efficiency.api(url, 4, 64, 256)),
+            (part, efficiency.api(url, 4, 64, 256)),
+            (bench.large, efficiency.api(url, 16, 64, 256)),
+            (part, efficiency.api(url, 4, 256, 1536)),
             (bench.large, efficiency.api(url, 16, 256, 256)),
-            (bench.small, efficiency.api(url, 16, 256, 1536)),
+            (part, efficiency.api(url, 16, 256, 1536)),
             (bench.small, efficiency.wordllama()),
             (bench.large, efficiency.wordllama()),
         ]
@@ -83,10 +87,17 @@ def run_efficiency(bench: Bench) -> list[dict[str, object]]:
             runs = efficiency.measure(bench.place, corpus, setting, bench.options.repeats)
             under = f"{len(corpus.rows):,} {corpus.name}; {setting.name}"
             bench.add("efficiency", [run.ratio for run in runs], under, ".2f")
+            if setting.space.provider == "wordllama":
+                bench.add(
+                    "  of what the cores allow",
+                    [run.of_the_cores for run in runs],
+                    "CPU of model and database added up",
+                    ".2f",
+                )
             bench.add("  rows/s end to end", [run.whole for run in runs], "", ",.0f")
             bench.add("  rows/s of the embedder alone", [run.own for run in runs], "", ",.0f")
             found.append({"corpus": corpus.name, "rows": len(corpus.rows), "setting": setting.name,
-                          "runs": [asdict(run) | {"ratio": run.ratio} for run in runs]})  # fmt: skip
+                          "runs": [asdict(run) | {"ratio": run.ratio, "of_the_cores": run.of_the_cores} for run in runs]})  # fmt: skip
     return found
 
 

@@ -110,6 +110,7 @@ class Backfill:
     clock: Callable[[], float] = time.monotonic
     _total: int | None = field(default=None, init=False)
     _looked: float = field(default=float("-inf"), init=False)
+    _page_rows: int = field(default=PAGE_ROWS[0], init=False)
     _given: dict[tuple[Key, bytes], None] = field(default_factory=dict, init=False)
 
     def run(self) -> Tally:
@@ -215,8 +216,9 @@ class Backfill:
 
         The upper key is fixed, so that writers who never stop can't keep it from ending: what they write is captured.
         """
-        after, limit, number, renewed = held.after, PAGE_ROWS[0], 0, self.clock()
+        after, number, renewed = held.after, 0, self.clock()
         while True:
+            limit = self._page_rows
             page = await asyncio.to_thread(
                 self.store.missing_page, self._reading, self.registry, after, held.upto, limit
             )
@@ -233,9 +235,11 @@ class Backfill:
                 for rest in self._without_given(work, size):
                     yield replace(rest, range=held, number=number)
                     number += 1
+            if page:
+                self._page_rows = page_size(page)
             if len(page) < limit:
                 break
-            after, limit = page[-1].key, page_size(page)
+            after = page[-1].key
         yield Work((), (), (), [], range=held, number=number)
 
     def _renew(self, held: KeyRange) -> None:
@@ -267,6 +271,8 @@ class Backfill:
 
     def _without_given(self, work: Work, size: int) -> list[Work]:
         """The batch, or what is left of it, without rows that went first as they are."""
+        if not self._given:
+            return [work]
         rows = [row for row in work.rows if (row.key, row.content_hash) not in self._given]
         return [work] if len(rows) == len(work.rows) else cut(rows, self.store, size)
 

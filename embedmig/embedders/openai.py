@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 OPENAI = "https://api.openai.com/v1"
 MAX_INPUTS, MAX_TOKENS_PER_REQUEST, MAX_TOKENS_PER_TEXT = 2048, 300_000, 8192
 """https://developers.openai.com/api/reference/resources/embeddings/methods/create"""
-BATCH_SIZE = 256
+NUMBERS = 256 * 1536
+"""In one answer, unless configured: a request costs some milliseconds of CPU beside what its texts do, so that few large ones
+are cheaper; but what is in memory goes by the vectors' size."""
 CONCURRENCY = 16
 TAKES_DIMENSIONS = ("text-embedding-3-",)
 """Models that cut their vectors on request; others answer 400 to ``dimensions``, or ignore it."""
@@ -65,7 +67,7 @@ class OpenAIEmbedder:
             )
         self._space, self._settings = space, settings
         self.limits = Limits(
-            min(settings.batch_size or BATCH_SIZE, MAX_INPUTS),
+            min(settings.batch_size or max(1, NUMBERS // space.dimensions), MAX_INPUTS),
             settings.concurrency or CONCURRENCY,
             MAX_TOKENS_PER_REQUEST,
             MAX_TOKENS_PER_TEXT,

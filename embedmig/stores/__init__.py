@@ -28,12 +28,11 @@ class Row(NamedTuple):
     content_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A chunk of a row: its number, how many the row has, and its place in the text, in characters."""
 
     chunk: int
-    count: int
+    chunks: int
     start: int
     end: int
 

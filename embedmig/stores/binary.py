@@ -17,7 +17,7 @@ from embedmig.stores import Batch
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 HASH_BYTES = 32
-NUMBERS = ("chunk", "count", "start", "end")
+NUMBERS = ("chunk", "chunks", "start", "end")
 FLOAT = {"vector": ">f4", "halfvec": ">f2"}
 
 
