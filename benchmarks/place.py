@@ -59,14 +59,15 @@ class Place:
         return psycopg.connect(self.url, autocommit=True)
 
     def cpu_seconds(self) -> float:
-        """Of the server's processes, those that have ended included."""
+        """Of the server's processes, those that have ended included: asked again where one ended meanwhile."""
         server = psutil.Process(int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0]))
-        times = server.cpu_times()
-        total = times.user + times.system + times.children_user + times.children_system
-        for child in server.children():
+        while True:
             with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(child.cpu_times()[:2])
-        return total
+                children, own = server.children(), server.cpu_times()
+                total = own.user + own.system + own.children_user + own.children_system
+                total += sum(sum(child.cpu_times()[:2]) for child in children)
+                if server.children() == children and server.cpu_times()[2:4] == own[2:4]:
+                    return total
 
     def load(self, found: Corpus) -> None:
         """Makes the corpus's table."""

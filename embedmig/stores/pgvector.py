@@ -211,13 +211,17 @@ class PgvectorStore:
     # --- writing
 
     def prepare_writer(self, conn: Connection) -> None:
-        """Once a writing connection: the table that batches are copied into, and a planner that looks rows up by key."""
+        """Once a writing connection: the table that batches are copied into, and a planner that looks rows up by key.
+
+        Vectors stay in its rows as long as a page holds them: out of line, each would be cut up, indexed and put together again
+        on its way.
+        """
         keys = comma(sql.SQL("{} text").format(ident(f"k{n}")) for n in range(1, len(self.source.key) + 1))
         conn.execute(
             sql.SQL(
                 """create temp table if not exists embedmig_batch (
                      {}, chunk int, content_hash bytea, chunk_count int, chunk_start int, chunk_end int, embedding {}
-                   ) on commit delete rows"""
+                   ) with (toast_tuple_target = 8160) on commit delete rows"""
             ).format(keys, vector_type(self.space))
         )
         conn.execute("set enable_hashjoin = off; set enable_mergejoin = off")
