@@ -1,7 +1,8 @@
 """OpenAI's embeddings API, and every server that speaks it (vLLM, TEI, Ollama, …): set ``base_url``.
 
 The official client, without its own retries (``max_retries=0``): :mod:`embedmig.pacing` is the one place that paces.
-Answers are asked for in base64 and read raw, which costs less than half the CPU of the client's parsed objects.
+Answers are asked for in base64 and read raw, which costs less than half the CPU of the client's parsed objects; pybase64
+takes a tenth of what the standard library does.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import json
 import re
 import time
 from binascii import Error as Base64Error
-from binascii import a2b_base64
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pybase64
 
 from embedmig.embedders import CANARY
 from embedmig.embedders.prices import estimate_tokens
@@ -315,7 +316,7 @@ def to_array(vectors: list[Any]) -> Vectors:
         return np.zeros((0, 0), np.float32)
     try:
         if all(isinstance(vector, str) for vector in vectors):
-            raw = [a2b_base64(vector) for vector in vectors]
+            raw = [pybase64.b64decode(vector, validate=True) for vector in vectors]
             if len({len(piece) for piece in raw}) > 1 or not raw[0]:
                 raise ValueError("their lengths differ, or they are empty")
             array = np.frombuffer(b"".join(raw), dtype="<f4").reshape(len(raw), -1)
