@@ -14,6 +14,7 @@ import itertools
 import json
 import multiprocessing as mp
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,10 +32,11 @@ from tests.conftest import start_server, stop_server
 from tests.project import CONFIG, Project, check_space
 
 READERS, WRITERS, DAEMONS = 4, 2, 2
-ROWS = 4000
+ROWS = 1000  # few: a search reads them all, and a pause is to show who waits for whom, not how long that takes
 IDS = 4_000_000  # per writer: no id is used twice, so that a deleted row can be told
 DIMENSIONS = 8
 APPLICATION = "soak application"
+SLOW_MS = 60.0
 CALM, BUSY = 0, 1  # phases of a soak
 MODEL = '''
 import hashlib
@@ -106,7 +108,24 @@ class Counts:
     kills: int = 0
     gates_closed: int = 0
     seconds: float = 0.0
+    slow: list[tuple[float, float, str]] = field(default_factory=list)  # ms, when, who: all over SLOW_MS
+    events: list[tuple[float, str]] = field(default_factory=list)  # when, what: of embedmig and of the server
+    slowest: list[str] = field(default_factory=list)  # some of the slow ones, and what happened before and after
     errors: list[str] = field(default_factory=list)
+
+    def note(self, who: str, began: float, took: float) -> None:
+        """Keeps it, if it was slow."""
+        if took > SLOW_MS:
+            self.slow.append((took, began, who))
+
+    def explain(self) -> None:
+        """Sets the slowest beside what happened."""
+        self.events.sort()
+        for took, when, who in sorted(self.slow, reverse=True)[:10]:
+            before = [f"{what} {when - at:.2f} s before" for at, what in self.events if at <= when][-3:]
+            after = [f"{what} {at - when:.2f} s after" for at, what in self.events if at > when][:2]
+            self.slowest.append(f"{took:.0f} ms, {who}: {', '.join(before + after)}")
+        self.slow, self.events = [], []
 
     def add(self, other: Counts) -> None:
         """Adds what a process counted."""
@@ -118,6 +137,7 @@ class Counts:
             self.witness_pause_ms[phase] = max(self.witness_pause_ms[phase], other.witness_pause_ms[phase])
             self.reads_over_100_ms[phase] += other.reads_over_100_ms[phase]
             self.writes_over_100_ms[phase] += other.writes_over_100_ms[phase]
+        self.slow += other.slow
         self.errors += other.errors
 
 
@@ -152,6 +172,7 @@ def read(stage: Stage, number: int, out: Any) -> None:
             counts.reads += 1
             counts.reader_pause_ms[phase] = max(counts.reader_pause_ms[phase], took)
             counts.reads_over_100_ms[phase] += took > 100
+            counts.note(f"reader {number}", began, took)
             counts.mixed_reads += len({row[1] for row in rows}) > 1 or any(sign[row[1]] is not row[2] for row in rows)
             counts.reads_of_deleted_rows += any(0 < stage.deleted[row[0]] < began for row in rows)
     out.put(counts)
@@ -187,6 +208,7 @@ def write(stage: Stage, number: int, out: Any) -> None:
             counts.writes += 1
             counts.writer_pause_ms[phase] = max(counts.writer_pause_ms[phase], took)
             counts.writes_over_100_ms[phase] += took > 100
+            counts.note(f"writer {number}", began, took)
     out.put(counts)
 
 
@@ -197,7 +219,9 @@ def watch(stage: Stage, number: int, out: Any) -> None:
         while not stage.ended.value:
             phase, began = stage.phase.value, time.monotonic()
             conn.execute("select")
-            counts.witness_pause_ms[phase] = max(counts.witness_pause_ms[phase], (time.monotonic() - began) * 1000)
+            took = (time.monotonic() - began) * 1000
+            counts.witness_pause_ms[phase] = max(counts.witness_pause_ms[phase], took)
+            counts.note("witness", began, took)
             time.sleep(0.002)
     out.put(counts)
 
@@ -213,6 +237,11 @@ class Operator:
         self.daemons: list[subprocess.Popen[str]] = []
         self.flips: list[float] = []
         self.kill_daemon_at = 0.0
+        self.events: list[tuple[float, str]] = []
+
+    def happened(self, what: str) -> None:
+        """Notes it, with the time."""
+        self.events.append((time.monotonic(), what))
 
     def until(self, deadline: float) -> None:
         """Upgrade and downgrade in turn; one of three is killed on its way and run again."""
@@ -226,11 +255,13 @@ class Operator:
 
     def _finish(self, command: tuple[str, str], deadline: float) -> bool:
         process = self.project.start(*command)
+        self.happened(f"{command[0]} started")
         dies_at = time.monotonic() + self.dice.uniform(0.3, 3.0) if self.dice.random() < 1 / 3 else deadline
         while process.poll() is None:
             self._kill_a_daemon()
             if time.monotonic() > dies_at:
                 process.kill()
+                self.happened(f"{command[0]} killed")
                 self.counts.kills += 1
                 dies_at = float("inf")
             time.sleep(0.02)
@@ -238,6 +269,7 @@ class Operator:
         if process.returncode == 0:
             self.counts.flips += 1
             self.flips.append(float(self.project.one("select flip_ms from embedmig.aliases") or 0))
+            self.happened(f"{command[0]} ended (flip {self.flips[-1]:.0f} ms)")
             return True
         if process.returncode == 3:
             self.counts.gates_closed += 1
@@ -256,6 +288,7 @@ class Operator:
             gone.kill()
             gone.communicate()
             self.counts.kills += 1
+            self.happened("daemon killed and started")
             self.daemons[place] = self.project.start("sync", "--follow")
         self.kill_daemon_at = time.monotonic() + self.dice.uniform(5, 20)
 
@@ -312,6 +345,7 @@ def soak(project: Project, seconds: float, seed: int = 1) -> Counts:
         for process in processes:
             process.join()
         operator.stop()
+    counts.events = operator.events
     counts.flip_p50_ms, counts.flip_p99_ms = (
         [float(np.percentile(operator.flips, share)) for share in (50, 99)] if operator.flips else [0.0, 0.0]
     )
@@ -337,12 +371,31 @@ def check_at_rest(project: Project) -> None:
             check_space(dict(rows), {key: (digest, vector) for key, digest, vector in held}, DIMENSIONS, embed)
 
 
-def log_lock_waits(project: Project) -> None:
-    """Has the server write down who waits longer than 90 ms for a lock: what is not in there is not embedmig's doing."""
+SERVER = {
+    "log_lock_waits": "on", "deadlock_timeout": "90ms", "log_line_prefix": "%a|%n|", "log_autovacuum_min_duration": "0",
+    "max_wal_size": "16GB", "checkpoint_timeout": "1h",
+}  # fmt: skip
+"""The server writes down who waits longer than 90 ms for a lock, what is not in there is not embedmig's doing; and its own
+checkpoints, which stop everybody now and then, come after the soak."""
+LOGGED = re.compile(
+    r"^(.*?)\|([0-9.]+)\|LOG:  (process \d+ still waiting|checkpoint \w+|automatic \w+ of table \S+)", re.MULTILINE
+)
+
+
+def configure(project: Project) -> None:
+    """Sets :data:`SERVER`."""
     with project.connect() as conn:
-        for setting in ("log_lock_waits = on", "deadlock_timeout = '90ms'", "log_line_prefix = '%a|'"):
-            conn.execute(f"alter system set {setting}")  # type: ignore[arg-type]
+        for setting, value in SERVER.items():
+            conn.execute(f"alter system set {setting} = '{value}'")  # type: ignore[arg-type]
         conn.execute("select pg_reload_conf()")
+
+
+def read_log(path: Path, counts: Counts) -> None:
+    """Counts the application's waits for locks, and has everything else that the server did among the events."""
+    offset = time.time() - time.monotonic()
+    found = LOGGED.findall(path.read_text())
+    counts.lock_waits_over_90_ms = sum(who == APPLICATION and what.startswith("process") for who, _, what in found)
+    counts.events += [(float(at) - offset, what) for _, at, what in found]
 
 
 def main() -> int:
@@ -357,9 +410,10 @@ def main() -> int:
         home.mkdir()
         project = Project(home, start_server(server))
         try:
-            log_lock_waits(project)
+            configure(project)
             counts = soak(project, asked.minutes * 60, asked.seed)
-            counts.lock_waits_over_90_ms = (server / "log").read_text().count(f"{APPLICATION}|LOG:  process")
+            read_log(server / "log", counts)
+            counts.explain()
         finally:
             project.close()
             stop_server(server)
