@@ -15,19 +15,24 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from embedmig.changes import Changes, Claim
 from embedmig.chunking import pieces_of
 from embedmig.db import Connection, retry_transient
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import AnswerIsNo
+from embedmig.later import Later
 from embedmig.ranges import KeyRange, RangeLost, Ranges, Reached
 from embedmig.registry import Registry
 from embedmig.stores import Batch, Key, Piece, Row
 from embedmig.stores.pgvector import PgvectorStore
 from embedmig.types import Tally, Vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = Later("numpy")
 
 BYTES_A_TOKEN = 2  # dearer than any real text: English has about 4, Chinese 2.5
 COMMIT_ROWS = 2048  # finished batches are written together up to this many vectors

@@ -378,7 +378,7 @@ SERVER = {
 """The server writes down who waits longer than 90 ms for a lock, what is not in there is not embedmig's doing; and its own
 checkpoints, which stop everybody now and then, come after the soak."""
 LOGGED = re.compile(
-    r"^(.*?)\|([0-9.]+)\|LOG:  (process \d+ still waiting|checkpoint \w+|automatic \w+ of table \S+)", re.MULTILINE
+    r"^(.*?)\|([0-9.]+)\|LOG:  (process \d+ still waiting|checkpoint \w+:|automatic \w+ of table \S+:)", re.MULTILINE
 )
 
 
@@ -391,11 +391,11 @@ def configure(project: Project) -> None:
 
 
 def read_log(path: Path, counts: Counts) -> None:
-    """Counts the application's waits for locks, and has everything else that the server did among the events."""
+    """Counts the application's waits for locks, and has them and the server's vacuums and checkpoints among the events."""
     offset = time.time() - time.monotonic()
     found = LOGGED.findall(path.read_text())
     counts.lock_waits_over_90_ms = sum(who == APPLICATION and what.startswith("process") for who, _, what in found)
-    counts.events += [(float(at) - offset, what) for _, at, what in found]
+    counts.events += [(float(at) - offset, what) for who, at, what in found if who == APPLICATION or ":" in what]
 
 
 def main() -> int:

@@ -12,8 +12,6 @@ from psycopg import sql
 from embedmig import canary_texts
 from embedmig import source as sources
 from embedmig.backfill import Alone, Backfill, Crew, Order
-from embedmig.batches import Batches
-from embedmig.batches.claims import Claims
 from embedmig.db import Connection
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.prices import BATCH_SHARE
@@ -126,6 +124,8 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
 
     Raises :class:`ModelChanged` before anything is embedded where the model is no longer the one that it was.
     """
+    from embedmig.batches.claims import Claims
+
     store = site.store(conn, record)
     assert isinstance(store, PgvectorStore)
     canary_texts.check(conn, site.registry, record, site.encoder(record.space, record.weights))
@@ -172,6 +172,7 @@ def fence_of_joined(site: Site, record: SpaceRecord) -> Callable[[Connection, in
 
 def fill_by_batches(site: Site, store: PgvectorStore, encoder: Encoder, orders: Orders, *, sends: bool = True) -> Tally:
     """All that batches can carry, at half the price; what is left, requests take. Without ``sends``, what is out."""
+    from embedmig.batches import Batches
     from embedmig.embedders.openai import OpenAIEmbedder
     from embedmig.embedders.openai_batch import BatchClient
 
