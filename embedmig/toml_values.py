@@ -37,12 +37,15 @@ Check = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class TomlFile:
+    """A file, what it says, and the line of each key."""
+
     path: Path
     document: dict[str, Any]
     lines: Mapping[KeyPath, int]
 
     @classmethod
     def read(cls, path: Path) -> TomlFile:
+        """Raises :class:`ConfigError` for a file that is not there, can't be read, or is not TOML."""
         try:
             source = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
             return cls(path.resolve(), tomllib.loads(source), key_lines(source))
@@ -75,6 +78,7 @@ class TomlFile:
         return {key: self.value((*at, key), value, checks[key]) for key, value in raw.items()}
 
     def value(self, at: KeyPath, raw: object, check: Check) -> Any:
+        """What ``check`` makes of the value of a key; raises :class:`ConfigError` with the key's name and line."""
         try:
             return check(raw)
         except ValueError as error:
@@ -83,12 +87,14 @@ class TomlFile:
             self.fail(at, error.message, error.hint)
 
     def fail(self, at: KeyPath, reason: str, hint: str | None = None) -> NoReturn:
+        """Says what is wrong with a key and in which line it, or the table that it is in, stands."""
         line = next((self.lines[at[:end]] for end in range(len(at), 0, -1) if at[:end] in self.lines), None)
         place = f"{self.path}:{line}" if line else str(self.path)
         raise ConfigError(f"{place}: {'.'.join(at)} {reason}", hint=hint)
 
 
 def did_you_mean(name: str, known: Mapping[str, object] | Sequence[str]) -> str | None:
+    """A hint at the nearest of the known names; None where none is near."""
     close = difflib.get_close_matches(name.lower(), list(known), n=1)
     return f"did you mean {close[0]}?" if close else None
 

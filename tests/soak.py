@@ -113,10 +113,13 @@ class Counts:
     slowest: list[str] = field(default_factory=list)  # some of the slow ones, and what happened before and after
     errors: list[str] = field(default_factory=list)
 
-    def note(self, who: str, began: float, took: float) -> None:
-        """Keeps it, if it was slow."""
+    def timed(self, who: str, pauses: list[float], phase: int, began: float) -> bool:
+        """Notes how long something took that began then and has just ended; whether that was over 100 ms."""
+        took = (time.monotonic() - began) * 1000
+        pauses[phase] = max(pauses[phase], took)
         if took > SLOW_MS:
             self.slow.append((took, began, who))
+        return took > 100
 
     def explain(self) -> None:
         """Sets the slowest beside what happened."""
@@ -168,11 +171,8 @@ def read(stage: Stage, number: int, out: Any) -> None:
                 counts.failed_reads += 1
                 counts.errors.append(f"read: {type(error).__name__}: {error}"[:300])
                 continue
-            took = (time.monotonic() - began) * 1000
             counts.reads += 1
-            counts.reader_pause_ms[phase] = max(counts.reader_pause_ms[phase], took)
-            counts.reads_over_100_ms[phase] += took > 100
-            counts.note(f"reader {number}", began, took)
+            counts.reads_over_100_ms[phase] += counts.timed(f"reader {number}", counts.reader_pause_ms, phase, began)
             counts.mixed_reads += len({row[1] for row in rows}) > 1 or any(sign[row[1]] is not row[2] for row in rows)
             counts.reads_of_deleted_rows += any(0 < stage.deleted[row[0]] < began for row in rows)
     out.put(counts)
@@ -204,11 +204,8 @@ def write(stage: Stage, number: int, out: Any) -> None:
                 counts.failed_writes += 1
                 counts.errors.append(f"write: {type(error).__name__}: {error}"[:300])
                 continue
-            took = (time.monotonic() - began) * 1000
             counts.writes += 1
-            counts.writer_pause_ms[phase] = max(counts.writer_pause_ms[phase], took)
-            counts.writes_over_100_ms[phase] += took > 100
-            counts.note(f"writer {number}", began, took)
+            counts.writes_over_100_ms[phase] += counts.timed(f"writer {number}", counts.writer_pause_ms, phase, began)
     out.put(counts)
 
 
@@ -219,9 +216,7 @@ def watch(stage: Stage, number: int, out: Any) -> None:
         while not stage.ended.value:
             phase, began = stage.phase.value, time.monotonic()
             conn.execute("select")
-            took = (time.monotonic() - began) * 1000
-            counts.witness_pause_ms[phase] = max(counts.witness_pause_ms[phase], took)
-            counts.note("witness", began, took)
+            counts.timed("witness", counts.witness_pause_ms, phase, began)
             time.sleep(0.002)
     out.put(counts)
 
@@ -237,11 +232,10 @@ class Operator:
         self.daemons: list[subprocess.Popen[str]] = []
         self.flips: list[float] = []
         self.kill_daemon_at = 0.0
-        self.events: list[tuple[float, str]] = []
 
     def happened(self, what: str) -> None:
         """Notes it, with the time."""
-        self.events.append((time.monotonic(), what))
+        self.counts.events.append((time.monotonic(), what))
 
     def until(self, deadline: float) -> None:
         """Upgrade and downgrade in turn; one of three is killed on its way and run again."""
@@ -345,7 +339,6 @@ def soak(project: Project, seconds: float, seed: int = 1) -> Counts:
         for process in processes:
             process.join()
         operator.stop()
-    counts.events = operator.events
     counts.flip_p50_ms, counts.flip_p99_ms = (
         [float(np.percentile(operator.flips, share)) for share in (50, 99)] if operator.flips else [0.0, 0.0]
     )

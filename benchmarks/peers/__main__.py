@@ -102,27 +102,15 @@ class Course:
                 conn.execute(f"alter table documents add old_embedding vector({self.dimensions})")
         with api(self.latency, self.dimensions) as server, tempfile.TemporaryDirectory() as folder:
             job = {"database": url, "server": server.url, "table": "documents", "dimensions": self.dimensions}
-            before = self._database_cpu()
+            before = self.place.cpu_seconds()
             said = run_in(folder, peer, job | dict(peer.settings))
-            database_cpu = self._database_cpu() - before
+            database_cpu = self.place.cpu_seconds() - before
             self._check(peer)
             asked = server.stats()
             return Turn(
                 len(self.texts), said["seconds"], said["imports"], said.get("setup", 0.0), said["cpu"], database_cpu,
                 server.cpu(), asked["requests"], asked["texts"] / asked["requests"], asked["most_in_flight"],
             )  # fmt: skip
-
-    def _database_cpu(self) -> float:
-        """CPU seconds of the server and of all its processes, the ended ones included."""
-        pid = int((self.place.folder / "postgres" / "postmaster.pid").read_text().splitlines()[0])
-        master = psutil.Process(pid)
-        spent = sum(master.cpu_times()[:4])
-        for child in master.children():
-            try:
-                spent += sum(child.cpu_times()[:2])
-            except psutil.NoSuchProcess:  # it ended in between: its time is the master's now
-                return self._database_cpu()
-        return spent
 
     def _check(self, peer: Peer) -> None:
         """A figure for a run that did not write everything, or wrote something else, would be no figure."""
