@@ -19,7 +19,7 @@ from embedmig.stores import Key, Row
 from embedmig.stores.adopted import writer_of
 from embedmig.stores.pgvector import PgvectorStore
 
-TAKE = 10_000  # outbox rows distributed in one transaction
+TAKE = 10_000  # keys distributed in one transaction; twice that where the last is a range
 LEASE_SECONDS = 300  # a claim whose holder hangs; one whose holder is gone is free at once
 BACKOFF_SECONDS = (2, 600)
 BY_INDEX = (
@@ -57,16 +57,16 @@ class Changes:
 
     # --- from the outbox to the spaces
 
-    def distribute(self, conn: Connection) -> int:
-        """Moves a part of the outbox to every live space; returns how many rows it held. 0: it was empty."""
+    def distribute(self, conn: Connection) -> bool:
+        """Moves a part of the outbox to every live space; whether there may be more in it."""
         if not outbox_exists(conn, self.registry, self.source):
-            return 0
+            return False
         outbox = literal(self.registry.capture_outbox(conn, self.source.collection.name) or "")
 
-        def transaction() -> int:
+        def transaction() -> bool:
             with conn.transaction():
                 self._take_in_truncate(conn, outbox)
-                return int(conn.execute(self._distribution(outbox)).fetchone()[0])  # type: ignore[index]
+                return bool(scalar(conn, self._distribution(outbox)) >= TAKE)
 
         return retry_transient(transaction)
 
@@ -74,26 +74,46 @@ class Changes:
         return sql.SQL(
             """with taken as (
                  delete from {outbox} o where ctid = any(array(
-                   select ctid from {outbox} where {first} is not null limit {take} for update skip locked))
-                 returning {key} as key, o.changed_at),
+                   select ctid from (
+                     select ctid, sum({width}) over (rows between unbounded preceding and 1 preceding) as before from (
+                       select ctid, * from {outbox} where {first} is not null limit {take} for update skip locked) o) o
+                   where before is null or before < {take}))
+                 returning o.*),
+               {rest}
                given as (
                  insert into {pending} as p (space, key, changed_at)
-                 select s.id, t.key, min(t.changed_at) from taken t cross join {spaces} s
+                 select s.id, t.key, min(t.changed_at) from ({keys}) t cross join {spaces} s
                  where s.collection = {collection} and s.state = any({live}) and s.writer = 'embedmig'
                  group by s.id, t.key order by s.id, t.key
                  on conflict (space, key) do update set generation = p.generation + 1,
                    changed_at = least(p.changed_at, excluded.changed_at), not_before = now())
-               select count(*) from taken"""
+               select coalesce(sum({width}), 0) from taken o"""
         ).format(
             outbox=outbox,
             first=ident(self.source.key[0].name),
             take=sql.Literal(TAKE),
-            key=self.source.key_text("o"),
+            width=range_width(self.source),
+            rest=self._put_back_rest(outbox),
+            keys=outbox_keys(self.source, sql.SQL("taken"), at_most=TAKE),
             pending=self.registry.pending_table,
             spaces=self.registry.spaces_table,
             collection=sql.Literal(self.source.collection.name),
             live=sql.Literal(list(LIVE)),
         )
+
+    def _put_back_rest(self, outbox: sql.Composable) -> sql.Composed:
+        """What lies beyond the first ``TAKE`` keys of a range waits for its turn: no transaction distributes a million."""
+        if len(self.source.key) > 1:
+            return sql.Composed([])
+        [column] = self.source.key
+        return sql.SQL(
+            """rest as (
+                 insert into {outbox} ({key}, changed_at, embedmig_upto)
+                 select ({low} + {take})::text::{type}, o.changed_at, o.embedmig_upto from taken o where {width} > {take}),"""
+        ).format(
+            outbox=outbox, key=ident(column.name), low=range_start(self.source), take=sql.Literal(TAKE),
+            type=literal(column.type), width=range_width(self.source),
+        )  # fmt: skip
 
     def _take_in_truncate(self, conn: Connection, outbox: sql.Composable) -> None:
         """A TRUNCATE left no keys: what has no source row any more goes, in every space of embedmig's own."""
@@ -281,7 +301,47 @@ def unsettled(conn: Connection, registry: Registry, source: Source, space: int) 
     if not outbox_exists(conn, registry, source):
         return pending
     outbox = literal(registry.capture_outbox(conn, source.collection.name) or "")
-    return sql.SQL("{} union all select {}, o.changed_at from {} o").format(pending, source.key_text("o"), outbox)
+    return sql.SQL("{} union all {}").format(pending, outbox_keys(source, outbox))
+
+
+def outbox_keys(source: Source, outbox: sql.Composable, at_most: int | None = None) -> sql.Composed:
+    """A query over the keys that rows of an outbox stand for, of a range ``at_most`` so many: ``key text[], changed_at``.
+
+    A range stands for the rows between its ends that are there now: those that left meanwhile have entries of their own.
+    """
+    single = sql.SQL("select {} as key, o.changed_at from {} o where o.embedmig_upto is null").format(
+        source.key_text("o"), outbox
+    )
+    if len(source.key) > 1:
+        return single
+    [column] = source.key
+    high: sql.Composable = sql.SQL("o.embedmig_upto")
+    if at_most is not None:
+        high = sql.SQL("{low} + least({high} - {low}, {most})").format(
+            low=range_start(source), high=high, most=sql.Literal(at_most - 1)
+        )
+    return sql.SQL(  # offset 0: each key is looked up, and the source is never read from end to end
+        """{single} union all
+           select s.key, o.changed_at from {outbox} o cross join lateral generate_series({low}, {high}) n
+           cross join lateral (select {key} as key from {source} s where s.{column} = n::text::{type} offset 0) s"""
+    ).format(
+        single=single, key=source.key_text("s"), outbox=outbox, low=range_start(source), source=source.relation,
+        high=high, column=ident(column.name), type=literal(column.type),
+    )  # fmt: skip
+
+
+def range_start(source: Source) -> sql.Composed:
+    """Where the range of outbox row ``o`` begins, as a number; NULL where it is none. By way of text, so that ranges
+    outlive a key that is given another type.
+    """
+    return sql.SQL("case when o.embedmig_upto is not null then o.{}::text::bigint end").format(
+        ident(source.key[0].name)
+    )
+
+
+def range_width(source: Source) -> sql.Composed:
+    """How many keys the outbox row ``o`` spans."""
+    return sql.SQL("coalesce(o.embedmig_upto - {} + 1, 1)").format(range_start(source))
 
 
 def waiting(conn: Connection, registry: Registry, source: Source, space: int) -> Waiting:

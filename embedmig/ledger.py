@@ -141,22 +141,14 @@ class Ledger:
                from {} a join {} s on s.revision = a.revision
                where rows_done > 0 and active_seconds > 0 and s.definition->>'model' = %s"""
         ).format(self.attempts_table, spaces)
-        for query in (noted, whole) if self.keeps_estimates(conn) else (whole,):
+        for query in (noted, whole):
             row = conn.execute(newest.format(query), (model,)).fetchone()
             if row:
                 return Measured(row[0], row[1], row[2], f"{row[3]} on {row[4]}")
         return None
 
-    def keeps_estimates(self, conn: Connection) -> bool:
-        """Whether the journal has room for estimates: that of an older embedmig has not."""
-        query = "select exists (select from pg_attribute where attrelid = to_regclass(%s) and attname = 'truth')"
-        row = conn.execute(query, (self.operations_table.as_string(conn),)).fetchone()
-        return bool(row and row[0])
-
     def reckonings(self, conn: Connection, revision: str) -> list[Reckoned]:
         """What backfills of a revision were expected to take and what they took, oldest first."""
-        if not self.keeps_estimates(conn):
-            return []
         query = sql.SQL(
             """select o.attempt, o.position, o.estimate, o.truth from {} o join {} a on a.id = o.attempt
                where a.revision = %s and (o.estimate is not null or o.truth is not null) order by o.attempt, o.position"""

@@ -17,7 +17,7 @@ from psycopg import sql
 from embedmig import canary_texts
 from embedmig.backfill import live_work
 from embedmig.brake import Brake
-from embedmig.changes import LIVE, TAKE, Changes
+from embedmig.changes import LIVE, Changes
 from embedmig.config import Throttle
 from embedmig.db import Connection, Database, ident, scalar, translated
 from embedmig.embedders.encoder import Encoder
@@ -82,7 +82,7 @@ class Sync:
         changes = Changes(self.registry, store)
         with translated("syncing"), self.database.connect("sync reader") as reading:
             store.check_key(reading)
-            while changes.distribute(reading) >= TAKE:
+            while changes.distribute(reading):
                 pass
             if changes.waiting(reading).count and not self.stop.is_set():
                 try:

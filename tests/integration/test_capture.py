@@ -44,6 +44,63 @@ def test_changes_of_value_are_captured_and_mentions_are_not(live: Project) -> No
     assert live.one(OUTBOX) == 0
 
 
+def test_the_rows_of_one_statement_are_noted_as_a_range_and_each_of_them_is_synced(
+    live: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedmig.changes.TAKE", 500)
+    insert = "insert into documents select n, 'bulk', 'body of row ' || n from"
+    with live.connect() as conn:
+        conn.execute(f"{insert} generate_series(1000, 6999) n")
+        assert live.one("select count(*) from embedmig.outbox_docs where embedmig_upto is not null") == 1
+        conn.execute(f"{insert} generate_series(-30, -1) n")
+        conn.execute("delete from documents where id in (-7, 1500)")
+        conn.execute("update documents set id = 8000 where id = 1600")
+        conn.execute(f"{insert} generate_series(10000, 19999, 500) n")  # few and far between
+        conn.execute(f"{insert} generate_series(9223372036854775780, 9223372036854775807) n")
+        ends = "array[-9223372036854775808, -9223372036854775807]"
+        conn.execute(f"{insert} unnest({ends} || array(select generate_series(20000, 20020))) n")
+    waiting = commands.status(live.opened()).collections["docs"].spaces[0].pending_changes
+    assert waiting == 6000 + 30 + 1 + 20 + 28 + 23  # those deleted again wait too, to be looked for in the spaces
+    commands.sync(live.opened(), "docs")
+    assert live.one(OUTBOX) == 0
+    live.expect_exact()
+
+
+def test_ranges_outlive_a_key_that_is_given_another_type(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("insert into documents select n, 'bulk', 'body of row ' || n from generate_series(100, 199) n")
+        table = live.one("select table_name from embedmig.spaces")
+        with conn.transaction():
+            conn.execute("drop view docs_embeddings")
+            for name in ("documents", "embedmig.outbox_docs", f'embedmig."{table}"'):
+                conn.execute(f"alter table {name} alter column id type text using id::text")
+    commands.sync(live.opened(), "docs", repair=True)
+    live.expect_exact()
+
+
+def test_a_writer_with_operators_of_his_own_runs_nothing_of_his_as_the_triggers_owner(live: Project) -> None:
+    with live.connect() as conn:
+        guest = f"guest_{conn.info.dbname}"
+        conn.execute(f"create role {guest} login; create schema traps authorization {guest}")
+        conn.execute(f"grant insert on documents to {guest}; grant usage on schema public to {guest}")
+        try:
+            conn.execute(f"set role {guest}; set search_path = traps, pg_catalog, public")
+            sums = [(sign, kind, kind, kind) for sign in "+-*" for kind in ("int4", "int8", "float8")]
+            compared = [(sign, kind, kind, "bool") for sign in "<=" for kind in ("int4", "int8", "float8")]
+            for place, (operator, left, right, result) in enumerate(sums + compared):
+                conn.execute(
+                    f"create function trap{place}({left}, {right}) returns {result} language plpgsql as "
+                    "$$ begin raise exception 'run as %', current_user; end $$"
+                )
+                conn.execute(
+                    f"create operator {operator} (leftarg = {left}, rightarg = {right}, function = trap{place})"
+                )
+            conn.execute("insert into documents select n, 'bulk', 'body' from pg_catalog.generate_series(100, 199) n")
+        finally:
+            conn.execute(f"reset role; drop owned by {guest} cascade; drop role {guest}")
+    assert live.one("select count(*) from embedmig.outbox_docs where embedmig_upto is not null") == 1
+
+
 def test_a_truncate_empties_every_space(live: Project) -> None:
     with live.connect() as conn:
         conn.execute("truncate documents")

@@ -287,12 +287,13 @@ def back_to(url: str, version: str) -> None:
         environment.run_migrations()
 
 
+@pytest.mark.parametrize("version", ["0001", "0010"])
 def test_the_ledger_of_an_older_embedmig_is_brought_up_to_date_though_no_revision_is_pending(
-    two: Project, conn: psycopg.Connection
+    two: Project, conn: psycopg.Connection, version: str
 ) -> None:
     upgrade(two)
     before = attempts(conn)
-    back_to(two.url, "0001")
+    back_to(two.url, version)
     with pytest.raises(DatabaseUnsuitable) as raised:
         commands.status(two.opened())
     assert "embedmig upgrade head" in str(raised.value.hint)

@@ -66,6 +66,12 @@ writes = st.one_of(
         ),
         st.tuples(keys, words, words, st.booleans()),
     ),
+    st.tuples(  # enough of them to be noted as a range
+        st.just(
+            "insert into documents select n, 'bulk', %s, n %% 7 > 0 from generate_series(%s::int, 24) n on conflict do nothing"
+        ),
+        st.tuples(words, keys),
+    ),
     st.tuples(st.just("update documents set body = %s where id = %s"), st.tuples(words, keys)),
     st.tuples(st.just("update documents set title = %s, body = title where id >= %s"), st.tuples(words, keys)),
     st.tuples(st.just("update documents set views = views + 1, body = body where id >= %s"), st.tuples(keys)),

@@ -322,16 +322,6 @@ def test_an_estimate_that_can_not_be_made_or_kept_stops_nothing(
     assert small.json("show", "0001")["attempts"][0]["backfills"] == []
 
 
-def test_an_older_ledger_is_read_without_estimates(small: Project, conn: psycopg.Connection) -> None:
-    commands.upgrade(small.opened())
-    conn.execute("alter table embedmig.embedding_operations drop column estimate, drop column truth")
-    conn.execute("update embedmig.ledger_schema set version_num = '0004'")
-    assert commands.status(small.opened()).settled
-    assert small.json("show", "0001")["attempts"][0]["backfills"] == []
-    small.space_script("0002", "0001", dimensions=256)
-    assert forecast(small).time.seconds is not None
-
-
 # --- the launch date ------------------------------------------------------------------------------------------------
 
 
