@@ -20,7 +20,7 @@ from embedmig.evaluate.golden import GoldenSet
 from embedmig.evaluate.measures import score
 from embedmig.evidence import Evaluation
 from embedmig.evidence.kept import Kept
-from embedmig.evidence.verdicts import OVERLAP
+from embedmig.evidence.verdicts import OVERLAP, Mode
 from embedmig.ledger import ledger_exists
 from embedmig.operations.base import Site
 from embedmig.registry import SpaceRecord
@@ -64,6 +64,7 @@ class Compared:
     golden: str
     queries: int
     k: int
+    mode: Mode
     comparison: Comparison
     completeness: float
     partial: bool
@@ -128,7 +129,9 @@ def compare(
     project: Project, collection: str, old: str, new: str, *, golden_set: Path | None = None,
     queries: Path | None = None, k: int = 10,
 ) -> Compared:  # fmt: skip
-    """Two versions on the same queries, as the index answers them; keeps the overlap. Wants SELECT alone to measure."""
+    """Two versions on the same queries, searched the same way: through the index where both have one, else exactly, so
+    that no index's loss is taken for its model's. Keeps the overlap. Wants SELECT alone to measure.
+    """
     check_k(k)
     if golden_set and queries:
         raise UsageError("--golden and --queries exclude each other", hint="a golden set holds queries too")
@@ -141,7 +144,8 @@ def compare(
         records = [find_space(project, site, conn, collection, version) for version in (old, new)]
         if wanted.judged:
             wanted, notices = without_unknown(conn, site.source(conn, collection), wanted)
-        before, after = (_answers(site, conn, record, wanted, k, notices) for record in records)
+        exact = _exactly(site, conn, records, notices)
+        before, after = (_answers(site, conn, record, wanted, k, notices, exact=exact) for record in records)
         completeness = min(_completeness(site, conn, record) for record in records)
         needed = site.config.gates.completeness
     ndcg = None
@@ -149,12 +153,14 @@ def compare(
         scores = [score(wanted.questions, one.keys, k)[f"ndcg@{k}"] for one in (before, after)]
         ndcg = scores[0], scores[1]
     found = comparing.compare(wanted, before, after, k, ndcg)
+    mode: Mode = "exact" if exact else "index"
     kept = Evaluation(
-        new, wanted.name, wanted.digest, k, "index", len(wanted.questions), _overlaps(found, k), {}, completeness, beside=old
+        new, wanted.name, wanted.digest, k, mode, len(wanted.questions), _overlaps(found, k), {}, completeness, beside=old
     )  # fmt: skip
     stored = _keep(site, collection, [kept], notices)
     return Compared(
-        collection, old, new, wanted.name, len(wanted.questions), k, found, completeness, completeness < needed, stored, notices
+        collection, old, new, wanted.name, len(wanted.questions), k, mode, found, completeness, completeness < needed, stored,
+        notices,
     )  # fmt: skip
 
 
@@ -200,12 +206,20 @@ def _measure(
     return found
 
 
+def _exactly(site: Site, conn: Connection, records: Sequence[SpaceRecord], notices: list[str]) -> bool:
+    """Whether the versions have to be searched without an index, because one of them has none."""
+    without = [record.version for record in records if site.store(conn, record).index_state(conn) != "valid"]
+    if without and len(without) < len(records):
+        notices.append(f"{without[0]} has no valid index: both versions were searched exactly")
+    return bool(without)
+
+
 def _answers(
-    site: Site, conn: Connection, record: SpaceRecord, asked: GoldenSet, k: int, notices: list[str]
+    site: Site, conn: Connection, record: SpaceRecord, asked: GoldenSet, k: int, notices: list[str], *, exact: bool
 ) -> Answers:
-    """What an application would find through this version."""
+    """What this version finds."""
     resolved, encoded = _encoded(site, conn, record, asked, notices)
-    return answer(conn, resolved, encoded, k, exact=False)
+    return answer(conn, resolved, encoded, k, exact=exact)
 
 
 def _encoded(

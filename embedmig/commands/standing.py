@@ -67,7 +67,8 @@ class Rollback:
     """What going back would be like right now. ``milliseconds`` is what the last flip took, measured.
 
     ``rows`` are missing or stale in the version gone back to, ``oldest_seconds`` the age of the oldest change it
-    lacks; ``obstacle`` says why it could not be kept fresh, or reached, any more.
+    lacks, ``counted`` how the rows were had, as of the space; ``obstacle`` says why it could not be kept fresh, or
+    reached, any more.
     """
 
     to: str
@@ -75,6 +76,7 @@ class Rollback:
     rows: int
     oldest_seconds: float | None
     obstacle: str | None
+    counted: Known = "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,7 @@ def _rollback(records: list[SpaceRecord], spaces: list[SpaceStatus], flip_ms: fl
         max(0, round(space.source_rows - space.complete)),
         space.oldest_pending_seconds,
         space.model_error,
+        space.counted,
     )
 
 

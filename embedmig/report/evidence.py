@@ -52,8 +52,11 @@ def made_lines(made: Made) -> RenderableType:
 def compared_page(found: Compared) -> RenderableType:
     """``embedmig compare``."""
     result, k = found.comparison, found.k
+    search = "exact search" if found.mode == "exact" else "through the index"
     lines = [
-        Text(f"{found.collection}, {found.queries:,} queries of {found.golden}; in brackets the 95 % interval"),
+        Text(
+            f"{found.collection}, {found.queries:,} queries of {found.golden}, {search}; in brackets the 95 % interval"
+        ),
         Text(f"old  {found.old}\nnew  {found.new}"),
         Text(f"overlap@{k}  {_spread(result.overlap)}"),
         Text(f"rank-biased overlap  {_spread(result.rbo)}"),

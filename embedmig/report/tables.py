@@ -84,16 +84,16 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
 def _rollback(found: Rollback) -> Text:
     """The question of every design review."""
     took = "one flip" if found.milliseconds is None else f"{found.milliseconds:,.0f} ms, as the last flip took"
-    lost = "nothing that is known" if not found.rows else f"{found.rows:,} rows not up to date"
+    lost = "nothing that is known" if not found.rows else f"{_about(found)}{found.rows:,} rows not up to date"
     if found.rows and found.oldest_seconds:
         lost += f", the oldest change {found.oldest_seconds:,.0f} s old"
     line = Text(f"rollback to {found.to}: {took}; would lose {lost}")
     return line.append(f"; its model can't be reached: {found.obstacle}", style="bold red") if found.obstacle else line
 
 
-def _about(space: SpaceStatus) -> str:
+def _about(measured: SpaceStatus | Rollback) -> str:
     """What stands before a figure that was not counted."""
-    return "~" if space.counted == "estimated" else ""
+    return "~" if measured.counted == "estimated" else ""
 
 
 def _notes(space: SpaceStatus) -> str:

@@ -225,6 +225,20 @@ def test_queries_without_judgements_give_overlap_and_no_verdict(both: Project) -
     assert same.changed == []
 
 
+def test_versions_of_which_one_has_no_index_are_compared_by_exact_search_and_that_is_said(both: Project) -> None:
+    assert commands.compare(both.opened(), "docs", OLD_TAG, NEW_TAG).mode == "index"
+    table = both.one(f"select table_name from embedmig.spaces where version = '{OLD_TAG}'")
+    with both.connect() as conn:
+        [[index]] = conn.execute(
+            "select indexname from pg_indexes where tablename = %s and indexdef ~ 'hnsw'", (table,)
+        ).fetchall()
+        conn.execute(f'drop index embedmig."{index}"')
+    found = commands.compare(both.opened(), "docs", OLD_TAG, NEW_TAG)
+    assert found.mode == "exact"
+    assert f"{OLD_TAG} has no valid index" in found.notices[0]
+    assert "exact search" in shown(compared_page(found))
+
+
 # --- gates ----------------------------------------------------------------------------------------------------
 
 
