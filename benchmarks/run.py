@@ -77,7 +77,7 @@ def run_efficiency(bench: Bench) -> list[dict[str, object]]:
         cases = [
             (part, efficiency.api(url, 4, 64, 256)),
             (bench.large, efficiency.api(url, 16, 64, 256)),
-            (part, efficiency.api(url, 4, 256, 1536)),
+            (bench.large, efficiency.api(url, 4, 256, 1536)),
             (bench.large, efficiency.api(url, 16, 256, 256)),
             (part, efficiency.api(url, 16, 256, 1536)),
             (bench.small, efficiency.wordllama()),

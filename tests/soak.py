@@ -3,18 +3,23 @@
 ``python -m tests.soak --minutes 10``. Four readers search through the alias with prepared statements, two writers
 insert, update and delete, two daemons sync; a hand that is not steady kills daemons and upgrades with ``kill -9``.
 An oracle knows which model made a vector (the sign of its first component) and when each row was deleted.
-The first tenth of the time is calm, with neither daemons nor migrations: what the machine itself costs.
+The first tenth of the time is calm, with neither daemons nor migrations: what the machine itself costs. Where there is
+room for it the server's files are in memory: a disk that stalls holds readers and writers up for 200 ms, whether there
+is an embedmig or not (``--calm`` shows that: no daemons, no migrations at all).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
 import multiprocessing as mp
+import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,7 +41,9 @@ ROWS = 1000  # few: a search reads them all, and a pause is to show who waits fo
 IDS = 4_000_000  # per writer: no id is used twice, so that a deleted row can be told
 DIMENSIONS = 8
 APPLICATION = "soak application"
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 SLOW_MS = 60.0
+ROOM = 8 << 30  # bytes, for the server's files and its log of ten minutes
 CALM, BUSY = 0, 1  # phases of a soak
 MODEL = '''
 import hashlib
@@ -87,7 +94,7 @@ SEARCH = """select v.id, v.version, (v.embedding::real[])[1] > 0 from docs_embed
 @dataclass
 class Counts:
     """What happened. Pauses are the longest single read or write in ms, everything included: calm, then busy; the
-    witness asks the server for nothing, so that its pauses are the machine's own.
+    machine's is how long a core stood still for everybody.
     """
 
     reads: int = 0
@@ -98,16 +105,17 @@ class Counts:
     failed_writes: int = 0
     reader_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     writer_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    witness_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    machine_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     reads_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
     writes_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
-    lock_waits_over_90_ms: int | None = None  # of readers and writers, by the server's log; the rest is the machine
+    lock_waits_over_15_ms: int | None = None  # of readers and writers, by the server's log; the rest is the machine
     flips: int = 0
     flip_p50_ms: float = 0.0
     flip_p99_ms: float = 0.0
     kills: int = 0
     gates_closed: int = 0
     seconds: float = 0.0
+    files: str = "disk"
     slow: list[tuple[float, float, str]] = field(default_factory=list)  # ms, when, who: all over SLOW_MS
     events: list[tuple[float, str]] = field(default_factory=list)  # when, what: of embedmig and of the server
     slowest: list[str] = field(default_factory=list)  # some of the slow ones, and what happened before and after
@@ -137,7 +145,7 @@ class Counts:
         for phase in (CALM, BUSY):
             self.reader_pause_ms[phase] = max(self.reader_pause_ms[phase], other.reader_pause_ms[phase])
             self.writer_pause_ms[phase] = max(self.writer_pause_ms[phase], other.writer_pause_ms[phase])
-            self.witness_pause_ms[phase] = max(self.witness_pause_ms[phase], other.witness_pause_ms[phase])
+            self.machine_pause_ms[phase] = max(self.machine_pause_ms[phase], other.machine_pause_ms[phase])
             self.reads_over_100_ms[phase] += other.reads_over_100_ms[phase]
             self.writes_over_100_ms[phase] += other.writes_over_100_ms[phase]
         self.slow += other.slow
@@ -209,15 +217,18 @@ def write(stage: Stage, number: int, out: Any) -> None:
     out.put(counts)
 
 
-def watch(stage: Stage, number: int, out: Any) -> None:
-    """Asks the server for nothing at all, of no table: its longest pause is the machine's, whoever else does what."""
+def watch(stage: Stage, core: int, out: Any) -> None:
+    """Wakes every 2 ms on one core, before every ordinary process where that is allowed, and asks nobody for anything:
+    what it oversleeps, that core of the machine stood still.
+    """
     counts = Counts()
-    with psycopg.connect(stage.url, autocommit=True, prepare_threshold=1, application_name="soak witness") as conn:
-        while not stage.ended.value:
-            phase, began = stage.phase.value, time.monotonic()
-            conn.execute("select")
-            counts.timed("witness", counts.witness_pause_ms, phase, began)
-            time.sleep(0.002)
+    os.sched_setaffinity(0, {core})
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    while not stage.ended.value:
+        phase, began = stage.phase.value, time.monotonic()
+        time.sleep(0.002)
+        counts.timed(f"core {core}", counts.machine_pause_ms, phase, began)
     out.put(counts)
 
 
@@ -314,14 +325,14 @@ def prepare(project: Project) -> None:
     project.run("upgrade", "0001")
 
 
-def soak(project: Project, seconds: float, seed: int = 1) -> Counts:
+def soak(project: Project, seconds: float, seed: int = 1, *, calm: bool = False) -> Counts:
     """Runs it all, then lets everything come to rest and checks every space. Returns the counts."""
     prepare(project)
     counts, context = Counts(seconds=seconds), mp.get_context("fork")
     stage = Stage(project.url, context.Value("i", CALM), context.Value("b", 0), context.RawArray("d", IDS))
     out = context.Queue()
     jobs: list[tuple[Callable[..., None], int]] = (
-        [(read, n) for n in range(READERS)] + [(write, n) for n in range(WRITERS)] + [(watch, 0)]
+        [(read, n) for n in range(READERS)] + [(write, n) for n in range(WRITERS)] + [(watch, core) for core in CORES]
     )
     processes = [context.Process(target=work, args=(stage, n, out)) for work, n in jobs]
     operator = Operator(project, counts, seed)
@@ -329,9 +340,10 @@ def soak(project: Project, seconds: float, seed: int = 1) -> Counts:
     for process in processes:
         process.start()
     try:
-        time.sleep(seconds / 10)
+        time.sleep(seconds if calm else seconds / 10)
         stage.phase.value = BUSY
-        operator.until(began + seconds)
+        if not calm:
+            operator.until(began + seconds)
     finally:
         stage.ended.value = 1
         for _ in processes:
@@ -365,11 +377,10 @@ def check_at_rest(project: Project) -> None:
 
 
 SERVER = {
-    "log_lock_waits": "on", "deadlock_timeout": "90ms", "log_line_prefix": "%a|%n|", "log_autovacuum_min_duration": "0",
-    "max_wal_size": "16GB", "checkpoint_timeout": "1h",
+    "log_lock_waits": "on", "deadlock_timeout": "15ms", "log_line_prefix": "%a|%n|", "log_autovacuum_min_duration": "0",
+    "max_wal_size": "4GB", "checkpoint_timeout": "1h",
 }  # fmt: skip
-"""The server writes down who waits longer than 90 ms for a lock, what is not in there is not embedmig's doing; and its own
-checkpoints, which stop everybody now and then, come after the soak."""
+"""The server writes down who waits longer than 15 ms for a lock. What is not in there is not embedmig's doing."""
 LOGGED = re.compile(
     r"^(.*?)\|([0-9.]+)\|LOG:  (process \d+ still waiting|checkpoint \w+:|automatic \w+ of table \S+:)", re.MULTILINE
 )
@@ -387,8 +398,14 @@ def read_log(path: Path, counts: Counts) -> None:
     """Counts the application's waits for locks, and has them and the server's vacuums and checkpoints among the events."""
     offset = time.time() - time.monotonic()
     found = LOGGED.findall(path.read_text())
-    counts.lock_waits_over_90_ms = sum(who == APPLICATION and what.startswith("process") for who, _, what in found)
+    counts.lock_waits_over_15_ms = sum(who == APPLICATION and what.startswith("process") for who, _, what in found)
     counts.events += [(float(at) - offset, what) for who, at, what in found if who == APPLICATION or ":" in what]
+
+
+def in_memory() -> str | None:
+    """A folder whose files are memory, where there is one with room."""
+    folder = Path("/dev/shm")  # noqa: S108
+    return str(folder) if folder.is_dir() and shutil.disk_usage(folder).free > ROOM else None
 
 
 def main() -> int:
@@ -396,15 +413,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--calm", action="store_true", help="readers and writers alone, for comparison")
+    parser.add_argument("--disk", action="store_true", help="the server's files on the disk in any case")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="embedmig-soak-") as folder:
+    home_of_files = None if asked.disk else in_memory()
+    with tempfile.TemporaryDirectory(prefix="embedmig-soak-", dir=home_of_files) as folder:
         server, home = Path(folder) / "postgres", Path(folder) / "project"
         server.mkdir()
         home.mkdir()
         project = Project(home, start_server(server))
         try:
             configure(project)
-            counts = soak(project, asked.minutes * 60, asked.seed)
+            counts = soak(project, asked.minutes * 60, asked.seed, calm=asked.calm)
+            counts.files = home_of_files or "disk"
             read_log(server / "log", counts)
             counts.explain()
         finally:
