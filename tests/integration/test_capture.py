@@ -86,6 +86,7 @@ def test_a_writer_with_operators_of_his_own_runs_nothing_of_his_as_the_triggers_
         try:
             conn.execute(f"set role {guest}; set search_path = traps, pg_catalog, public")
             sums = [(sign, kind, kind, kind) for sign in "+-*" for kind in ("int4", "int8", "float8")]
+            sums.append(("*", "int8", "int4", "int8"))
             compared = [(sign, kind, kind, "bool") for sign in "<=" for kind in ("int4", "int8", "float8")]
             for place, (operator, left, right, result) in enumerate(sums + compared):
                 conn.execute(
