@@ -134,22 +134,22 @@ class Capture:
         if event == "truncate":
             nulls = comma(sql.SQL("null") for _ in self.source.key)
             return sql.SQL("begin {}select {}; return null; end").format(insert, nulls)
+        inserted = self._select_one(sql.SQL("new_rows"), sql.SQL("(select new.*)"))
         if event == "insert" and self.by_range:
-            return self._note_range(insert)
+            return self._note_range(insert, inserted)
         select = {
-            "insert": self._select_one(sql.SQL("new_rows"), sql.SQL("(select new.*)")),
+            "insert": inserted,
             "delete": self._select_one(sql.SQL("old_rows"), sql.SQL("(select old.*)")),
             "update": self._select_changed(),
         }[event]
         return sql.SQL("begin {}{}; return null; end").format(insert, select)
 
-    def _note_range(self, insert: sql.Composed) -> sql.Composed:
+    def _note_range(self, insert: sql.Composed, rows: sql.Composed) -> sql.Composed:
         """The first rows by key; where that were not all, all of them again: as a range if their keys lie close together.
 
         A hundred rows then cost a writer half of what their keys cost, one row costs as much as ever. Nothing here is
         looked up in a search path that is not the function's own.
         """
-        rows = self._select_one(sql.SQL("new_rows"), sql.SQL("(select new.*)"))
         return sql.SQL(
             """declare many int; begin
                {insert}{rows} limit {many}; get diagnostics many = row_count;

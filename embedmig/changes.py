@@ -103,9 +103,7 @@ class Changes:
 
     def _put_back_rest(self, outbox: sql.Composable) -> sql.Composed:
         """What lies beyond the first ``TAKE`` keys of a range waits for its turn: no transaction distributes a million."""
-        if len(self.source.key) > 1:
-            return sql.Composed([])
-        [column] = self.source.key
+        column = self.source.key[0]
         return sql.SQL(
             """rest as (
                  insert into {outbox} ({key}, changed_at, embedmig_upto)
@@ -308,24 +306,20 @@ def outbox_keys(source: Source, outbox: sql.Composable, at_most: int | None = No
     """A query over the keys that rows of an outbox stand for, of a range ``at_most`` so many: ``key text[], changed_at``.
 
     A range stands for the rows between its ends that are there now: those that left meanwhile have entries of their own.
+    Only keys of one column have ranges; of others the second half finds none.
     """
-    single = sql.SQL("select {} as key, o.changed_at from {} o where o.embedmig_upto is null").format(
-        source.key_text("o"), outbox
-    )
-    if len(source.key) > 1:
-        return single
-    [column] = source.key
+    column = source.key[0]
     high: sql.Composable = sql.SQL("o.embedmig_upto")
     if at_most is not None:
         high = sql.SQL("{low} + least({high} - {low}, {most})").format(
             low=range_start(source), high=high, most=sql.Literal(at_most - 1)
         )
     return sql.SQL(  # offset 0: each key is looked up, and the source is never read from end to end
-        """{single} union all
+        """select {single} as key, o.changed_at from {outbox} o where o.embedmig_upto is null union all
            select s.key, o.changed_at from {outbox} o cross join lateral generate_series({low}, {high}) n
            cross join lateral (select {key} as key from {source} s where s.{column} = n::text::{type} offset 0) s"""
     ).format(
-        single=single, key=source.key_text("s"), outbox=outbox, low=range_start(source), source=source.relation,
+        single=source.key_text("o"), key=source.key_text("s"), outbox=outbox, low=range_start(source), source=source.relation,
         high=high, column=ident(column.name), type=literal(column.type),
     )  # fmt: skip
 

@@ -106,6 +106,7 @@ class Counts:
     reader_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     writer_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     machine_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    cores_watched: int = 0  # for those pauses; 0: they were not measured
     reads_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
     writes_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
     lock_waits_over_15_ms: int | None = None  # of readers and writers, by the server's log; the rest is the machine
@@ -140,7 +141,15 @@ class Counts:
 
     def add(self, other: Counts) -> None:
         """Adds what a process counted."""
-        for name in ("reads", "failed_reads", "mixed_reads", "reads_of_deleted_rows", "writes", "failed_writes"):
+        for name in (
+            "reads",
+            "failed_reads",
+            "mixed_reads",
+            "reads_of_deleted_rows",
+            "writes",
+            "failed_writes",
+            "cores_watched",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for phase in (CALM, BUSY):
             self.reader_pause_ms[phase] = max(self.reader_pause_ms[phase], other.reader_pause_ms[phase])
@@ -218,14 +227,15 @@ def write(stage: Stage, number: int, out: Any) -> None:
 
 
 def watch(stage: Stage, core: int, out: Any) -> None:
-    """Wakes every 2 ms on one core, before every ordinary process where that is allowed, and asks nobody for anything:
-    what it oversleeps, that core of the machine stood still.
+    """Wakes every 2 ms on one core, before every ordinary process, and asks nobody for anything: what it oversleeps,
+    that core of the machine stood still. Does nothing where that priority is not allowed.
     """
     counts = Counts()
     os.sched_setaffinity(0, {core})
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(PermissionError):  # then this core is not watched, and the counts say so
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    while not stage.ended.value:
+        counts.cores_watched = 1
+    while counts.cores_watched and not stage.ended.value:
         phase, began = stage.phase.value, time.monotonic()
         time.sleep(0.002)
         counts.timed(f"core {core}", counts.machine_pause_ms, phase, began)
@@ -380,7 +390,7 @@ SERVER = {
     "log_lock_waits": "on", "deadlock_timeout": "15ms", "log_line_prefix": "%a|%n|", "log_autovacuum_min_duration": "0",
     "max_wal_size": "4GB", "checkpoint_timeout": "1h",
 }  # fmt: skip
-"""The server writes down who waits longer than 15 ms for a lock. What is not in there is not embedmig's doing."""
+"""The server writes down who waits longer than 15 ms for a lock; those of readers and writers are counted."""
 LOGGED = re.compile(
     r"^(.*?)\|([0-9.]+)\|LOG:  (process \d+ still waiting|checkpoint \w+:|automatic \w+ of table \S+:)", re.MULTILINE
 )

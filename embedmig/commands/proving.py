@@ -144,8 +144,8 @@ def compare(
         records = [find_space(project, site, conn, collection, version) for version in (old, new)]
         if wanted.judged:
             wanted, notices = without_unknown(conn, site.source(conn, collection), wanted)
-        exact = _exactly(site, conn, records, notices)
-        before, after = (_answers(site, conn, record, wanted, k, notices, exact=exact) for record in records)
+        mode = _mode(site, conn, records, notices)
+        before, after = (_answers(site, conn, record, wanted, k, notices, exact=mode == "exact") for record in records)
         completeness = min(_completeness(site, conn, record) for record in records)
         needed = site.config.gates.completeness
     ndcg = None
@@ -153,7 +153,6 @@ def compare(
         scores = [score(wanted.questions, one.keys, k)[f"ndcg@{k}"] for one in (before, after)]
         ndcg = scores[0], scores[1]
     found = comparing.compare(wanted, before, after, k, ndcg)
-    mode: Mode = "exact" if exact else "index"
     kept = Evaluation(
         new, wanted.name, wanted.digest, k, mode, len(wanted.questions), _overlaps(found, k), {}, completeness, beside=old
     )  # fmt: skip
@@ -196,7 +195,7 @@ def _measure(
     """Exact search, and index search beside it so that the index's loss is not blamed on the model."""
     resolved, encoded = _encoded(site, conn, record, asked, notices)
     completeness = _completeness(site, conn, record)
-    modes = [True] if exact_only or site.store(conn, record).index_state(conn) != "valid" else [True, False]
+    modes = [True] if exact_only or not _indexed(site, conn, record) else [True, False]
     if not exact_only and len(modes) == 1:
         notices.append(f"{record.version} has no valid index: measured by exact search alone")
     found = []
@@ -206,12 +205,17 @@ def _measure(
     return found
 
 
-def _exactly(site: Site, conn: Connection, records: Sequence[SpaceRecord], notices: list[str]) -> bool:
-    """Whether the versions have to be searched without an index, because one of them has none."""
-    without = [record.version for record in records if site.store(conn, record).index_state(conn) != "valid"]
+def _mode(site: Site, conn: Connection, records: Sequence[SpaceRecord], notices: list[str]) -> Mode:
+    """How versions are searched that are to be compared: without an index, where one of them has none."""
+    without = [record.version for record in records if not _indexed(site, conn, record)]
     if without and len(without) < len(records):
         notices.append(f"{without[0]} has no valid index: both versions were searched exactly")
-    return bool(without)
+    return "exact" if without else "index"
+
+
+def _indexed(site: Site, conn: Connection, record: SpaceRecord) -> bool:
+    """Whether searches of the version go through an index."""
+    return site.store(conn, record).index_state(conn) == "valid"
 
 
 def _answers(
