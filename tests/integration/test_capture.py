@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from embedmig import commands
-from tests.project import NEW_TAG, OLD_TAG, Project
+from tests.project import CONFIG, NEW_TAG, OLD_TAG, Project
 
 OUTBOX = "select count(*) from embedmig.outbox_docs"
 
@@ -64,6 +64,27 @@ def test_the_rows_of_one_statement_are_noted_as_a_range_and_each_of_them_is_sync
     commands.sync(live.opened(), "docs")
     assert live.one(OUTBOX) == 0
     live.expect_exact()
+
+
+def test_the_rows_of_one_statement_with_a_key_of_several_columns_are_noted_one_by_one(project: Project) -> None:
+    with project.connect() as conn:
+        conn.execute(
+            "create table documents (tenant text, id uuid default gen_random_uuid(), title text, body text, primary key (tenant, id))"
+        )
+    project.configure(CONFIG.replace('key = "id"', 'key = ["tenant", "id"]'))
+    project.space_script("0001")
+    commands.upgrade(project.opened())
+    with project.connect() as conn:
+        conn.execute(
+            "insert into documents (tenant, title, body) select 'b', 't', 'body ' || n from generate_series(1, 40) n"
+        )
+        conn.execute("delete from documents where body = 'body 3'")
+        conn.execute("update documents set body = 'edited' where body = 'body 4'")
+    assert project.one("select count(*) from embedmig.outbox_docs where embedmig_upto is not null") == 0
+    assert commands.status(project.opened()).collections["docs"].spaces[0].pending_changes == 40
+    commands.sync(project.opened(), "docs")
+    (found,) = commands.status(project.opened()).collections["docs"].spaces
+    assert (found.pending_changes, found.rows, found.complete, found.orphans) == (0, 39, 39, 0)
 
 
 def test_ranges_outlive_a_key_that_is_given_another_type(live: Project) -> None:
