@@ -200,6 +200,15 @@ class Registry:
         query = sql.SQL("select key, reason from {} where space = %s order by failed_at desc, key limit %s")
         return [(row[0], row[1]) for row in conn.execute(query.format(self.failed_table), (space, limit))]
 
+    def open_batches(self, conn: Connection, space: int) -> list[tuple[str | None, int, datetime]]:
+        """What is at an API for hours, oldest first: the API's name for it (None: it may not have got there), rows, since."""
+        query = sql.SQL(
+            """select remote_id, (select count(*) from {rows} r where r.batch = b.id), made_at
+               from {batches} b where space = %s order by id"""
+        )
+        found = conn.execute(query.format(batches=self.batches_table, rows=self.batch_rows_table), (space,))
+        return [(row[0], row[1], row[2]) for row in found]
+
     # capture
 
     def save_capture(

@@ -5,7 +5,9 @@ insert, update and delete, two daemons sync; a hand that is not steady kills dae
 An oracle knows which model made a vector (the sign of its first component) and when each row was deleted.
 The first tenth of the time is calm, with neither daemons nor migrations: what the machine itself costs. Where there is
 room for it the server's files are in memory: a disk that stalls holds readers and writers up for 200 ms, whether there
-is an embedmig or not (``--calm`` shows that: no daemons, no migrations at all).
+is an embedmig or not (``--calm`` shows that: no daemons, no migrations at all). Where there is more than one core,
+embedmig's processes have the last one, as on a machine of their own, and server, readers and writers the others
+(``--shared``: all have all).
 """
 
 from __future__ import annotations
@@ -91,10 +93,43 @@ SEARCH = """select v.id, v.version, (v.embedding::real[])[1] > 0 from docs_embed
             order by v.embedding <=> %s::vector(8) limit 10"""
 
 
+class Spent:
+    """What a client and the server's process behind it did with the time of one read or write, by the kernel's books
+    (``/proc/*/schedstat``): ran, waited for a core, or neither. Without those books all of it is "neither".
+    """
+
+    def __init__(self, backend: int) -> None:
+        self.files = []
+        with contextlib.suppress(FileNotFoundError):
+            self.files = [os.open(f"/proc/{pid}/schedstat", os.O_RDONLY) for pid in (os.getpid(), backend)]
+        self.before = self._now()
+        self.began = time.monotonic()
+
+    def _now(self) -> list[int]:
+        return [int(n) for file in self.files for n in os.pread(file, 64, 0).split()[:2]] or [0] * 4
+
+    def start(self) -> None:
+        """It begins now."""
+        self.before, self.began = self._now(), time.monotonic()
+
+    def since(self, took: float) -> tuple[float, float, str]:
+        """Of so many ms: what the client itself waited for a core; what went by with neither it nor the server on a
+        core or waiting for one; and all of them in words.
+        """
+        ran, waited, served, queued = ((b - a) / 1e6 for a, b in zip(self.before, self._now(), strict=True))
+        held_up = max(0.0, took - ran - waited - served - queued)
+        return min(waited, took), held_up, (
+            f"client: ran {ran:.0f}, waited for a core {waited:.0f}; "
+            f"server: {served:.0f} and {queued:.0f}; held up: {held_up:.0f}"
+        )  # fmt: skip
+
+
 @dataclass
 class Counts:
-    """What happened. Pauses are the longest single read or write in ms, everything included: calm, then busy; the
-    machine's is how long a core stood still for everybody.
+    """What happened. Pauses are the longest single read or write in ms, as a client on a machine of its own would have
+    it: everything but what its own process waited for a core. First calm, then busy. ``took_ms`` is the longest with
+    that too, ``held_up_ms`` the longest part of one in which neither the client nor the server's process ran or waited
+    for a core (locks, files); the machine's pause is how long a core stood still for everybody.
     """
 
     reads: int = 0
@@ -105,6 +140,8 @@ class Counts:
     failed_writes: int = 0
     reader_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     writer_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    took_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    held_up_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     machine_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     cores_watched: int = 0  # for those pauses; 0: they were not measured
     reads_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
@@ -117,18 +154,24 @@ class Counts:
     gates_closed: int = 0
     seconds: float = 0.0
     files: str = "disk"
+    embedmig_has_a_core: bool = False  # to itself, as on a machine of its own
     slow: list[tuple[float, float, str]] = field(default_factory=list)  # ms, when, who: all over SLOW_MS
     events: list[tuple[float, str]] = field(default_factory=list)  # when, what: of embedmig and of the server
     slowest: list[str] = field(default_factory=list)  # some of the slow ones, and what happened before and after
     errors: list[str] = field(default_factory=list)
 
-    def timed(self, who: str, pauses: list[float], phase: int, began: float) -> bool:
-        """Notes how long something took that began then and has just ended; whether that was over 100 ms."""
-        took = (time.monotonic() - began) * 1000
-        pauses[phase] = max(pauses[phase], took)
-        if took > SLOW_MS:
-            self.slow.append((took, began, who))
-        return took > 100
+    def timed(self, who: str, pauses: list[float], phase: int, spent: Spent) -> bool:
+        """Notes how long something took that began with ``spent`` and has just ended; whether it paused over 100 ms."""
+        pause = took = (time.monotonic() - spent.began) * 1000
+        if took > SLOW_MS / 4:
+            own, held_up, words = spent.since(took)
+            pause -= own
+            self.held_up_ms[phase] = max(self.held_up_ms[phase], held_up)
+            if took > SLOW_MS:
+                self.slow.append((took, spent.began, f"{who} ({words})"))
+        pauses[phase] = max(pauses[phase], pause)
+        self.took_ms[phase] = max(self.took_ms[phase], took)
+        return pause > 100
 
     def explain(self) -> None:
         """Sets the slowest beside what happened."""
@@ -154,6 +197,8 @@ class Counts:
         for phase in (CALM, BUSY):
             self.reader_pause_ms[phase] = max(self.reader_pause_ms[phase], other.reader_pause_ms[phase])
             self.writer_pause_ms[phase] = max(self.writer_pause_ms[phase], other.writer_pause_ms[phase])
+            self.took_ms[phase] = max(self.took_ms[phase], other.took_ms[phase])
+            self.held_up_ms[phase] = max(self.held_up_ms[phase], other.held_up_ms[phase])
             self.machine_pause_ms[phase] = max(self.machine_pause_ms[phase], other.machine_pause_ms[phase])
             self.reads_over_100_ms[phase] += other.reads_over_100_ms[phase]
             self.writes_over_100_ms[phase] += other.writes_over_100_ms[phase]
@@ -179,9 +224,11 @@ def read(stage: Stage, number: int, out: Any) -> None:
     counts, dice = Counts(), random.Random(number)
     sign = {SPACES[0].tag: True, SPACES[1].tag: False}
     with psycopg.connect(stage.url, autocommit=True, prepare_threshold=1, application_name=APPLICATION) as conn:
+        spent = Spent(conn.info.backend_pid)
         while not stage.ended.value:
             wanted = str([dice.uniform(-1, 1) for _ in range(DIMENSIONS)])
-            phase, began = stage.phase.value, time.monotonic()
+            phase = stage.phase.value
+            spent.start()
             try:
                 rows = conn.execute(SEARCH, (wanted,)).fetchall()
             except psycopg.Error as error:
@@ -189,9 +236,9 @@ def read(stage: Stage, number: int, out: Any) -> None:
                 counts.errors.append(f"read: {type(error).__name__}: {error}"[:300])
                 continue
             counts.reads += 1
-            counts.reads_over_100_ms[phase] += counts.timed(f"reader {number}", counts.reader_pause_ms, phase, began)
+            counts.reads_over_100_ms[phase] += counts.timed(f"reader {number}", counts.reader_pause_ms, phase, spent)
             counts.mixed_reads += len({row[1] for row in rows}) > 1 or any(sign[row[1]] is not row[2] for row in rows)
-            counts.reads_of_deleted_rows += any(0 < stage.deleted[row[0]] < began for row in rows)
+            counts.reads_of_deleted_rows += any(0 < stage.deleted[row[0]] < spent.began for row in rows)
     out.put(counts)
 
 
@@ -201,9 +248,11 @@ def write(stage: Stage, number: int, out: Any) -> None:
     live = [n for n in range(ROWS) if n % WRITERS == number]
     fresh = itertools.count(ROWS + number, WRITERS)
     with psycopg.connect(stage.url, autocommit=True, application_name=APPLICATION) as conn:
+        spent = Spent(conn.info.backend_pid)
         while not stage.ended.value:
             place, kind = dice.randrange(len(live)), dice.random()
-            phase, began = stage.phase.value, time.monotonic()
+            phase = stage.phase.value
+            spent.start()
             try:
                 if kind < 0.6:
                     conn.execute(
@@ -222,7 +271,7 @@ def write(stage: Stage, number: int, out: Any) -> None:
                 counts.errors.append(f"write: {type(error).__name__}: {error}"[:300])
                 continue
             counts.writes += 1
-            counts.writes_over_100_ms[phase] += counts.timed(f"writer {number}", counts.writer_pause_ms, phase, began)
+            counts.writes_over_100_ms[phase] += counts.timed(f"writer {number}", counts.writer_pause_ms, phase, spent)
     out.put(counts)
 
 
@@ -238,7 +287,7 @@ def watch(stage: Stage, core: int, out: Any) -> None:
     while counts.cores_watched and not stage.ended.value:
         phase, began = stage.phase.value, time.monotonic()
         time.sleep(0.002)
-        counts.timed(f"core {core}", counts.machine_pause_ms, phase, began)
+        counts.machine_pause_ms[phase] = max(counts.machine_pause_ms[phase], (time.monotonic() - began) * 1000)
     out.put(counts)
 
 
@@ -260,7 +309,7 @@ class Operator:
 
     def until(self, deadline: float) -> None:
         """Upgrade and downgrade in turn; one of three is killed on its way and run again."""
-        self.daemons = [self.project.start("sync", "--follow") for _ in range(DAEMONS)]
+        self.daemons = [self._start("sync", "--follow") for _ in range(DAEMONS)]
         for command in itertools.cycle([("upgrade", "head"), ("downgrade", "0001")]):
             while not self._finish(command, deadline):
                 if time.monotonic() > deadline:
@@ -268,8 +317,14 @@ class Operator:
             if time.monotonic() > deadline:
                 return
 
+    def _start(self, *arguments: str) -> subprocess.Popen[str]:
+        process = self.project.start(*arguments)
+        if self.counts.embedmig_has_a_core:
+            os.sched_setaffinity(process.pid, CORES[-1:])
+        return process
+
     def _finish(self, command: tuple[str, str], deadline: float) -> bool:
-        process = self.project.start(*command)
+        process = self._start(*command)
         self.happened(f"{command[0]} started")
         dies_at = time.monotonic() + self.dice.uniform(0.3, 3.0) if self.dice.random() < 1 / 3 else deadline
         while process.poll() is None:
@@ -304,7 +359,7 @@ class Operator:
             gone.communicate()
             self.counts.kills += 1
             self.happened("daemon killed and started")
-            self.daemons[place] = self.project.start("sync", "--follow")
+            self.daemons[place] = self._start("sync", "--follow")
         self.kill_daemon_at = time.monotonic() + self.dice.uniform(5, 20)
 
     def stop(self) -> None:
@@ -335,10 +390,12 @@ def prepare(project: Project) -> None:
     project.run("upgrade", "0001")
 
 
-def soak(project: Project, seconds: float, seed: int = 1, *, calm: bool = False) -> Counts:
-    """Runs it all, then lets everything come to rest and checks every space. Returns the counts."""
+def soak(project: Project, seconds: float, seed: int = 1, *, calm: bool = False, apart: bool = False) -> Counts:
+    """Runs it all, then lets everything come to rest and checks every space. Returns the counts. ``apart``: embedmig's
+    processes have the last core to themselves.
+    """
     prepare(project)
-    counts, context = Counts(seconds=seconds), mp.get_context("fork")
+    counts, context = Counts(seconds=seconds, embedmig_has_a_core=apart), mp.get_context("fork")
     stage = Stage(project.url, context.Value("i", CALM), context.Value("b", 0), context.RawArray("d", IDS))
     out = context.Queue()
     jobs: list[tuple[Callable[..., None], int]] = (
@@ -424,8 +481,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--calm", action="store_true", help="readers and writers alone, for comparison")
+    parser.add_argument("--shared", action="store_true", help="embedmig on the cores of the server and its clients")
     parser.add_argument("--disk", action="store_true", help="the server's files on the disk in any case")
     asked = parser.parse_args()
+    apart = len(CORES) > 1 and not asked.shared
+    if apart:
+        os.sched_setaffinity(0, CORES[:-1])  # the server's and the clients' too: they inherit it
     home_of_files = None if asked.disk else in_memory()
     with tempfile.TemporaryDirectory(prefix="embedmig-soak-", dir=home_of_files) as folder:
         server, home = Path(folder) / "postgres", Path(folder) / "project"
@@ -434,7 +495,7 @@ def main() -> int:
         project = Project(home, start_server(server))
         try:
             configure(project)
-            counts = soak(project, asked.minutes * 60, asked.seed, calm=asked.calm)
+            counts = soak(project, asked.minutes * 60, asked.seed, calm=asked.calm, apart=apart)
             counts.files = home_of_files or "disk"
             read_log(server / "log", counts)
             counts.explain()

@@ -28,7 +28,8 @@ class SpaceStatus:
     """A space as ``status`` shows it; field by field the JSON of DESIGN 2.3. None is: not known.
 
     ``evals`` are the newest ones on a complete corpus, ``evaluated`` says with which golden set and when. What was
-    measured on an incomplete corpus since then is apart, in ``partial_evals``, with its ``completeness``.
+    measured on an incomplete corpus since then is apart, in ``partial_evals``, with its ``completeness``. ``batches`` are
+    those at the API under ``mode = "batch"`` that have not been taken in, with their rows.
 
     ``counted`` says how rows and completeness were had: every row compared, at ``counted_at``, and nothing written
     since; or from a sample, with ``completeness_error`` as the half-width of its 95 % interval.
@@ -55,6 +56,7 @@ class SpaceStatus:
     untagged: int = 0
     content: Literal["checked", "unknown"] = "checked"
     failures: list[dict[str, Any]] = field(default_factory=list)
+    batches: list[dict[str, Any]] = field(default_factory=list)
     model_error: str | None = None
     unaccounted: list[str] = field(default_factory=list)
     counted: Known = "exact"
@@ -211,6 +213,10 @@ def _space_status(site: Site, conn: Connection, record: SpaceRecord, found: gate
         return SpaceStatus(record.version, record.revision, record.state, record.space.dimensions, content="unknown")
     counts, waits, asked = found.counts, found.waiting, site.config.gates
     failures = [{"key": key, "reason": reason} for key, reason in site.registry.failures(conn, record.id)]
+    batches = [
+        {"id": name, "rows": rows, "since": since.isoformat(timespec="seconds")}
+        for name, rows, since in site.registry.open_batches(conn, record.id)
+    ]
     return SpaceStatus(
         version=record.version, revision=record.revision, state=record.state, dimensions=record.space.dimensions,
         source_rows=counts.eligible, rows=counts.vectors, complete=counts.complete, completeness=counts.completeness,
@@ -218,7 +224,7 @@ def _space_status(site: Site, conn: Connection, record: SpaceRecord, found: gate
         failed_rows=counts.failed, orphans=counts.orphans, untagged=counts.untagged,
         content="checked" if counts.hash_known else "unknown", index=found.index,
         gates=gates.evaluate(found, gates.Thresholds(asked.completeness, asked.freshness)),
-        bytes=site.store(conn, record).bytes(conn, counts.vectors), failures=failures, model_error=_model_error(site, record),
+        bytes=site.store(conn, record).bytes(conn, counts.vectors), failures=failures, batches=batches, model_error=_model_error(site, record),
         unaccounted=[", ".join(key) for key in found.unaccounted or ()],
         counted="exact" if found.exact else "estimated", completeness_error=round(found.error, 4),
         counted_at=found.counted_at.isoformat(timespec="seconds") if found.counted_at else None, **_evals(site, conn, record),

@@ -21,6 +21,7 @@ HELP = {
     "embedmig_space_pending_changes": "Captured changes that the space has not taken in.",
     "embedmig_space_oldest_pending_seconds": "Age of the oldest of them.",
     "embedmig_space_failed_rows": "Rows that the model refused.",
+    "embedmig_space_batch_rows": "Rows in batches at the API that have not been taken in.",
     "embedmig_space_bytes": "Bytes on disk, indexes included.",
     "embedmig_space_gate_open": "1 if the gate would open.",
 }
@@ -67,6 +68,7 @@ def _space(labels: dict[str, str], space: SpaceStatus) -> Iterator[Sample]:
     if space.oldest_pending_seconds is not None:
         yield "embedmig_space_oldest_pending_seconds", labels, space.oldest_pending_seconds
     yield "embedmig_space_failed_rows", labels, space.failed_rows
+    yield "embedmig_space_batch_rows", labels, sum(batch["rows"] for batch in space.batches)
     yield "embedmig_space_bytes", labels, space.bytes
     yield "embedmig_space_gate_open", labels, float(all(gate.passed for gate in space.gates))
 

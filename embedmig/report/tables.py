@@ -99,6 +99,7 @@ def _about(measured: SpaceStatus | Rollback) -> str:
 def _notes(space: SpaceStatus) -> str:
     notes = [f"estimated, ± {100 * space.completeness_error:.1f} %"] if space.counted == "estimated" else []
     notes += [f"{space.failed_rows:,} refused"] if space.failed_rows else []
+    notes += [f"{sum(one['rows'] for one in space.batches):,} in batches at the API"] if space.batches else []
     notes += [f"{space.pending_changes:,} changes wait"] if space.pending_changes else []
     notes += [f"{space.orphans:,} orphans"] if space.orphans else []
     notes += [f"{space.untagged:,} untagged"] if space.untagged else []

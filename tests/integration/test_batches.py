@@ -92,6 +92,9 @@ def test_stopped_while_a_batch_is_out_it_goes_on_there_and_the_next_run_takes_it
         with pytest.raises(Interrupted, match="1 batch goes on at the API"):
             upgrade(ready, stop_at="60 rows sent")
         assert ready.one("select count(*) from embedmig.batch_rows") == ROWS
+        [space] = commands.status(ready.opened()).collections["docs"].spaces
+        assert [(one["id"], one["rows"]) for one in space.batches] == [("batch_0", ROWS)]
+        assert f"{ROWS} in batches at the API" in ready.run("status").stdout
         server.api.desk.looks_left["batch_0"] = 0
         upgrade(ready)
         assert len(server.api.desk.batches) == 1
