@@ -39,7 +39,7 @@ T = TypeVar("T")
 MINIMUM_SERVER = 140000  # PostgreSQL 14: the oldest that its own project still mends
 MINIMUM_PGVECTOR = (0, 7)  # halfvec, and HNSW builds in parallel
 LOCK_CLASS = 0x656D6267  # "embg"; the second half of the lock's key is the hash of the ledger's schema
-NOBODY = "it ended a moment ago"
+LOCK_PATIENCE = "500ms"  # who was killed a moment ago holds the run lock until the server has noticed
 TRANSIENT = (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable)
 
 
@@ -287,11 +287,22 @@ class RunLock:
     def _take(self) -> None:
         self._conn = self._database.connect("lock")
         self._pid = self._conn.info.backend_pid
-        if not scalar(self._conn, "select pg_try_advisory_lock(%s, hashtext(%s))", (LOCK_CLASS, self._database.schema)):
-            holder = describe_holder(self._conn, self._database.schema)
-            self._conn.close()
-            raise LockHeld(f"another run holds the lock: {holder}", hint="wait for it to end, or look: embedmig status")
         self._refuse_transaction_pool()
+        while not self._locked(self._conn):
+            if holder := describe_holder(self._conn, self._database.schema):
+                self._conn.close()
+                raise LockHeld(
+                    f"another run holds the lock: {holder}", hint="wait for it to end, or look: embedmig status"
+                )
+
+    def _locked(self, conn: Connection) -> bool:
+        try:
+            with conn.transaction():
+                conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_PATIENCE)))
+                conn.execute("select pg_advisory_lock(%s, hashtext(%s))", (LOCK_CLASS, self._database.schema))
+        except pg.LockNotAvailable:
+            return False
+        return True
 
     def __exit__(self, *_: object) -> None:
         """Unlocks first: a server notices a closed connection a moment later, and the next command comes at once."""
@@ -325,11 +336,11 @@ class RunLock:
 
 def lock_is_held(conn: Connection, schema: str) -> bool:
     """Whether a runner is alive: a ledger's ``running`` without its lock is a runner that died."""
-    return not describe_holder(conn, schema).startswith(NOBODY)
+    return describe_holder(conn, schema) is not None
 
 
-def describe_holder(conn: Connection, schema: str) -> str:
-    """Who holds the run lock: the connection's name, where from, and since when."""
+def describe_holder(conn: Connection, schema: str) -> str | None:
+    """Who holds the run lock: the connection's name, where from, and since when; None where nobody does."""
     row = conn.execute(
         """select a.application_name, coalesce(host(a.client_addr), 'local'), a.pid, date_trunc('second', a.backend_start)
            from pg_locks l join pg_stat_activity a using (pid)
@@ -338,5 +349,5 @@ def describe_holder(conn: Connection, schema: str) -> str:
         (LOCK_CLASS, schema),
     ).fetchone()
     if row is None:
-        return NOBODY
+        return None
     return f"{row[0].removeprefix('embedmig lock ') or 'unknown'} (backend {row[2]}, {row[1]}, since {row[3]})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, pool
 
-from embedmig import commands, schema
+from embedmig import commands, db, schema
 from embedmig.db import RunLock
 from embedmig.errors import EXIT_NO, CutoverBlocked, DatabaseUnsuitable, GateClosed, LockHeld, PlanError
 from tests.inside import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import Project
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -123,6 +125,21 @@ def test_whoever_looks_is_not_kept_out_by_a_run_and_whoever_writes_is(two: Proje
         with pytest.raises(LockHeld):
             commands.stamp(two.opened(), "head")
     assert len(attempts(conn)) == 1
+
+
+def test_a_run_whose_server_process_still_ends_is_waited_for(
+    two: Project, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after ``kill -9``: the server notices a moment later, and the same command comes at once."""
+    monkeypatch.setattr(db, "LOCK_PATIENCE", "30s")
+    locks = "select pid from pg_locks where locktype = 'advisory' and classid = %s and granted = %s"
+    with RunLock(two.opened().site(start=True).database), ThreadPoolExecutor() as threads:
+        [holder] = conn.execute(locks, (db.LOCK_CLASS, True)).fetchone() or (None,)
+        after = threads.submit(upgrade, two)
+        wait_until(lambda: conn.execute(locks, (db.LOCK_CLASS, False)).fetchone(), "the next run to wait")
+        conn.execute("select pg_terminate_backend(%s)", (holder,))
+        after.result()
+    assert commands.status(two.opened()).settled
 
 
 # --- gates ----------------------------------------------------------------------------------------------------
