@@ -5,9 +5,7 @@ insert, update and delete, two daemons sync; a hand that is not steady kills dae
 An oracle knows which model made a vector (the sign of its first component) and when each row was deleted.
 The first tenth of the time is calm, with neither daemons nor migrations: what the machine itself costs. Where there is
 room for it the server's files are in memory: a disk that stalls holds readers and writers up for 200 ms, whether there
-is an embedmig or not (``--calm`` shows that: no daemons, no migrations at all). Where there is more than one core,
-embedmig's processes have the last one, as on a machine of their own, and server, readers and writers the others
-(``--shared``: all have all).
+is an embedmig or not (``--calm`` shows that: no daemons, no migrations at all).
 """
 
 from __future__ import annotations
@@ -100,7 +98,7 @@ class Spent:
 
     def __init__(self, backend: int) -> None:
         self.files = []
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             self.files = [os.open(f"/proc/{pid}/schedstat", os.O_RDONLY) for pid in (os.getpid(), backend)]
         self.before = self._now()
         self.began = time.monotonic()
@@ -112,24 +110,21 @@ class Spent:
         """It begins now."""
         self.before, self.began = self._now(), time.monotonic()
 
-    def since(self, took: float) -> tuple[float, float, str]:
-        """Of so many ms: what the client itself waited for a core; what went by with neither it nor the server on a
-        core or waiting for one; and all of them in words.
-        """
+    def since(self, took: float) -> tuple[float, str]:
+        """Of so many ms: those that went by with neither on a core nor waiting for one; and all of them in words."""
         ran, waited, served, queued = ((b - a) / 1e6 for a, b in zip(self.before, self._now(), strict=True))
         held_up = max(0.0, took - ran - waited - served - queued)
-        return min(waited, took), held_up, (
+        return held_up, (
             f"client: ran {ran:.0f}, waited for a core {waited:.0f}; "
             f"server: {served:.0f} and {queued:.0f}; held up: {held_up:.0f}"
-        )  # fmt: skip
+        )
 
 
 @dataclass
 class Counts:
-    """What happened. Pauses are the longest single read or write in ms, as a client on a machine of its own would have
-    it: everything but what its own process waited for a core. First calm, then busy. ``took_ms`` is the longest with
-    that too, ``held_up_ms`` the longest part of one in which neither the client nor the server's process ran or waited
-    for a core (locks, files); the machine's pause is how long a core stood still for everybody.
+    """What happened. Pauses are the longest single read or write in ms, everything included: calm, then busy.
+    ``held_up_ms`` is the longest part of one in which neither the client nor the server's process behind it ran or
+    waited for a core (locks, files); the machine's pause is how long a core stood still for everybody.
     """
 
     reads: int = 0
@@ -140,7 +135,6 @@ class Counts:
     failed_writes: int = 0
     reader_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     writer_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    took_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     held_up_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     machine_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     cores_watched: int = 0  # for those pauses; 0: they were not measured
@@ -154,24 +148,21 @@ class Counts:
     gates_closed: int = 0
     seconds: float = 0.0
     files: str = "disk"
-    embedmig_has_a_core: bool = False  # to itself, as on a machine of its own
     slow: list[tuple[float, float, str]] = field(default_factory=list)  # ms, when, who: all over SLOW_MS
     events: list[tuple[float, str]] = field(default_factory=list)  # when, what: of embedmig and of the server
     slowest: list[str] = field(default_factory=list)  # some of the slow ones, and what happened before and after
     errors: list[str] = field(default_factory=list)
 
     def timed(self, who: str, pauses: list[float], phase: int, spent: Spent) -> bool:
-        """Notes how long something took that began with ``spent`` and has just ended; whether it paused over 100 ms."""
-        pause = took = (time.monotonic() - spent.began) * 1000
+        """Notes how long something took that began with ``spent`` and has just ended; whether that was over 100 ms."""
+        took = (time.monotonic() - spent.began) * 1000
+        pauses[phase] = max(pauses[phase], took)
         if took > SLOW_MS / 4:
-            own, held_up, words = spent.since(took)
-            pause -= own
+            held_up, words = spent.since(took)
             self.held_up_ms[phase] = max(self.held_up_ms[phase], held_up)
             if took > SLOW_MS:
                 self.slow.append((took, spent.began, f"{who} ({words})"))
-        pauses[phase] = max(pauses[phase], pause)
-        self.took_ms[phase] = max(self.took_ms[phase], took)
-        return pause > 100
+        return took > 100
 
     def explain(self) -> None:
         """Sets the slowest beside what happened."""
@@ -197,7 +188,6 @@ class Counts:
         for phase in (CALM, BUSY):
             self.reader_pause_ms[phase] = max(self.reader_pause_ms[phase], other.reader_pause_ms[phase])
             self.writer_pause_ms[phase] = max(self.writer_pause_ms[phase], other.writer_pause_ms[phase])
-            self.took_ms[phase] = max(self.took_ms[phase], other.took_ms[phase])
             self.held_up_ms[phase] = max(self.held_up_ms[phase], other.held_up_ms[phase])
             self.machine_pause_ms[phase] = max(self.machine_pause_ms[phase], other.machine_pause_ms[phase])
             self.reads_over_100_ms[phase] += other.reads_over_100_ms[phase]
@@ -309,7 +299,7 @@ class Operator:
 
     def until(self, deadline: float) -> None:
         """Upgrade and downgrade in turn; one of three is killed on its way and run again."""
-        self.daemons = [self._start("sync", "--follow") for _ in range(DAEMONS)]
+        self.daemons = [self.project.start("sync", "--follow") for _ in range(DAEMONS)]
         for command in itertools.cycle([("upgrade", "head"), ("downgrade", "0001")]):
             while not self._finish(command, deadline):
                 if time.monotonic() > deadline:
@@ -317,14 +307,8 @@ class Operator:
             if time.monotonic() > deadline:
                 return
 
-    def _start(self, *arguments: str) -> subprocess.Popen[str]:
-        process = self.project.start(*arguments)
-        if self.counts.embedmig_has_a_core:
-            os.sched_setaffinity(process.pid, CORES[-1:])
-        return process
-
     def _finish(self, command: tuple[str, str], deadline: float) -> bool:
-        process = self._start(*command)
+        process = self.project.start(*command)
         self.happened(f"{command[0]} started")
         dies_at = time.monotonic() + self.dice.uniform(0.3, 3.0) if self.dice.random() < 1 / 3 else deadline
         while process.poll() is None:
@@ -359,7 +343,7 @@ class Operator:
             gone.communicate()
             self.counts.kills += 1
             self.happened("daemon killed and started")
-            self.daemons[place] = self._start("sync", "--follow")
+            self.daemons[place] = self.project.start("sync", "--follow")
         self.kill_daemon_at = time.monotonic() + self.dice.uniform(5, 20)
 
     def stop(self) -> None:
@@ -390,12 +374,10 @@ def prepare(project: Project) -> None:
     project.run("upgrade", "0001")
 
 
-def soak(project: Project, seconds: float, seed: int = 1, *, calm: bool = False, apart: bool = False) -> Counts:
-    """Runs it all, then lets everything come to rest and checks every space. Returns the counts. ``apart``: embedmig's
-    processes have the last core to themselves.
-    """
+def soak(project: Project, seconds: float, seed: int = 1, *, calm: bool = False) -> Counts:
+    """Runs it all, then lets everything come to rest and checks every space. Returns the counts."""
     prepare(project)
-    counts, context = Counts(seconds=seconds, embedmig_has_a_core=apart), mp.get_context("fork")
+    counts, context = Counts(seconds=seconds), mp.get_context("fork")
     stage = Stage(project.url, context.Value("i", CALM), context.Value("b", 0), context.RawArray("d", IDS))
     out = context.Queue()
     jobs: list[tuple[Callable[..., None], int]] = (
@@ -481,12 +463,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--calm", action="store_true", help="readers and writers alone, for comparison")
-    parser.add_argument("--shared", action="store_true", help="embedmig on the cores of the server and its clients")
     parser.add_argument("--disk", action="store_true", help="the server's files on the disk in any case")
     asked = parser.parse_args()
-    apart = len(CORES) > 1 and not asked.shared
-    if apart:
-        os.sched_setaffinity(0, CORES[:-1])  # the server's and the clients' too: they inherit it
     home_of_files = None if asked.disk else in_memory()
     with tempfile.TemporaryDirectory(prefix="embedmig-soak-", dir=home_of_files) as folder:
         server, home = Path(folder) / "postgres", Path(folder) / "project"
@@ -495,7 +473,7 @@ def main() -> int:
         project = Project(home, start_server(server))
         try:
             configure(project)
-            counts = soak(project, asked.minutes * 60, asked.seed, calm=asked.calm, apart=apart)
+            counts = soak(project, asked.minutes * 60, asked.seed, calm=asked.calm)
             counts.files = home_of_files or "disk"
             read_log(server / "log", counts)
             counts.explain()
