@@ -110,7 +110,7 @@ class Runner:
         """Takes the lock, asks for the steps under it, validates them all, runs them; returns how many there were.
 
         ``prepare`` is called under the lock when the ledger is there (``stamp`` uses it). Raises
-        :class:`LockHeld` at once where another run holds the lock.
+        :class:`LockHeld` where another run holds the lock.
         """
         with ExitStack() as stack:
             stack.enter_context(translated("preparing the run"))
