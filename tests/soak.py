@@ -120,11 +120,18 @@ class Spent:
         )
 
 
+SUMS = ("reads", "failed_reads", "mixed_reads", "reads_of_deleted_rows", "writes", "failed_writes", "cores_watched")
+LONGEST = ("reader_pause_ms", "writer_pause_ms", "held_up_ms", "machine_pause_ms")
+OVER = ("reads_over_100_ms", "writes_over_100_ms")
+"""How :class:`Counts` of several processes become one: added, the longest taken, and added by phase."""
+
+
 @dataclass
 class Counts:
     """What happened. Pauses are the longest single read or write in ms, everything included: calm, then busy.
-    ``held_up_ms`` is the longest part of one in which neither the client nor the server's process behind it ran or
-    waited for a core (locks, files); the machine's pause is how long a core stood still for everybody.
+    ``held_up_ms`` is the longest part of one (of those over ``SLOW_MS / 4``) in which neither the client nor the server's
+    process behind it ran or waited for a core (locks, files); the machine's pause is how long a core stood still for
+    everybody.
     """
 
     reads: int = 0
@@ -140,7 +147,7 @@ class Counts:
     cores_watched: int = 0  # for those pauses; 0: they were not measured
     reads_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
     writes_over_100_ms: list[int] = field(default_factory=lambda: [0, 0])
-    lock_waits_over_15_ms: int | None = None  # of readers and writers, by the server's log; the rest is the machine
+    lock_waits_over_15_ms: int | None = None  # of readers and writers, by the server's log
     flips: int = 0
     flip_p50_ms: float = 0.0
     flip_p99_ms: float = 0.0
@@ -175,23 +182,12 @@ class Counts:
 
     def add(self, other: Counts) -> None:
         """Adds what a process counted."""
-        for name in (
-            "reads",
-            "failed_reads",
-            "mixed_reads",
-            "reads_of_deleted_rows",
-            "writes",
-            "failed_writes",
-            "cores_watched",
-        ):
+        for name in SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for phase in (CALM, BUSY):
-            self.reader_pause_ms[phase] = max(self.reader_pause_ms[phase], other.reader_pause_ms[phase])
-            self.writer_pause_ms[phase] = max(self.writer_pause_ms[phase], other.writer_pause_ms[phase])
-            self.held_up_ms[phase] = max(self.held_up_ms[phase], other.held_up_ms[phase])
-            self.machine_pause_ms[phase] = max(self.machine_pause_ms[phase], other.machine_pause_ms[phase])
-            self.reads_over_100_ms[phase] += other.reads_over_100_ms[phase]
-            self.writes_over_100_ms[phase] += other.writes_over_100_ms[phase]
+        for names, both in ((LONGEST, max), (OVER, sum)):
+            for name in names:
+                pairs = zip(getattr(self, name), getattr(other, name), strict=True)
+                setattr(self, name, [both(pair) for pair in pairs])
         self.slow += other.slow
         self.errors += other.errors
 

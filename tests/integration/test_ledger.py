@@ -136,7 +136,9 @@ def test_a_run_whose_server_process_still_ends_is_waited_for(
     with RunLock(two.opened().site(start=True).database), ThreadPoolExecutor() as threads:
         [holder] = conn.execute(locks, (db.LOCK_CLASS, True)).fetchone() or (None,)
         after = threads.submit(upgrade, two)
-        wait_until(lambda: conn.execute(locks, (db.LOCK_CLASS, False)).fetchone(), "the next run to wait")
+        wait_until(
+            lambda: after.done() or conn.execute(locks, (db.LOCK_CLASS, False)).fetchone(), "the next run to wait"
+        )
         conn.execute("select pg_terminate_backend(%s)", (holder,))
         after.result()
     assert commands.status(two.opened()).settled
