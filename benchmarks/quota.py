@@ -22,7 +22,8 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from benchmarks.place import ROOT, Place, opened
-from embedmig import commands, schema
+from embedmig import commands
+from embedmig.database import schema
 from embedmig.types import Space
 
 TOKENS_PER_MINUTE = 6_000_000

@@ -25,9 +25,9 @@ import numpy as np
 
 from benchmarks import efficiency
 from benchmarks.place import dictionary, docstrings, opened
+from embedmig.config.settings import EmbedderSettings
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.sentence_transformers import SentenceTransformers, create
-from embedmig.settings import EmbedderSettings
 from embedmig.types import Space
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"

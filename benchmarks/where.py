@@ -23,19 +23,20 @@ from benchmarks.document import rewrite
 from benchmarks.peers.__main__ import api
 from benchmarks.place import ROOT, Corpus, Place, dictionary, docstrings, opened
 from benchmarks.run import machine
-from embedmig import commands, pipeline
+from embedmig import commands
 from embedmig.embedders import encoder, openai
+from embedmig.engine import pipeline
 from embedmig.events import Event, OperationFinished, OperationStarted
-from embedmig.stores import pgvector
+from embedmig.stores.pgvector import table
 
 STAGES: tuple[tuple[str, object, str], ...] = (
-    ("read pages", pgvector.PgvectorStore, "missing_page"),
+    ("read pages", table.PgvectorStore, "missing_page"),
     ("cut into batches", pipeline, "assemble"),
     ("cut into batches", pipeline, "pieces_of"),
     ("pack, check, normalize", encoder.Encoder, "encode"),
     ("request and response", openai.OpenAIEmbedder, "_request"),
     ("decode the answer", openai, "decode"),
-    ("lay out for COPY", pgvector, "copy_bytes"),
+    ("lay out for COPY", table, "copy_bytes"),
     ("send, commit", pipeline.Pipeline, "_commit"),
 )
 REST = "event loop, sockets, queues"

@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedmig.evidence import within as within
+    from embedmig.gates.thresholds import within as within
     from embedmig.operations import op as op
-    from embedmig.reader import AsyncReader as AsyncReader
-    from embedmig.reader import Reader as Reader
+    from embedmig.reading.reader import AsyncReader as AsyncReader
+    from embedmig.reading.reader import Reader as Reader
     from embedmig.types import Chunk as Chunk
     from embedmig.types import Space as Space
 
@@ -23,10 +23,10 @@ __all__ = ["AsyncReader", "Chunk", "Reader", "Space", "op", "within", "__version
 _HOMES = {
     "Chunk": "embedmig.types",
     "Space": "embedmig.types",
-    "AsyncReader": "embedmig.reader",
-    "Reader": "embedmig.reader",
+    "AsyncReader": "embedmig.reading.reader",
+    "Reader": "embedmig.reading.reader",
     "op": "embedmig.operations",
-    "within": "embedmig.evidence",
+    "within": "embedmig.gates.thresholds",
 }
 
 

@@ -19,24 +19,16 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from embedmig import aliases, schema
-from embedmig.backfill import Alone, Crew
-from embedmig.db import TRANSIENT, Connection, RunLock, check_suitable, ident, in_one_go, translated
-from embedmig.errors import (
-    EXIT_FAILED,
-    EXIT_USAGE,
-    AnswerIsNo,
-    CutoverBlocked,
-    EmbedmigError,
-    Interrupted,
-    PlanError,
-)
+from embedmig.database import TRANSIENT, Connection, RunLock, check_suitable, ident, in_one_go, schema, translated
+from embedmig.database.ledger import Status, ledger_exists
+from embedmig.engine.backfill import Alone, Crew
+from embedmig.errors import EXIT_FAILED, EXIT_USAGE, AnswerIsNo, CutoverBlocked, EmbedmigError, Interrupted, PlanError
 from embedmig.events import Event, Notice, OperationFinished, OperationStarted, RevisionFinished, RevisionStarted
-from embedmig.ledger import Status, ledger_exists
 from embedmig.operations.base import Operation, Plan, PlannedSpace, Run, Site
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.recording import record
-from embedmig.scripts import Script
+from embedmig.revisions.scripts import Script
+from embedmig.stores import aliases
 
 LOCK_TIMEOUT_MS = 25  # readers and writers queue behind a waiting DDL lock: never for longer than this
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.01, 0.25  # between tries: those who queued meanwhile go first

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedmig import commands, embedders
-from embedmig.canary_texts import TEXTS
 from embedmig.commands import Ran, SpaceStatus
 from embedmig.embedders import CANARY
+from embedmig.embedders.model_check import TEXTS
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Space
 from tests.project import Project

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from embedmig.canary_texts import TEXTS
 from embedmig.embedders import CANARY
+from embedmig.embedders.model_check import TEXTS
 from tests.project import CONFIG, Project
 
 SOURCE = '''

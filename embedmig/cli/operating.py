@@ -166,7 +166,7 @@ def retire(
 @app.command(rich_help_panel=OPERATING)
 def server(action: Annotated[str, typer.Argument(help="url, start or stop.")] = "url") -> None:
     """The embedded PostgreSQL: print its URL for psql, start it, stop it."""
-    from embedmig.db import open_database, stop_embedded
+    from embedmig.database import open_database, stop_embedded
 
     config = settings.project().config
     if config.database != "embedded":

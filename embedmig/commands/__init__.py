@@ -12,15 +12,7 @@ if TYPE_CHECKING:
     from embedmig.commands.asking import Found, gate, search
     from embedmig.commands.auditing import audit, drift
     from embedmig.commands.looking import HistoryEntry, Shown, check, current, heads, history, show
-    from embedmig.commands.migrating import (
-        PlannedOperation,
-        PlannedRevision,
-        Ran,
-        downgrade,
-        dry_run,
-        stamp,
-        upgrade,
-    )
+    from embedmig.commands.migrating import PlannedOperation, PlannedRevision, Ran, downgrade, dry_run, stamp, upgrade
     from embedmig.commands.operating import (
         Retired,
         alias_drop,

@@ -7,16 +7,16 @@ import time
 from dataclasses import dataclass
 
 from embedmig.commands.project import Project
-from embedmig.db import Connection
+from embedmig.database import Connection
+from embedmig.database.ledger import ledger_exists
+from embedmig.database.registry import SpaceRecord
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import UnknownTarget, UsageError
-from embedmig.ledger import ledger_exists
 from embedmig.operations.base import Site
 from embedmig.operations.gate import Gate, evaluate, evaluate_evidence
-from embedmig.reader import Reader
-from embedmig.registry import SpaceRecord
+from embedmig.reading.reader import Reader
 from embedmig.runner import step_of
-from embedmig.searching import encode_query, nearest, resolve_space
+from embedmig.stores.search import encode_query, nearest, resolve_space
 from embedmig.types import Hit, Verdict
 
 

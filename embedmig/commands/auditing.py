@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from embedmig.audit import Audit
-from embedmig.audit import audit as look
-from embedmig.audit.sampling import MAX_SAMPLE
 from embedmig.commands.project import Project
-from embedmig.db import Connection
-from embedmig.drift import Drift, draw_texts, measure
+from embedmig.database import Connection
+from embedmig.database.ledger import ledger_exists
+from embedmig.database.registry import SpaceRecord
 from embedmig.errors import UnknownTarget, UsageError
-from embedmig.ledger import ledger_exists
 from embedmig.operations.base import Site
-from embedmig.registry import SpaceRecord
+from embedmig.quality.audit import Audit
+from embedmig.quality.audit import audit as look
+from embedmig.quality.audit.reembedding import MAX_SAMPLE
+from embedmig.quality.drift import Drift, draw_texts, measure
 
 
 def audit(project: Project, collection: str | None = None, *, sample: int = 0, seed: int = 0) -> Audit:

@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 
 from embedmig.commands.migrating import steps_between
 from embedmig.commands.project import Project
-from embedmig.db import Connection
+from embedmig.database import Connection
+from embedmig.database.ledger import ledger_exists
+from embedmig.database.registry import SpaceRecord
 from embedmig.errors import EmbedmigError
-from embedmig.ledger import ledger_exists
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Operation, Site
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.gate import Gate
-from embedmig.registry import SpaceRecord
 from embedmig.source import count_rows
 from embedmig.types import Space
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from embedmig.commands.project import Project, applied_heads, applied_revisions
 from embedmig.commands.standing import attempt_line
+from embedmig.database.ledger import Reckoned, ledger_exists
 from embedmig.errors import EmbedmigError
-from embedmig.ledger import Reckoned, ledger_exists
 from embedmig.lint import Finding, findings
 from embedmig.lint.reading import read
+from embedmig.revisions.scripts import Script
 from embedmig.runner import step_of
-from embedmig.scripts import Script
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from embedmig.backfill import Alone, Crew
 from embedmig.commands.project import Project, applied_heads, applied_revisions, ignore
-from embedmig.db import Connection, translated
+from embedmig.database import Connection, translated
+from embedmig.engine.backfill import Alone, Crew
 from embedmig.errors import PlanError
 from embedmig.events import Event
-from embedmig.graph import Graph
 from embedmig.operations.base import Plan, Site
+from embedmig.revisions.graph import Graph
+from embedmig.revisions.scripts import Script
 from embedmig.runner import Runner, Step, plan_of, step_of, validate
-from embedmig.scripts import Script
 from embedmig.types import Estimate, Space
 from embedmig.workers import Executor, crew_of
 

@@ -10,23 +10,22 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from embedmig import aliases, capture, schema
-from embedmig.brake import Control, control, set_control
 from embedmig.commands.project import Project
-from embedmig.db import Connection, RunLock, retry_transient, translated, whoami
+from embedmig.database import Connection, RunLock, retry_transient, schema, translated, whoami
+from embedmig.database.ledger import ledger_exists
+from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.engine.follower import POLL_SECONDS, Follower
+from embedmig.engine.sync import Synced, reconcile
+from embedmig.engine.throttle import Control, control, set_control
 from embedmig.errors import DatabaseFailed, DatabaseUnavailable, UnknownTarget, UsageError
 from embedmig.events import Event
-from embedmig.following import POLL_SECONDS, Follower
-from embedmig.ledger import ledger_exists
 from embedmig.operations.backfill import Orders, fence_of_joined, fill
 from embedmig.operations.base import Site
 from embedmig.operations.retire_space import refuse_early, refuse_unstable, retire_now
-from embedmig.registry import Registry, SpaceRecord
-from embedmig.source import Source
-from embedmig.stores import Store
-from embedmig.stores.adopted import writer_of
-from embedmig.stores.pgvector import PgvectorStore
-from embedmig.sync import Synced, reconcile
+from embedmig.source import Source, capture
+from embedmig.stores import Store, aliases
+from embedmig.stores.pgvector.adopted import writer_of
+from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.types import Tally
 from embedmig.workers import Executor, crew_of
 

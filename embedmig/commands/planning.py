@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 
 from embedmig.commands.migrating import PlannedOperation, PlannedRevision, dry_run, steps_between
 from embedmig.commands.project import Project
-from embedmig.db import Connection, scalar
+from embedmig.config.settings import EmbedderSettings
+from embedmig.database import Connection, scalar
+from embedmig.database.ledger import ledger_exists
 from embedmig.embedders.prices import Price, find_price
 from embedmig.errors import AnswerIsNo, UsageError
-from embedmig.estimating import draw, extrapolate
-from embedmig.index_size import graph_bytes, index_bytes, table_bytes
-from embedmig.ledger import ledger_exists
 from embedmig.operations.base import Site
 from embedmig.operations.create_index import CreateIndex
-from embedmig.probing import Probe, probe, probe_size
-from embedmig.settings import EmbedderSettings
+from embedmig.planning.probing import Probe, probe, probe_size
+from embedmig.planning.strategy import Advice, advise
+from embedmig.planning.tokens import draw, extrapolate
 from embedmig.source import count_rows
-from embedmig.strategy import Advice, advise
+from embedmig.stores.index_sizes import graph_bytes, index_bytes, table_bytes
 from embedmig.types import MAX_INDEX_DIMENSIONS, Estimate, Space, Storage
 
 MOST_PROBED = 100_000

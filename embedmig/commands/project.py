@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from embedmig import config as configuration
-from embedmig import schema
 from embedmig.config import Config
-from embedmig.db import Connection, Database, open_database, translated
+from embedmig.config import loading as configuration
+from embedmig.database import Connection, Database, open_database, schema, translated
+from embedmig.database.ledger import Ledger, ledger_exists
+from embedmig.database.registry import Registry
 from embedmig.events import Event
-from embedmig.graph import Graph
-from embedmig.ledger import Ledger, ledger_exists
 from embedmig.operations.base import Site
-from embedmig.registry import Registry
+from embedmig.revisions.graph import Graph
 
 
 def ignore(event: Event) -> None:

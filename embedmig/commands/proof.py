@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 from embedmig.commands.asking import gate_of
 from embedmig.commands.project import Project
-from embedmig.db import Connection
+from embedmig.database import Connection
+from embedmig.database.ledger import ledger_exists
+from embedmig.database.registry import SpaceRecord
 from embedmig.errors import EmbedmigError
-from embedmig.evidence import Evaluation, newest_evals
-from embedmig.evidence.kept import Kept, ShadowFigures
-from embedmig.ledger import ledger_exists
+from embedmig.gates.evidence import Evaluation, newest_evals
+from embedmig.gates.evidence_table import Kept, ShadowFigures
 from embedmig.operations.base import Site
 from embedmig.operations.gate import evaluate_evidence
-from embedmig.registry import SpaceRecord
 from embedmig.types import Verdict
 
 

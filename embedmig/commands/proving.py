@@ -10,21 +10,21 @@ import psycopg
 
 from embedmig.commands.asking import find_space
 from embedmig.commands.project import Project
-from embedmig.db import Connection, first_line
+from embedmig.database import Connection, first_line
+from embedmig.database.ledger import ledger_exists
+from embedmig.database.registry import SpaceRecord
 from embedmig.embedders.encoder import Encoded
 from embedmig.errors import DatabaseUnavailable, EmbedmigError, MissingExtra, UsageError
-from embedmig.evaluate import comparing, drawing, golden
-from embedmig.evaluate.answering import Answers, answer, encode, evaluation, without_unknown
-from embedmig.evaluate.comparing import Comparison
-from embedmig.evaluate.golden import GoldenSet
-from embedmig.evaluate.measures import score
-from embedmig.evidence import Evaluation
-from embedmig.evidence.kept import Kept
-from embedmig.evidence.verdicts import OVERLAP, Mode
-from embedmig.ledger import ledger_exists
+from embedmig.gates.evidence import OVERLAP, Evaluation, Mode
+from embedmig.gates.evidence_table import Kept
 from embedmig.operations.base import Site
-from embedmig.registry import SpaceRecord
-from embedmig.searching import Resolved, resolve_space
+from embedmig.quality import compare as comparing
+from embedmig.quality import golden, golden_drawing
+from embedmig.quality.answers import Answers, answer, encode, evaluation, without_unknown
+from embedmig.quality.compare import Comparison
+from embedmig.quality.golden import GoldenSet
+from embedmig.quality.measures import score
+from embedmig.stores.search import Resolved, resolve_space
 
 MAX_K = 1000
 
@@ -117,12 +117,12 @@ def make_golden(project: Project, collection: str, count: int, path: Path | None
         raise UsageError("--make-golden is at least 1")
     place = path or default_set(project, collection)
     with project.looking() as (site, conn):
-        found = drawing.draw(conn, site.source(conn, collection), count, seed)
+        found = golden_drawing.draw(conn, site.source(conn, collection), count, seed)
     if not found.questions:
         raise UsageError(f"{collection!r} has no row with text to draw from")
-    drawing.write(place, found.questions)
+    golden_drawing.write(place, found.questions)
     fewer = [f"the corpus has {len(found.questions):,} rows with text, fewer than {count:,}"]
-    return Made(place, len(found.questions), drawing.SHOWS, fewer if len(found.questions) < count else [])
+    return Made(place, len(found.questions), golden_drawing.SHOWS, fewer if len(found.questions) < count else [])
 
 
 def compare(

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from embedmig.audit import Audit
 from embedmig.commands.auditing import audit
 from embedmig.commands.launching import Launch, launch
 from embedmig.commands.project import Project
 from embedmig.commands.proof import Proof, proof
 from embedmig.commands.standing import Status, status
-from embedmig.ledger import Attempt, ledger_exists
+from embedmig.database.ledger import Attempt, ledger_exists
+from embedmig.quality.audit import Audit
 
 
 @dataclass(frozen=True, slots=True)

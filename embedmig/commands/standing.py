@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from embedmig import capture, counting, gates
-from embedmig.brake import Control, control
 from embedmig.commands.project import Project, applied_revisions
-from embedmig.db import Connection, lock_is_held
+from embedmig.database import Connection, lock_is_held
+from embedmig.database.ledger import Attempt, ledger_exists
+from embedmig.database.registry import SpaceRecord
+from embedmig.engine.throttle import Control, control
 from embedmig.errors import EmbedmigError
-from embedmig.evidence import Evaluation, newest_evals
-from embedmig.evidence.kept import Kept
-from embedmig.ledger import Attempt, ledger_exists
-from embedmig.measuring import look, measure
+from embedmig.gates import conditions, counting
+from embedmig.gates.evidence import Evaluation, newest_evals
+from embedmig.gates.evidence_table import Kept
+from embedmig.gates.measuring import look, measure
 from embedmig.operations.base import Site
-from embedmig.registry import SpaceRecord
-from embedmig.source import Source, SourceCounts, count_rows
+from embedmig.source import Source, SourceCounts, capture, count_rows
 from embedmig.types import Verdict
 
 Known = Literal["exact", "estimated"]
@@ -174,7 +174,7 @@ def _collection_status(site: Site, conn: Connection, name: str, there: bool, exa
 
 
 def _source_rows(
-    conn: Connection, source: Source, exact: bool, measured: Sequence[gates.Measured] = ()
+    conn: Connection, source: Source, exact: bool, measured: Sequence[conditions.Measured] = ()
 ) -> tuple[SourceCounts, Known]:
     """Rows of the source: what a space was measured against, or the same way by themselves."""
     for found in sorted(measured, key=lambda found: not found.exact):
@@ -208,7 +208,7 @@ def _rollback(records: list[SpaceRecord], spaces: list[SpaceStatus], flip_ms: fl
     )
 
 
-def _space_status(site: Site, conn: Connection, record: SpaceRecord, found: gates.Measured | None) -> SpaceStatus:
+def _space_status(site: Site, conn: Connection, record: SpaceRecord, found: conditions.Measured | None) -> SpaceStatus:
     if found is None:
         return SpaceStatus(record.version, record.revision, record.state, record.space.dimensions, content="unknown")
     counts, waits, asked = found.counts, found.waiting, site.config.gates
@@ -223,7 +223,7 @@ def _space_status(site: Site, conn: Connection, record: SpaceRecord, found: gate
         pending_changes=waits.count if waits else None, oldest_pending_seconds=waits.oldest_seconds if waits else None,
         failed_rows=counts.failed, orphans=counts.orphans, untagged=counts.untagged,
         content="checked" if counts.hash_known else "unknown", index=found.index,
-        gates=gates.evaluate(found, gates.Thresholds(asked.completeness, asked.freshness)),
+        gates=conditions.evaluate(found, conditions.Thresholds(asked.completeness, asked.freshness)),
         bytes=site.store(conn, record).bytes(conn, counts.vectors), failures=failures, batches=batches, model_error=_model_error(site, record),
         unaccounted=[", ".join(key) for key in found.unaccounted or ()],
         counted="exact" if found.exact else "estimated", completeness_error=round(found.error, 4),

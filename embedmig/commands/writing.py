@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedmig import authoring
 from embedmig.commands.project import Project, applied_revisions
 from embedmig.errors import EmbedmigError, UsageError
+from embedmig.revisions import authoring
 from embedmig.runner import plan_of, step_of
 from embedmig.types import MAX_INDEX_DIMENSIONS, Space
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Protocol, cast, runtime_checkable
 
+from embedmig.config.settings import EmbedderSettings
 from embedmig.errors import EmbedderMisconfigured
-from embedmig.settings import EmbedderSettings
 from embedmig.types import Answer, Limits, Role, Space
 
 __all__ = ["CANARY", "Embedder", "EmbedderSettings", "Factory", "create", "providers", "register"]

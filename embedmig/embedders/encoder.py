@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedmig.embedders import CANARY, Embedder
+from embedmig.embedders.pacing import Pace
 from embedmig.embedders.prices import estimate
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, InputRefused, RequestTooLarge
-from embedmig.later import Later
-from embedmig.pacing import Pace
+from embedmig.lazy import Later
 from embedmig.types import Answer, Limits, Role, Space, Vectors
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """OpenAI's embeddings API, and every server that speaks it (vLLM, TEI, Ollama, …): set ``base_url``.
 
-The official client, without its own retries (``max_retries=0``): :mod:`embedmig.pacing` is the one place that paces.
+The official client, without its own retries (``max_retries=0``): :mod:`embedmig.embedders.pacing` is the one place that paces.
 Answers are asked for in base64 and read raw, which costs less than half the CPU of the client's parsed objects; pybase64
 takes a tenth of what the standard library does.
 """
@@ -19,18 +19,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pybase64
 
+from embedmig.config.settings import EmbedderSettings
 from embedmig.embedders import CANARY
+from embedmig.embedders.pacing import (
+    Budget,
+    Fault,
+    Pace,
+    Pacer,
+    Policy,
+    Refused,
+    StillFailing,
+    Transient,
+    retry_after,
+    told_by,
+)
 from embedmig.embedders.prices import estimate_tokens
 from embedmig.embedders.tokens import TokenEstimate, counted_and_allowed
-from embedmig.errors import (
-    BadAnswer,
-    EmbedderMisconfigured,
-    EmbedderUnavailable,
-    InputRefused,
-    RequestTooLarge,
-)
-from embedmig.pacing import Budget, Fault, Pace, Pacer, Policy, Refused, StillFailing, Transient, retry_after, told_by
-from embedmig.settings import EmbedderSettings
+from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, InputRefused, RequestTooLarge
 from embedmig.types import Answer, Limits, Role, Space, Vectors
 
 if TYPE_CHECKING:

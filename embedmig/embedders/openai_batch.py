@@ -14,8 +14,8 @@ from random import random
 from typing import TYPE_CHECKING, TypeVar
 
 from embedmig.embedders.openai import OpenAIEmbedder, read
+from embedmig.embedders.pacing import Fault, Policy, Transient
 from embedmig.errors import EmbedderUnavailable, Interrupted
-from embedmig.pacing import Fault, Policy, Transient
 from embedmig.types import Answer
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from embedmig.settings import EmbedderSettings
+from embedmig.config.settings import EmbedderSettings
 from embedmig.types import Space
 
 PRICES_OF = "2026-11-21"

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from embedmig.config.settings import EmbedderSettings
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, EmbedmigError, InputRefused
-from embedmig.settings import EmbedderSettings
 from embedmig.types import Answer, Limits, Role, Space
 
 BATCH_SIZE = 256

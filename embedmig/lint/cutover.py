@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from embedmig.config.toml_values import parse_duration
 from embedmig.errors import ConfigError
 from embedmig.lint import Fault, rule
 from embedmig.lint.reading import Reading, Subject
@@ -13,7 +14,6 @@ from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.gate import Gate
 from embedmig.operations.recording import Call
 from embedmig.operations.retire_space import RetireSpace
-from embedmig.toml_values import parse_duration
 
 RETENTION_DAYS = 7  # a week of traffic: what only Monday morning shows has been seen by then
 

@@ -10,13 +10,13 @@ from typing import TypeVar
 
 from embedmig.config import Config
 from embedmig.errors import EmbedmigError, ScriptError
-from embedmig.graph import Graph
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.recording import Call, calls_of
 from embedmig.operations.retire_space import RetireSpace
-from embedmig.scripts import Script
+from embedmig.revisions.graph import Graph
+from embedmig.revisions.scripts import Script
 from embedmig.types import Space
 
 T = TypeVar("T")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from embedmig.config import Collection
+from embedmig.config.toml_lines import key_lines
 from embedmig.errors import UnpinnedModel
 from embedmig.lint import Fault, rule
 from embedmig.lint.reading import Named, Reading, Subject
@@ -14,8 +15,7 @@ from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.create_index import CreateIndex, way_out
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.recording import Call
-from embedmig.stores.hnsw import LIMIT
-from embedmig.toml_lines import key_lines
+from embedmig.stores.pgvector.hnsw import LIMIT
 from embedmig.types import Chunk, Space
 
 

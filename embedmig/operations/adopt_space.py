@@ -12,15 +12,14 @@ from typing import ClassVar, Literal
 
 from psycopg import sql
 
-from embedmig import capture
-from embedmig import source as sources
-from embedmig.db import Connection, ident, scalar
+from embedmig.database import Connection, ident, scalar
+from embedmig.database.registry import SpaceRecord
 from embedmig.errors import PlanError
 from embedmig.operations.base import Operation, Plan, Run
 from embedmig.operations.create_space import draft
-from embedmig.registry import SpaceRecord
-from embedmig.source import Column, Source, find_table, list_columns, pick
-from embedmig.stores.adopted import AdoptedWriter
+from embedmig.source import Column, Source, capture, find_table, list_columns, pick
+from embedmig.source import table as sources
+from embedmig.stores.pgvector.adopted import AdoptedWriter
 from embedmig.types import Space
 
 

@@ -1,4 +1,4 @@
-"""backfill: embeds every eligible row that the space lacks. The pipeline itself is :mod:`embedmig.backfill`."""
+"""backfill: embeds every eligible row that the space lacks. The pipeline itself is :mod:`embedmig.engine.backfill`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import ClassVar
 
 from psycopg import sql
 
-from embedmig import canary_texts
-from embedmig import source as sources
-from embedmig.backfill import Alone, Backfill, Crew, Order
-from embedmig.db import Connection
+from embedmig.database import Connection
+from embedmig.database.registry import SpaceRecord
+from embedmig.embedders import model_check
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.prices import BATCH_SHARE
 from embedmig.embedders.prices import price as price_of
+from embedmig.engine.backfill import Alone, Backfill, Crew, Order
+from embedmig.engine.follower import others_kept_fresh
 from embedmig.errors import AnswerIsNo, PlanError, RunSuperseded
-from embedmig.estimating import weigh
 from embedmig.events import Event, Notice
-from embedmig.following import others_kept_fresh
 from embedmig.operations.base import Operation, Plan, Run, Site
-from embedmig.operations.reckoning import Reckoning, counter, estimate_of, weighable
-from embedmig.registry import SpaceRecord
+from embedmig.operations.estimate_recorder import Reckoning, counter, estimate_of, weighable
+from embedmig.planning.tokens import weigh
 from embedmig.source import DOC_HASH
-from embedmig.stores.pgvector import PgvectorStore
+from embedmig.source import table as sources
+from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.types import Estimate, Space, Tally
 
 
@@ -124,11 +124,11 @@ def fill(site: Site, conn: Connection, record: SpaceRecord, orders: Orders) -> T
 
     Raises :class:`ModelChanged` before anything is embedded where the model is no longer the one that it was.
     """
-    from embedmig.batches.claims import Claims
+    from embedmig.engine.batch_api.claims import Claims
 
     store = site.store(conn, record)
     assert isinstance(store, PgvectorStore)
-    canary_texts.check(conn, site.registry, record, site.encoder(record.space, record.weights))
+    model_check.check(conn, site.registry, record, site.encoder(record.space, record.weights))
     settings = site.config.settings(record.space.provider)
     price, encoder = price_of(record.space, settings), site.encoder(record.space, record.weights, traffic="bulk")
 
@@ -172,9 +172,9 @@ def fence_of_joined(site: Site, record: SpaceRecord) -> Callable[[Connection, in
 
 def fill_by_batches(site: Site, store: PgvectorStore, encoder: Encoder, orders: Orders, *, sends: bool = True) -> Tally:
     """All that batches can carry, at half the price; what is left, requests take. Without ``sends``, what is out."""
-    from embedmig.batches import Batches
     from embedmig.embedders.openai import OpenAIEmbedder
     from embedmig.embedders.openai_batch import BatchClient
+    from embedmig.engine.batch_api import Batches
 
     assert isinstance(encoder.embedder, OpenAIEmbedder)
     settings = site.config.settings(store.space.provider)

@@ -14,21 +14,21 @@ from typing import ClassVar
 
 from psycopg import sql
 
-from embedmig import source as sources
-from embedmig.backfill import Alone, Crew
 from embedmig.config import Config
-from embedmig.db import Connection, Database
+from embedmig.database import Connection, Database
+from embedmig.database.ledger import Ledger
+from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.prices import price
+from embedmig.embedders.shared_limits import SharedBudget, Traffic
+from embedmig.engine.backfill import Alone, Crew
+from embedmig.engine.sync import Sync
 from embedmig.errors import EmbedderMisconfigured, PlanError
 from embedmig.events import Event
-from embedmig.ledger import Ledger
-from embedmig.quotas import SharedBudget, Traffic
-from embedmig.registry import Registry, SpaceRecord
 from embedmig.source import Source
+from embedmig.source import table as sources
 from embedmig.stores import Store, open_store
-from embedmig.sync import Sync
 from embedmig.types import Estimate, Space, Verdict, fingerprint
 
 
@@ -195,7 +195,7 @@ VARIANT = 'two configurations need two tags: give one of them variant="…" or a
 
 def differences(record: SpaceRecord, space: Space, plan: Plan) -> str:
     """In which fields a space differs from the one registered under its tag."""
-    from embedmig.registry import definition_of
+    from embedmig.database.registry import definition_of
 
     before, now = dict(record.definition), definition_of(space)
     before["text"], now["text"] = list(record.text_columns), list(plan.text_columns(space.collection))

@@ -17,19 +17,19 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from embedmig import counting
-from embedmig.aliases import CHANNEL
-from embedmig.db import Connection, translated
+from embedmig.config.toml_values import parse_size
+from embedmig.database import Connection, translated
+from embedmig.database.registry import SpaceRecord
 from embedmig.errors import ConfigError, Interrupted, PlanError
 from embedmig.events import Notice
-from embedmig.index_size import IndexStorage, graph_bytes, index_bytes
-from embedmig.operations import index_room
+from embedmig.gates import counting
 from embedmig.operations.base import Operation, Plan, Run
 from embedmig.operations.create_space import draft
-from embedmig.registry import SpaceRecord
-from embedmig.stores.hnsw import LIMIT, RERANK, Form, storages
-from embedmig.stores.pgvector import PgvectorStore
-from embedmig.toml_values import parse_size
+from embedmig.stores.aliases import CHANNEL
+from embedmig.stores.index_sizes import IndexStorage, graph_bytes, index_bytes
+from embedmig.stores.pgvector import build_resources
+from embedmig.stores.pgvector.hnsw import LIMIT, RERANK, Form, storages
+from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.types import Estimate, Progress, Space
 
 LOOK_SECONDS = 0.2
@@ -132,7 +132,7 @@ class CreateIndex(Operation):
         store = run.site.store(run.conn, record)
         assert isinstance(store, PgvectorStore)
         form = self.form
-        index_room.end_orphans(run.conn, record.relation.as_string(run.conn))
+        build_resources.end_orphans(run.conn, record.relation.as_string(run.conn))
         state = store.form_state(run.conn, form.storage)
         if state == "valid":
             self._tell(run, record, store)
@@ -149,14 +149,14 @@ class CreateIndex(Operation):
         self._tell(run, record, store)
         return built
 
-    def _room(self, run: Run, record: SpaceRecord) -> index_room.Room:
+    def _room(self, run: Run, record: SpaceRecord) -> build_resources.Room:
         """Memory, workers and disk for it. Raises :class:`DatabaseFailed` where there is too little."""
         rows, form = counting.about(run.conn, record.relation), self.form
         graph = graph_bytes(rows, self.space.dimensions, form.storage, self.m)
         index = index_bytes(rows, self.space.dimensions, form.storage, self.m)
-        machine = index_room.look(run.conn, run.site.config.index.memory)
+        machine = build_resources.look(run.conn, run.site.config.index.memory)
         memory = parse_size(self.memory) if self.memory else None
-        room = index_room.room(machine, graph, index, rows, memory=memory, workers=self.workers)
+        room = build_resources.room(machine, graph, index, rows, memory=memory, workers=self.workers)
         for note in room.notes:
             run.report(Notice(note))
         return room
@@ -184,7 +184,7 @@ def read(record: SpaceRecord) -> bool:
     return record.state in ("active", "retained")
 
 
-def prepare(conn: Connection, room: index_room.Room) -> None:
+def prepare(conn: Connection, room: build_resources.Room) -> None:
     """The session that builds. When its client is gone, PostgreSQL is to notice it, and not to build on for nobody."""
     for name, value in (
         ("maintenance_work_mem", f"{room.memory >> 10}kB"),

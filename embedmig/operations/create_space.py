@@ -7,14 +7,13 @@ from typing import ClassVar
 
 from psycopg import sql
 
-from embedmig import capture
-from embedmig import source as sources
-from embedmig.db import Connection
+from embedmig.database import Connection
+from embedmig.database.registry import SpaceRecord, definition_of
 from embedmig.errors import PlanError
 from embedmig.operations.base import Operation, Plan, Run
-from embedmig.registry import SpaceRecord, definition_of
-from embedmig.source import Source
-from embedmig.stores.pgvector import RESERVED, PgvectorStore, table_name
+from embedmig.source import Source, capture
+from embedmig.source import table as sources
+from embedmig.stores.pgvector.table import RESERVED, PgvectorStore, table_name
 from embedmig.types import Space, fingerprint
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from psycopg import sql
 
-from embedmig.db import Connection, literal
+from embedmig.database import Connection, literal
 from embedmig.errors import PlanError
 from embedmig.operations.base import Operation, Plan, Run
 

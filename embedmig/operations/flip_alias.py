@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from psycopg import sql
 
-from embedmig import aliases
-from embedmig.db import Connection, ident
+from embedmig.database import Connection, ident
 from embedmig.errors import AliasMoved, PlanError
 from embedmig.operations.base import Operation, Plan, Run
+from embedmig.stores import aliases
 
 
 @dataclass(frozen=True, slots=True)

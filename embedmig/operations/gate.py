@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from embedmig import gates
-from embedmig.db import Connection
+from embedmig.config.toml_values import parse_duration
+from embedmig.database import Connection
+from embedmig.database.registry import SpaceRecord
 from embedmig.errors import GateClosed, PlanError
 from embedmig.events import GateEvaluated
-from embedmig.evidence import NOTHING_ASKED, Evidence, Within
-from embedmig.evidence.kept import Kept
-from embedmig.measuring import measure
+from embedmig.gates import conditions
+from embedmig.gates.evidence_table import Kept
+from embedmig.gates.measuring import measure
+from embedmig.gates.thresholds import NOTHING_ASKED, Evidence, Within
 from embedmig.operations.base import Operation, Plan, Run, Site
-from embedmig.registry import SpaceRecord
-from embedmig.toml_values import parse_duration
 from embedmig.types import Verdict
 
 
@@ -69,23 +69,23 @@ class Gate(Operation):
         verdicts += evaluate_evidence(run.site, run.conn, record, self.evidence, asked.completeness)
         run.verdicts.extend(verdicts)
         run.report(GateEvaluated(self.version, verdicts))
-        if shut := gates.closed(verdicts):
+        if shut := conditions.closed(verdicts):
             reasons = "; ".join(f"{verdict.name} is {verdict.value}, asked for {verdict.threshold}" for verdict in shut)
             raise GateClosed(f"the gate on {self.version} is closed: {reasons}", hint=shut[0].advice)
-        return gates.line(verdicts)
+        return conditions.line(verdicts)
 
-    def thresholds(self, site: Site) -> gates.Thresholds:
+    def thresholds(self, site: Site) -> conditions.Thresholds:
         """The script's, or those of ``[gates]``."""
         given = site.config.gates
-        return gates.Thresholds(
+        return conditions.Thresholds(
             given.completeness if self.completeness is None else self.completeness,
             given.freshness if self.freshness is None else parse_duration(self.freshness),
         )
 
 
-def evaluate(site: Site, conn: Connection, record: SpaceRecord, asked: gates.Thresholds) -> list[Verdict]:
+def evaluate(site: Site, conn: Connection, record: SpaceRecord, asked: conditions.Thresholds) -> list[Verdict]:
     """Measures a space now. Wants SELECT alone."""
-    return gates.evaluate(measure(conn, site.registry, site.source(conn, record.collection), record), asked)
+    return conditions.evaluate(measure(conn, site.registry, site.source(conn, record.collection), record), asked)
 
 
 def evaluate_evidence(

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from embedmig.errors import PlanError, ScriptError
-from embedmig.evidence import Evidence, Within
-from embedmig.index_size import IndexStorage
+from embedmig.gates.thresholds import Evidence, Within
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Operation, collection_of, tag_of
@@ -24,6 +23,7 @@ from embedmig.operations.execute import Execute
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.gate import Gate
 from embedmig.operations.retire_space import RetireSpace
+from embedmig.stores.index_sizes import IndexStorage
 from embedmig.types import Space
 
 

@@ -9,15 +9,15 @@ from typing import ClassVar
 
 from psycopg import sql
 
-from embedmig import capture
-from embedmig.db import Connection, scalar
+from embedmig.config.toml_values import parse_duration
+from embedmig.database import Connection, scalar
+from embedmig.database.registry import SpaceRecord
 from embedmig.errors import AnswerIsNo, PlanError
-from embedmig.evidence import fallen
-from embedmig.evidence.kept import Kept
+from embedmig.gates.evidence import fallen
+from embedmig.gates.evidence_table import Kept
 from embedmig.operations.base import Operation, Plan, Run, Site
-from embedmig.registry import SpaceRecord
-from embedmig.stores.pgvector import PgvectorStore
-from embedmig.toml_values import parse_duration
+from embedmig.source import capture
+from embedmig.stores.pgvector.table import PgvectorStore
 
 QUIET_SECONDS = 3600.0  # a version is no longer read when its index has not been used for so long
 

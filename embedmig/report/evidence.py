@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from embedmig.commands.proving import Compared, Evaluated, Made
-from embedmig.evaluate.comparing import ChangedQuery
-from embedmig.evidence import Evaluation
+from embedmig.gates.evidence import Evaluation
+from embedmig.quality.compare import ChangedQuery
 from embedmig.report.tables import percent
 from embedmig.types import Hit
 

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from embedmig import __version__
-from embedmig.audit import Audit, AuditFinding, Sampled
-from embedmig.codes import NAMES
 from embedmig.commands import Finding
-from embedmig.drift import Drift
+from embedmig.config.rule_codes import NAMES
+from embedmig.quality.audit import Audit, AuditFinding, Sampled
+from embedmig.quality.drift import Drift
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from embedmig.engine.sync import Synced
 from embedmig.events import (
     Event,
     GateEvaluated,
@@ -22,7 +23,6 @@ from embedmig.events import (
     RevisionStarted,
 )
 from embedmig.report.tables import verdict_table
-from embedmig.sync import Synced
 from embedmig.types import Progress
 
 PLAIN_SECONDS = 30.0

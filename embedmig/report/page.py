@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from embedmig.authoring import template_dir
 from embedmig.commands.reporting import Dossier
 from embedmig.commands.standing import Status
 from embedmig.report.tables import percent, size
+from embedmig.revisions.authoring import template_dir
 from embedmig.types import Verdict
 
 SHOWN_ATTEMPTS = 50

@@ -8,16 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embedmig.commands import (
-    CollectionStatus,
-    Found,
-    HistoryEntry,
-    PlannedRevision,
-    Rollback,
-    SpaceStatus,
-    Status,
-)
-from embedmig.sync import Synced
+from embedmig.commands import CollectionStatus, Found, HistoryEntry, PlannedRevision, Rollback, SpaceStatus, Status
+from embedmig.engine.sync import Synced
 from embedmig.types import Estimate, Verdict
 
 STATE_STYLE = {"active": "bold green", "ready": "cyan", "building": "yellow", "retained": "", "retired": "dim"}

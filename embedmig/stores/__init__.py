@@ -7,34 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from psycopg import sql
 
-from embedmig.db import Connection
-from embedmig.registry import Registry, SpaceRecord
+from embedmig.database import Connection
+from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.source import Column, Source
+from embedmig.source.rows import Piece, Row
 from embedmig.types import Vectors
 
 IndexState = Literal["valid", "building", "invalid", "none"]
-Key = tuple[str, ...]
-
-
-class Row(NamedTuple):
-    """A source row that wants a vector: its key as text, the joined text, and the hash of that text (32 bytes)."""
-
-    key: Key
-    text: str
-    content_hash: bytes
-
-
-class Piece(NamedTuple):
-    """A chunk of a row: its number, how many the row has, and its place in the text, in characters."""
-
-    chunk: int
-    chunks: int
-    start: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +106,9 @@ class Store(Protocol):
 def open_store(source: Source, record: SpaceRecord) -> Store:
     """The store of a registered space."""
     if record.adopted:
-        from embedmig.stores.adopted import AdoptedStore
+        from embedmig.stores.pgvector.adopted import AdoptedStore
 
         return AdoptedStore(source, record)
-    from embedmig.stores.pgvector import PgvectorStore
+    from embedmig.stores.pgvector.table import PgvectorStore
 
     return PgvectorStore(source, record)

@@ -9,14 +9,14 @@ import threading
 from dataclasses import dataclass
 from typing import Literal
 
-from embedmig.backfill import Alone, Crew, Order
 from embedmig.config import Config
-from embedmig.db import Database, translated
+from embedmig.database import Database, translated
+from embedmig.database.ledger import Ledger
+from embedmig.database.registry import Registry
+from embedmig.engine.backfill import Alone, Crew, Order
 from embedmig.errors import UnknownTarget
-from embedmig.ledger import Ledger
 from embedmig.operations.backfill import Orders, fence_of_joined, fill
 from embedmig.operations.base import Site
-from embedmig.registry import Registry
 from embedmig.types import Tally
 
 Executor = Literal["processes", "ray"]

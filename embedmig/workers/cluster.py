@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from embedmig.backfill import Order
 from embedmig.config import Config
-from embedmig.db import Database
+from embedmig.config.settings import RaySettings
+from embedmig.database import Database
+from embedmig.engine.backfill import Order
 from embedmig.errors import EXIT_FAILED, EmbedmigError, MissingExtra, UsageError, WorkersLost
-from embedmig.settings import RaySettings
 from embedmig.workers import Task, work
 
 PATIENCE_SECONDS = 30.0  # for the batches in hand, when the run ends; then an actor is killed

@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
-from embedmig.backfill import Order
 from embedmig.config import Config
-from embedmig.db import Database
+from embedmig.database import Database
+from embedmig.engine.backfill import Order
 from embedmig.errors import EXIT_INTERRUPTED, EmbedmigError
 from embedmig.workers import Task, work
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from embedmig.db import require_suitable
+from embedmig.database import require_suitable
 from embedmig.errors import EXIT_FAILED, EXIT_NO, EXIT_USAGE, DatabaseUnsuitable
 from tests.conftest import PASSWORD_ROLE
 from tests.model import Model

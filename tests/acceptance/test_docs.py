@@ -17,9 +17,9 @@ import typer
 import yaml
 
 from embedmig import Reader, commands
-from embedmig import config as configuration
 from embedmig.cli import app
-from embedmig.evidence.kept import Kept
+from embedmig.config import loading as configuration
+from embedmig.gates.evidence_table import Kept
 from embedmig.operations import op
 from embedmig.types import Space
 from tests.project import NEW_TAG, OLD_TAG, Project

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from embedmig import commands
-from embedmig.audit import Audit, AuditFinding
-from embedmig.audit.sampling import MAX_SAMPLE, wilson
 from embedmig.errors import EXIT_NO, UsageError
+from embedmig.quality.audit import Audit, AuditFinding
+from embedmig.quality.audit.reembedding import MAX_SAMPLE, wilson
 from tests.project import NEW_TAG, OLD_TAG, Project, wordllama_vectors
 
 ADOPT = """

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from embedmig import batches, commands
+from embedmig import commands
+from embedmig.engine import batch_api
 from embedmig.errors import EmbedderMisconfigured, EmbedderUnavailable, Interrupted
 from embedmig.events import Event, Notice
 from tests.openai_server import OpenAIServer, vector
@@ -21,7 +22,7 @@ ORDINARY = 1 + 5
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "LOOK_SECONDS", (0.005, 0.02))
+    monkeypatch.setattr(batch_api, "LOOK_SECONDS", (0.005, 0.02))
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_a_backfill_goes_by_batches_and_its_answers_may_come_in_any_order(ready:
 
 
 def test_more_than_a_batch_takes_goes_in_several(ready: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "MAX_TEXTS", 20)
+    monkeypatch.setattr(batch_api, "MAX_TEXTS", 20)
     with OpenAIServer(batches=({"looks": 5}, {}, {"looks": 1})) as server:
         configure(ready, server)
         upgrade(ready)
@@ -167,7 +168,7 @@ def test_a_batch_that_does_not_pass_validation_says_why_and_holds_nothing(ready:
 def test_a_batch_that_the_api_has_no_room_for_waits_until_another_has_ended(
     ready: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MAX_TEXTS", 30)
+    monkeypatch.setattr(batch_api, "MAX_TEXTS", 30)
     full = {"fails": "enqueued token limit reached", "code": "token_limit_exceeded"}
     with OpenAIServer(batches=({"looks": 4}, full)) as server:
         configure(ready, server)

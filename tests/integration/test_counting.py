@@ -7,8 +7,9 @@ import json
 import psycopg
 import pytest
 
-from embedmig import commands, counting
+from embedmig import commands
 from embedmig.commands import SpaceStatus
+from embedmig.gates import counting
 from tests.inside import Fake, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until

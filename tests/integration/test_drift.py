@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from embedmig import canary_texts, commands, embedders
-from embedmig.drift import Drift, decide
+from embedmig import commands, embedders
+from embedmig.embedders import model_check
 from embedmig.errors import EXIT_NO, ModelChanged, PlanError, UnknownTarget, UsageError
+from embedmig.quality.drift import Drift, decide
 from embedmig.testing import FakeEmbedder, fake_vectors
 from embedmig.types import Answer, Role, Space
 from tests.inside import space_script, tag, upgrade
@@ -45,7 +46,7 @@ def live(project: Project) -> Iterator[Project]:
     """200 documents, a space of ``fake/hash`` at version 1, active."""
     embedders.register("fake", Versioned)
     Versioned.now, Versioned.texts_seen = "", 0
-    canary_texts._checked.clear()
+    model_check._checked.clear()
     project.documents(200)
     space_script(project)
     upgrade(project)
@@ -104,7 +105,7 @@ def test_a_sync_with_a_model_changed_behind_its_name_writes_nothing_and_says_so(
     with live.connect() as conn:
         conn.execute("insert into documents values (1000, 'new', 'arrives after the change')")
     Versioned.now = "2"
-    canary_texts._checked.clear()  # a process of its own
+    model_check._checked.clear()  # a process of its own
     (synced,) = commands.sync(live.opened(), "docs")
     assert synced.error is not None
     assert "makes other vectors than" in synced.error

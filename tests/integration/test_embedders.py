@@ -17,13 +17,8 @@ from embedmig import testing
 from embedmig.embedders import EmbedderSettings, create
 from embedmig.embedders.encoder import Encoded, Encoder
 from embedmig.embedders.openai import OpenAIEmbedder, decode
-from embedmig.errors import (
-    BadAnswer,
-    EmbedderMisconfigured,
-    EmbedderUnavailable,
-    EmbedmigError,
-)
-from embedmig.pacing import Pacer, Policy
+from embedmig.embedders.pacing import Pacer, Policy
+from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, EmbedmigError
 from embedmig.types import Space
 
 sys.path.insert(0, str(Path(__file__).parents[2]))

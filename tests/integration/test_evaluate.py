@@ -15,8 +15,8 @@ from rich.console import Console
 
 from embedmig import Reader, commands
 from embedmig.errors import AnswerIsNo, EmbedmigError, GateClosed, PlanError, UnknownTarget, UsageError
-from embedmig.evaluate.drawing import SHOWS
-from embedmig.evidence.kept import Kept
+from embedmig.gates.evidence_table import Kept
+from embedmig.quality.golden_drawing import SHOWS
 from embedmig.report.evidence import compared_page, evaluated_table
 from embedmig.report.page import page
 from embedmig.report.tables import status_table

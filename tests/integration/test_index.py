@@ -12,11 +12,12 @@ import pytest
 from psycopg import sql
 
 import embedmig
-from embedmig import Reader, commands, searching
+from embedmig import Reader, commands
 from embedmig.errors import DatabaseFailed, PlanError, UsageError
-from embedmig.operations import index_room
-from embedmig.operations.index_room import Machine, room
-from embedmig.stores.hnsw import Form
+from embedmig.stores import search
+from embedmig.stores.pgvector import build_resources
+from embedmig.stores.pgvector.build_resources import Machine, room
+from embedmig.stores.pgvector.hnsw import Form
 from tests.inside import Fake, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
@@ -52,9 +53,9 @@ def scripted(project: Project, call: str, revision: str = "0001", down: str | No
 def plan_of_search(conn: psycopg.Connection, reader: Reader, where: dict[str, object] | None = None) -> str:
     """How PostgreSQL would answer a search of the reader, were a scan of everything out of the question."""
     current = reader._current()
-    wanted, values = searching.conditions(current, where or {})
+    wanted, values = search.conditions(current, where or {})
     assert current.form is not None
-    query = searching._by_stand_in(current, current.form, wanted)
+    query = search._by_stand_in(current, current.form, wanted)
     values |= {
         "vector": str([0.1] * current.encoder.space.dimensions),
         "version": current.version,
@@ -194,7 +195,7 @@ def test_a_build_that_would_fill_the_disk_does_not_begin(
 ) -> None:
     project.documents(3)
     space_script(project)
-    monkeypatch.setattr(index_room, "look", lambda *_: Machine(GB, None, 1000, "/data"))
+    monkeypatch.setattr(build_resources, "look", lambda *_: Machine(GB, None, 1000, "/data"))
     with pytest.raises(DatabaseFailed, match=r"needs about .* of disk, its log included, and /data has 1.0 kB left"):
         upgrade(project)
     assert [space.index for space in spaces(project)] == ["none"]
@@ -219,10 +220,10 @@ def test_memory_is_what_the_graph_takes_as_far_as_it_may() -> None:
 
 
 def test_a_server_on_this_machine_is_seen_to_be_here(conn: psycopg.Connection) -> None:
-    found = index_room.look(conn, None)
+    found = build_resources.look(conn, None)
     assert found.disk is not None
     assert found.budget >= 64 << 20
-    assert index_room.look(conn, 3 * GB).budget == 3 * GB
+    assert build_resources.look(conn, 3 * GB).budget == 3 * GB
 
 
 # --- killed -------------------------------------------------------------------------------------------------

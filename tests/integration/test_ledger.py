@@ -13,8 +13,8 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, pool
 
-from embedmig import commands, db, schema
-from embedmig.db import RunLock
+from embedmig import commands
+from embedmig.database import RunLock, connections, schema
 from embedmig.errors import EXIT_NO, CutoverBlocked, DatabaseUnsuitable, GateClosed, LockHeld, PlanError
 from tests.inside import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import Project
@@ -131,13 +131,14 @@ def test_a_run_whose_server_process_still_ends_is_waited_for(
     two: Project, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after ``kill -9``: the server notices a moment later, and the same command comes at once."""
-    monkeypatch.setattr(db, "LOCK_PATIENCE", "30s")
+    monkeypatch.setattr(connections, "LOCK_PATIENCE", "30s")
     locks = "select pid from pg_locks where locktype = 'advisory' and classid = %s and granted = %s"
     with RunLock(two.opened().site(start=True).database), ThreadPoolExecutor() as threads:
-        [holder] = conn.execute(locks, (db.LOCK_CLASS, True)).fetchone() or (None,)
+        [holder] = conn.execute(locks, (connections.LOCK_CLASS, True)).fetchone() or (None,)
         after = threads.submit(upgrade, two)
         wait_until(
-            lambda: after.done() or conn.execute(locks, (db.LOCK_CLASS, False)).fetchone(), "the next run to wait"
+            lambda: after.done() or conn.execute(locks, (connections.LOCK_CLASS, False)).fetchone(),
+            "the next run to wait",
         )
         conn.execute("select pg_terminate_backend(%s)", (holder,))
         after.result()

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from embedmig import commands, embedders, runner
-from embedmig.changes import TAKE, Changes
+from embedmig.engine.outbox import TAKE, Changes
 from embedmig.errors import (
     AnswerIsNo,
     CutoverBlocked,
@@ -23,7 +23,7 @@ from embedmig.errors import (
     SourceError,
     UsageError,
 )
-from embedmig.stores.adopted import writer_of
+from embedmig.stores.pgvector.adopted import writer_of
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Limits, Space
 from tests.disturbing import Daemon, Moments, disturbed

@@ -32,8 +32,9 @@ from psycopg import errors as pg
 
 from embedmig import commands
 from embedmig.errors import AnswerIsNo, EmbedmigError, GateClosed
-from embedmig.stores import Batch, Piece, Row
-from embedmig.stores.pgvector import PgvectorStore
+from embedmig.source.rows import Piece, Row
+from embedmig.stores import Batch
+from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.testing import fake_vectors
 from embedmig.types import Limits
 from tests.disturbing import APART, Daemon, Moments, disturbed

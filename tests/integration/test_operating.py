@@ -8,10 +8,11 @@ import signal
 import pytest
 from rich.console import Console
 
-from embedmig import Reader, brake, commands, embedders
-from embedmig.changes import TAKE, Changes
+from embedmig import Reader, commands, embedders
+from embedmig.engine.outbox import TAKE, Changes
+from embedmig.engine.throttle import LAG
 from embedmig.report.live import Live as Screen
-from embedmig.stores.adopted import writer_of
+from embedmig.stores.pgvector.adopted import writer_of
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Limits, Progress
 from tests.disturbing import Daemon
@@ -41,7 +42,9 @@ def busy(project: Project) -> Project:
 def test_a_run_waits_while_the_database_suffers_and_says_why(
     busy: Project, monkeypatch: pytest.MonkeyPatch, throttle: str, why: str
 ) -> None:
-    monkeypatch.setattr(brake, "LAG", "select coalesce(max(lag), 0)::float8 from strain")  # there is no standby here
+    monkeypatch.setattr(
+        "embedmig.engine.throttle.LAG", "select coalesce(max(lag), 0)::float8 from strain"
+    )  # there is no standby here
     busy.configure(f"{CONFIG}\n[throttle]\n{throttle}\n")
     said: list[str] = []
     running = Daemon(lambda: commands.upgrade(busy.opened(), report=lambda event: said.append(str(event))))
@@ -55,7 +58,7 @@ def test_a_run_waits_while_the_database_suffers_and_says_why(
 
 
 def test_the_lag_of_standbys_can_be_asked_of_a_real_server(busy: Project) -> None:
-    assert busy.one(brake.LAG) == 0
+    assert busy.one(LAG) == 0
 
 
 def test_held_time_counts_neither_for_the_speed_nor_for_what_is_left() -> None:

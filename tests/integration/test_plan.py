@@ -15,8 +15,8 @@ from embedmig import commands
 from embedmig.commands.launching import launch
 from embedmig.embedders.prices import PRICES_OF
 from embedmig.errors import AnswerIsNo, EmbedderUnavailable, Interrupted
-from embedmig.index_size import graph_bytes, index_bytes, table_bytes
 from embedmig.report.page import page
+from embedmig.stores.index_sizes import graph_bytes, index_bytes, table_bytes
 from embedmig.types import Progress, Storage
 from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project, embeddings

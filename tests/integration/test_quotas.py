@@ -10,14 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from embedmig import schema
-from embedmig.db import Database
+from embedmig.database import Database, schema
 from embedmig.embedders import EmbedderSettings
 from embedmig.embedders.encoder import Encoded, Encoder
 from embedmig.embedders.openai import OpenAIEmbedder
-from embedmig.pacing import Pacer, Policy, Told
-from embedmig.pacing.limits import SECONDS_PER_MINUTE
-from embedmig.quotas import SLICE_SECONDS, SharedBudget, Traffic
+from embedmig.embedders.pacing import Pacer, Policy, Told
+from embedmig.embedders.pacing.limits import SECONDS_PER_MINUTE
+from embedmig.embedders.shared_limits import SLICE_SECONDS, SharedBudget, Traffic
 from embedmig.types import Space
 from tests.openai_server import OpenAIServer
 

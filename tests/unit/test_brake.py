@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from embedmig import brake
-from embedmig.brake import Brake, Control
+from embedmig.engine import throttle
+from embedmig.engine.throttle import Brake, Control
 
 
 @pytest.mark.parametrize("batch", [1, 64, 500])
@@ -20,7 +20,7 @@ def test_rows_are_let_through_at_the_speed_that_was_asked_for(monkeypatch: pytes
     async def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr(brake, "control", lambda *_: Control(rows_per_second=250.0))
+    monkeypatch.setattr(throttle, "control", lambda *_: Control(rows_per_second=250.0))
     held: Any = Brake(None, "docs", threading.Event(), said.append, clock=lambda: now[0], sleep=sleep)  # type: ignore[arg-type]
 
     async def embed(rows: int) -> None:
@@ -36,7 +36,7 @@ def test_rows_are_let_through_at_the_speed_that_was_asked_for(monkeypatch: pytes
 
 @pytest.mark.parametrize(("workers", "seconds"), [(1, 1.0), (4, 4.0)])
 def test_workers_share_the_speed_that_is_allowed(monkeypatch: pytest.MonkeyPatch, workers: int, seconds: float) -> None:
-    monkeypatch.setattr(brake, "control", lambda *_: Control(rows_per_second=100))
+    monkeypatch.setattr(throttle, "control", lambda *_: Control(rows_per_second=100))
     now = 0.0
 
     async def sleep(duration: float) -> None:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmig.config import Config, load, mask
+from embedmig.config.toml_lines import key_lines
+from embedmig.config.toml_values import parse_duration
 from embedmig.errors import ConfigError
-from embedmig.toml_lines import key_lines
-from embedmig.toml_values import parse_duration
 from embedmig.types import Chunk
 
 WHOLE = """\

@@ -6,12 +6,12 @@ import random
 
 import pytest
 
+from embedmig.config.settings import EmbedderSettings
+from embedmig.database.ledger import Measured
 from embedmig.embedders.prices import PRICES_OF, find_price
-from embedmig.estimating import Weighed, extrapolate
-from embedmig.index_size import graph_bytes, index_bytes, table_bytes
-from embedmig.ledger import Measured
-from embedmig.probing import spread
-from embedmig.settings import EmbedderSettings
+from embedmig.planning.probing import spread
+from embedmig.planning.tokens import Weighed, extrapolate
+from embedmig.stores.index_sizes import graph_bytes, index_bytes, table_bytes
 from embedmig.types import Space
 
 

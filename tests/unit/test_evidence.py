@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from embedmig import within
-from embedmig.canary import Canary
 from embedmig.errors import PlanError, UsageError
-from embedmig.evaluate import comparing, golden
-from embedmig.evaluate.answering import Answers, rows_once, worst
-from embedmig.evaluate.golden import GoldenSet, Question
-from embedmig.evaluate.measures import interval, overlap, rank_biased_overlap, score
-from embedmig.evidence import Evaluation, Evidence, Known, Pair, fallen, newest_evals, verdicts
+from embedmig.gates.evidence import Evaluation, Known, Pair, fallen, newest_evals, verdicts
+from embedmig.gates.thresholds import Evidence
+from embedmig.quality import compare, golden
+from embedmig.quality.answers import Answers, rows_once, worst
+from embedmig.quality.golden import GoldenSet, Question
+from embedmig.quality.measures import interval, overlap, rank_biased_overlap, score
+from embedmig.reading.canary import Canary
 from embedmig.types import Hit, Verdict
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -169,17 +170,17 @@ def test_an_interval_holds_the_mean_and_is_the_same_again() -> None:
 
 def test_a_comparison_says_better_only_where_the_uncertainty_leaves_no_doubt() -> None:
     base = np.random.default_rng(7).random(100)
-    assert comparing.opinion((base, base + 0.1)).answer == "better"
-    assert comparing.opinion((base + 0.1, base)).answer == "worse"
-    assert comparing.opinion((base, base)).answer == "can't tell"
-    assert comparing.opinion((base, base[::-1].copy())).answer == "can't tell"
-    assert comparing.opinion(None).answer == "no judgements"
+    assert compare.opinion((base, base + 0.1)).answer == "better"
+    assert compare.opinion((base + 0.1, base)).answer == "worse"
+    assert compare.opinion((base, base)).answer == "can't tell"
+    assert compare.opinion((base, base[::-1].copy())).answer == "can't tell"
+    assert compare.opinion(None).answer == "no judgements"
 
 
 def test_a_threshold_on_the_old_distance_is_carried_over_by_what_it_lets_through() -> None:
     old = Answers([[Hit((str(n),), 0, "OLD", n / 100) for n in range(101)]], [])
     new = Answers([[Hit((str(n),), 0, "NEW", 0.5 + n / 200) for n in range(101)]], [])
-    carried = {one.share: (one.old, one.new) for one in comparing.distances(old, new)}
+    carried = {one.share: (one.old, one.new) for one in compare.distances(old, new)}
     assert carried[0.25] == pytest.approx((0.25, 0.625))
 
 

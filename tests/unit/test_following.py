@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from embedmig.following import LONGEST_REST, Follower
-from embedmig.sync import Synced
+from embedmig.engine.follower import LONGEST_REST, Follower
+from embedmig.engine.sync import Synced
 from tests.waiting import wait_until
 
 

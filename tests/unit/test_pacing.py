@@ -9,9 +9,20 @@ from typing import Any
 
 import pytest
 
+from embedmig.embedders.pacing import (
+    Bucket,
+    Fault,
+    Limiter,
+    Pacer,
+    Policy,
+    Refused,
+    StillFailing,
+    Told,
+    retry_after,
+    told_by,
+)
+from embedmig.embedders.pacing.limits import SECONDS_PER_MINUTE, seconds_in
 from embedmig.errors import EmbedderUnavailable
-from embedmig.pacing import Bucket, Fault, Limiter, Pacer, Policy, Refused, StillFailing, Told, retry_after, told_by
-from embedmig.pacing.limits import SECONDS_PER_MINUTE, seconds_in
 
 
 class Time:

@@ -14,7 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedmig.authoring import (
+from embedmig.config import GateDefaults, load
+from embedmig.config.toml_values import parse_duration
+from embedmig.errors import GraphError, PlanError, ScriptError, UsageError
+from embedmig.revisions.authoring import (
     Body,
     adopt_body,
     empty_body,
@@ -29,11 +32,8 @@ from embedmig.authoring import (
     space_body,
     template_dir,
 )
-from embedmig.config import GateDefaults, load
-from embedmig.errors import GraphError, PlanError, ScriptError, UsageError
-from embedmig.graph import Graph
-from embedmig.scripts import Script, read_script
-from embedmig.toml_values import parse_duration
+from embedmig.revisions.graph import Graph
+from embedmig.revisions.scripts import Script, read_script
 from embedmig.types import Chunk, Space
 
 NOW = datetime(2026, 11, 20, 16, 0, tzinfo=UTC)

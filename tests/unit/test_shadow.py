@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from embedmig import shadow
-from embedmig.db import Database
-from embedmig.shadow import Shadow, ShadowTask
+from embedmig.database import Database
+from embedmig.reading import shadow
+from embedmig.reading.shadow import Shadow, ShadowTask
 
 
 def test_a_shadow_that_is_slow_drops_reads_instead_of_making_anyone_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Advice on how to move follows from size, time and staleness, and says when it knows too little."""
 
-from embedmig.strategy import advise
+from embedmig.planning.strategy import advise
 
 
 def test_what_takes_minutes_is_done_at_once() -> None:

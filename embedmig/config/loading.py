@@ -1,0 +1,358 @@
+"""embedmig.toml, read into a frozen :class:`Config`: how to reach things, and which collections there are.
+
+What a model *is* stands in the migration scripts. Nothing here connects to anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+from embedmig.config import toml_values
+from embedmig.config.rule_codes import NAMES
+from embedmig.config.settings import BackfillSettings, EmbedderSettings, RaySettings
+from embedmig.config.toml_lines import KeyPath
+from embedmig.config.toml_values import Check, TomlFile
+from embedmig.errors import ConfigError
+from embedmig.types import Chunk, Space
+
+FILE_NAME = "embedmig.toml"
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A corpus: where its texts are, and the alias under which its vectors are read.
+
+    ``table``, ``key``, ``text``, ``alias`` and ``columns`` are written as in SQL: ``schema.table``,
+    ``"Quoted"``. ``embedding`` is the model that the file asks for, as keyword arguments of :class:`Space`;
+    None: none is asked.
+    """
+
+    name: str
+    table: str
+    key: tuple[str, ...]
+    text: tuple[str, ...]
+    alias: str
+    where: str | None = None
+    columns: tuple[str, ...] = ()
+    stale: Literal["serve", "hide"] = "serve"
+    chunk: Chunk | None = None
+    embedding: Mapping[str, Any] | None = None
+    capture: Literal["triggers", "watermark"] = "triggers"
+    changed_at: str | None = None
+
+
+@dataclass(frozen=True)
+class GateDefaults:
+    """What a gate asks for where the script doesn't say: a share in (0, 1], and seconds."""
+
+    completeness: float = 0.995
+    freshness: float = 900.0
+
+
+@dataclass(frozen=True)
+class Throttle:
+    """When running backfills and syncs hold back by themselves.
+
+    ``replication_lag`` is the seconds that the slowest standby may be behind; ``pause_when`` a query of the user's
+    that returns true while nothing new is to be begun.
+    """
+
+    replication_lag: float | None = None
+    pause_when: str | None = None
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """What an index build may take of the server's machine: bytes of memory, None: what the server's settings allow."""
+
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """Which rules ``check`` applies: those selected (none named: all) but for those ignored, each with its reason."""
+
+    select: tuple[str, ...] = ()
+    ignore: Mapping[str, str] = field(default_factory=dict)
+
+    def wants(self, code: str) -> bool:
+        """Whether a rule is to be applied."""
+        return code not in self.ignore and (not self.select or code in self.select)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole configuration file."""
+
+    path: Path
+    address: Callable[[], str] = field(repr=False, compare=False)
+    migrations: Path
+    schema: str = "embedmig"
+    collections: Mapping[str, Collection] = field(default_factory=dict)
+    embedders: Mapping[str, EmbedderSettings] = field(default_factory=dict)
+    gates: GateDefaults = field(default_factory=GateDefaults)
+    throttle: Throttle = field(default_factory=Throttle)
+    check: CheckSettings = field(default_factory=CheckSettings)
+    index: IndexSettings = field(default_factory=IndexSettings)
+    backfill: BackfillSettings = field(default_factory=BackfillSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
+    max_cost: float | None = None  # USD, of this run: from the command line, on top of each embedder's own
+
+    @cached_property
+    def database(self) -> str:
+        """A URL, a libpq string or ``"embedded"``; it may hold a password, so what prints it goes through :func:`mask`.
+
+        Looked up when it is first wanted, for what reads files alone works without one. Raises :class:`ConfigError`
+        where ``env:NAME`` is not set.
+        """
+        return self.address()
+
+    @property
+    def data_dir(self) -> Path:
+        """Where embedmig keeps what belongs to this project alone: the embedded server, tracebacks."""
+        return self.path.parent / ".embedmig"
+
+    def collection(self, name: str) -> Collection:
+        """The collection of that name; raises :class:`ConfigError` naming those there are."""
+        if name in self.collections:
+            return self.collections[name]
+        known = ", ".join(self.collections) or "none"
+        raise ConfigError(
+            f"collection {name!r} is not declared in {self.path.name}",
+            hint=toml_values.did_you_mean(name, self.collections) or f"declared: {known}",
+        )
+
+    def settings(self, provider: str) -> EmbedderSettings:
+        """How to reach ``provider``; the defaults where the file says nothing about it."""
+        found = self.embedders.get(provider, EmbedderSettings())
+        limits = [limit for limit in (found.max_cost, self.max_cost) if limit is not None]
+        return replace(found, max_cost=min(limits)) if limits else found
+
+
+def load(path: Path | None = None, *, database: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """Reads the configuration at ``path``, else at ``EMBEDMIG_CONFIG``, else ``embedmig.toml`` right here.
+
+    The database is ``database`` (the flag), else ``EMBEDMIG_DATABASE``, else the file's. Raises
+    :class:`ConfigError` with the key's name and its line.
+    """
+    file = TomlFile.read(Path(path or environ.get("EMBEDMIG_CONFIG") or FILE_NAME))
+    root = file.section((), file.document, _ROOT)
+    main = file.section(("embedmig",), root.get("embedmig", {}), _MAIN)
+    return Config(
+        path=file.path,
+        address=_database(file, database or environ.get("EMBEDMIG_DATABASE"), main.get("database"), environ),
+        schema=main.get("schema", "embedmig"),
+        migrations=(file.path.parent / main.get("migrations", "migrations")).resolve(),
+        collections={name: _collection(file, name, raw) for name, raw in root.get("collections", {}).items()},
+        embedders={name: _embedder(file, name, raw, environ) for name, raw in root.get("embedders", {}).items()},
+        gates=GateDefaults(**file.section(("gates",), root.get("gates", {}), _GATES)),
+        throttle=Throttle(**file.section(("throttle",), root.get("throttle", {}), _THROTTLE)),
+        check=_check(file, root.get("check", {})),
+        index=IndexSettings(**file.section(("index",), root.get("index", {}), _INDEX)),
+        backfill=BackfillSettings(**file.section(("backfill",), root.get("backfill", {}), _BACKFILL)),
+        ray=RaySettings(**file.section(("ray",), root.get("ray", {}), _RAY)),
+    )
+
+
+def mask(database: str) -> str:
+    """``database`` with every password in it replaced by ``***``: a URL or a libpq keyword string."""
+    # To the last @: a password with an unescaped @ or / in it must not shine through.
+    url = re.sub(r"(://[^:@/?]*):(.*)@", r"\1:***@", database, flags=re.DOTALL)
+    if "://" in url:
+        return re.sub(r"([?&](?:ssl)?password=)[^&\s]*", r"\1***", url, flags=re.IGNORECASE)
+    return re.sub(
+        r"((?:ssl)?password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|\S)+)",
+        r"\1***",
+        url,
+        flags=re.IGNORECASE | re.DOTALL,
+    )
+
+
+_ROOT: dict[str, Check] = dict.fromkeys(
+    ("embedmig", "collections", "embedders", "gates", "throttle", "check", "index", "backfill", "ray"),
+    toml_values.table,
+)
+_INDEX: dict[str, Check] = {"memory": toml_values.parse_size}
+_THROTTLE: dict[str, Check] = {"replication_lag": toml_values.patience, "pause_when": toml_values.string}
+_BACKFILL: dict[str, Check] = {
+    "workers": toml_values.number(1, whole=True),
+    "lease": toml_values.patience,
+    "range_rows": toml_values.number(1, whole=True),
+}
+_RAY: dict[str, Check] = {
+    "address": toml_values.string,
+    "workers": toml_values.number(1, whole=True),
+    "num_cpus": toml_values.number(0),
+    "num_gpus": toml_values.number(0),
+    "resources": toml_values.resources,
+}
+_MAIN: dict[str, Check] = {
+    "database": toml_values.string,
+    "schema": toml_values.string,
+    "migrations": toml_values.string,
+}
+_CHECK: dict[str, Check] = {"select": toml_values.columns, "ignore": toml_values.table}
+_GATES: dict[str, Check] = {
+    "completeness": toml_values.number(0, 1, above=True),
+    "freshness": toml_values.parse_duration,
+}
+_COLLECTION: dict[str, Check] = {
+    "table": toml_values.string,
+    "key": toml_values.strings,
+    "text": toml_values.strings,
+    "where": toml_values.string,
+    "alias": toml_values.string,
+    "columns": toml_values.columns,
+    "stale": toml_values.one_of("serve", "hide"),
+    "chunk": toml_values.chunk,
+    "embedding": toml_values.table,
+    "capture": toml_values.one_of("triggers", "watermark"),
+    "changed_at": toml_values.string,
+}
+_EMBEDDING: dict[str, Check] = {
+    "model": toml_values.string,
+    "version": toml_values.string,
+    "dimensions": toml_values.number(1, whole=True),
+    "normalize": toml_values.one_of("l2", "none"),
+    "metric": toml_values.one_of("cosine", "l2", "ip"),
+    "storage": toml_values.one_of("vector", "halfvec"),
+    "document_prefix": toml_values.any_string,
+    "query_prefix": toml_values.any_string,
+    "weights": toml_values.any_string,
+    "variant": toml_values.any_string,
+    "dtype": toml_values.one_of("float32", "float16", "bfloat16"),
+}
+_EMBEDDER: dict[str, Check] = {
+    "api_key": toml_values.string,
+    "base_url": toml_values.string,
+    "concurrency": toml_values.number(1, whole=True),
+    "batch_size": toml_values.number(1, whole=True),
+    "requests_per_minute": toml_values.number(1, whole=True),
+    "tokens_per_minute": toml_values.number(1, whole=True),
+    "max_cost": toml_values.number(0),
+    "timeout": toml_values.patience,
+    "price": toml_values.number(0),
+    "device": toml_values.devices,
+    "tokens_per_batch": toml_values.number(1, whole=True),
+    "prices": toml_values.prices,
+    "models": toml_values.models,
+    "path": toml_values.string,
+    "give_up_after": toml_values.patience,
+    "reserve": toml_values.number(0, 0.9),
+    "mode": toml_values.one_of("live", "batch"),
+}
+
+
+def _collection(file: TomlFile, name: str, raw: object) -> Collection:
+    at = ("collections", name)
+    values = file.section(at, raw, _COLLECTION, required=("table", "key", "text", "alias"))
+    if "embedding" in values:
+        values["embedding"] = _embedding(file, name, values)
+    if toml_values.folded(values["alias"]) == toml_values.folded(values["table"]):
+        file.fail((*at, "alias"), "is the name of the table itself", "the alias is a view beside it: name it anew")
+    taken = {toml_values.folded(column) for column in values["key"]} | {"chunk", "version", "embedding"}
+    for column in values.get("columns", ()):
+        if toml_values.folded(column) in taken:
+            file.fail(
+                (*at, "columns"),
+                f"repeats {column}",
+                "the alias shows the key, chunk, version and embedding anyway",
+            )
+    watermark = values.get("capture") == "watermark"
+    if watermark != ("changed_at" in values):
+        file.fail(
+            (*at, "capture" if watermark else "changed_at"),
+            'capture = "watermark" and changed_at go together',
+        )
+    return Collection(name=name, **values)
+
+
+def _embedding(file: TomlFile, name: str, collection: Mapping[str, Any]) -> dict[str, Any]:
+    at = ("collections", name, "embedding")
+    wanted = file.section(at, collection["embedding"], _EMBEDDING, required=("model", "version", "dimensions"))
+    file.value(at, wanted, lambda kw: Space(collection=name, chunk=collection.get("chunk"), **kw))
+    return wanted
+
+
+def _check(file: TomlFile, raw: object) -> CheckSettings:
+    values = file.section(("check",), raw, _CHECK)
+    for key in ("select", "ignore"):
+        for code in values.get(key, ()):
+            if code not in NAMES:
+                file.fail(
+                    ("check", key, code),
+                    "is no rule",
+                    toml_values.did_you_mean(code.upper(), NAMES) or f"known: {', '.join(NAMES)}",
+                )
+    for code, reason in values.get("ignore", {}).items():
+        if not isinstance(reason, str) or not reason.strip():
+            file.fail(("check", "ignore", code), "has no reason", f'say why: {code} = "…"')
+    return CheckSettings(**values)
+
+
+def _embedder(file: TomlFile, name: str, raw: object, environ: Mapping[str, str]) -> EmbedderSettings:
+    at, beside = ("embedders", name), file.path.parent
+    if isinstance(raw, dict) and "dtype" in raw:
+        hint = (
+            'Space(…, dtype="float16") in the script; revision --dtype and [collections.NAME.embedding] write it there'
+        )
+        file.fail((*at, "dtype"), "shapes the vectors: it is a part of the space", hint)
+    values = file.section(at, raw, _EMBEDDER)
+    if values.get("mode") == "batch" and name != "openai":
+        file.fail((*at, "mode"), 'can be "batch" for openai alone')
+    if "api_key" in values:
+        kind, _, variable = values["api_key"].partition(":")
+        if kind != "env" or not variable:
+            example = f'api_key = "env:{name.upper().replace("-", "_")}_API_KEY"'
+            file.fail((*at, "api_key"), "is a key in plain text", f"{example} names the variable that holds it")
+        # Not refused here when it isn't set: most commands need no key. Who needs it can name the variable.
+        values["api_key"], values["api_key_variable"] = environ.get(variable) or None, variable
+    if "path" in values:
+        values["path"] = _beside(beside, values["path"])
+    if "models" in values:
+        values["models"] = {model: _beside(beside, place) for model, place in values["models"].items()}
+    return EmbedderSettings(**values)
+
+
+def _beside(directory: Path, place: str) -> str:
+    """A path from the file, made absolute: relative to the file, not to where the command was started."""
+    return place if place.startswith("package:") else str((directory / Path(place).expanduser()).resolve())
+
+
+def _database(
+    file: TomlFile, given: str | None, in_file: str | None, environ: Mapping[str, str]
+) -> Callable[[], str]:  # fmt: skip
+    """The first of flag, environment and file, checked; ``env:NAME`` is looked up only when it is asked for."""
+    at = ("--database",) if given else ("embedmig", "database")
+    name = given or in_file
+    if not name:
+        raise ConfigError(
+            f"{file.path}: no database is given",
+            hint='under [embedmig] write database = "embedded" or "postgresql://…"; or --database URL',
+        )
+    if name.startswith("env:"):
+        return partial(_of_environment, file, at, name.removeprefix("env:"), dict(environ))
+    return partial(str, _address(file, at, name))
+
+
+def _of_environment(file: TomlFile, at: KeyPath, variable: str, environ: Mapping[str, str]) -> str:
+    name = environ.get(variable, "").strip()
+    if not name:
+        file.fail(at, f"is env:{variable}, which is not set", f"export {variable}=postgresql://…")
+    return _address(file, at, name)
+
+
+def _address(file: TomlFile, at: KeyPath, name: str) -> str:
+    """A URL with SQLAlchemy's spelling undone, a libpq string, or ``embedded``."""
+    url = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", name)
+    if url != EMBEDDED and not url.startswith("postgresql://") and not re.match(r"\s*\w+\s*=", url):
+        # Not echoed: what is no URL can't be masked.
+        file.fail(at, "is not a PostgreSQL address", 'write "embedded", "postgresql://…", or "env:NAME"')
+    return url

@@ -1,0 +1,278 @@
+"""The ledger: one row per attempt at a revision, and the journal of its operations.
+
+The current heads derive from it; there is no second source of truth. A revision is applied when the last attempt
+at it that ended well went up. The row of the running attempt is also the fence: whoever writes on behalf of a run
+does so in a transaction that finds that row still ``running``.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+
+from embedmig import __version__
+from embedmig.database import Connection, ident
+from embedmig.errors import RunSuperseded
+from embedmig.types import Verdict
+
+Direction = Literal["upgrade", "downgrade", "stamp", "unstamp", "retire"]
+Status = Literal["running", "done", "failed", "gated", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One row of ``embedding_migrations``; field by field as DESIGN 2.4 names them."""
+
+    id: int
+    revision: str
+    direction: Direction
+    status: Status
+    checksum: str
+    started_at: datetime
+    finished_at: datetime | None
+    active_seconds: float
+    rows_done: int
+    tokens: int
+    cost_usd: float | None
+    applied_by: str
+    host: str
+    tool_version: str
+    error: str | None
+    gates: list[dict[str, Any]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a model did in ``seconds``; ``tokens`` is None where it doesn't say, ``when`` names the run."""
+
+    rows: int
+    tokens: int | None
+    seconds: float
+    when: str
+
+    def seconds_for(self, rows: int, tokens: int | None) -> float:
+        """How long so much would take: by tokens where both are known, for long texts take longer."""
+        return tokens * self.seconds / self.tokens if tokens and self.tokens else rows * self.seconds / self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Reckoned:
+    """What an operation of an attempt was expected to take, and what it took; None where that was not noted."""
+
+    attempt: int
+    position: int
+    estimate: dict[str, Any] | None
+    truth: dict[str, Any] | None
+
+
+FIELDS = sql.SQL(
+    "id, revision, direction, status, checksum, started_at, finished_at, active_seconds, rows_done, tokens, "
+    "cost_usd::float8, applied_by, host, tool_version, error, gates"
+)
+
+
+class Ledger:
+    """Reads and writes the ledger of one schema. Reading wants SELECT alone."""
+
+    def __init__(self, schema: str) -> None:
+        self.attempts_table = ident(schema, "embedding_migrations")
+        self.operations_table = ident(schema, "embedding_operations")
+
+    # reading
+
+    def attempts(self, conn: Connection) -> list[Attempt]:
+        """Every attempt, oldest first."""
+        query = sql.SQL("select {} from {} order by id").format(FIELDS, self.attempts_table)
+        return [Attempt(*row) for row in conn.execute(query)]
+
+    def applied(self, conn: Connection) -> dict[str, str]:
+        """The applied revisions, each with the checksum of the script that was applied."""
+        query = sql.SQL(
+            """select revision, checksum from (
+                 select distinct on (revision) revision, checksum, direction from {}
+                 where status = 'done' and direction <> 'retire' order by revision, id desc) last
+               where direction in ('upgrade', 'stamp')"""
+        ).format(self.attempts_table)
+        return {row[0]: row[1] for row in conn.execute(query)}
+
+    def running(self, conn: Connection) -> Attempt | None:
+        """The attempt that runs, or that died without a word and whose lock is free again."""
+        query = sql.SQL("select {} from {} where status = 'running'").format(FIELDS, self.attempts_table)
+        row = conn.execute(query).fetchone()
+        return Attempt(*row) if row else None
+
+    def done_operations(self, conn: Connection, revision: str, direction: Direction, checksum: str) -> set[int]:
+        """Positions that earlier attempts at this very script finished, since the revision last ended well.
+
+        An edited script has another checksum, and begins again: every operation finds by itself what is left.
+        """
+        query = sql.SQL(
+            """select o.position from {operations} o join {attempts} a on a.id = o.attempt
+               where a.revision = %(revision)s and a.direction = %(direction)s and a.checksum = %(checksum)s
+                 and o.finished_at is not null
+                 and a.id > coalesce((select max(id) from {attempts} where revision = %(revision)s and status = 'done' and direction <> 'retire'), 0)"""
+        ).format(operations=self.operations_table, attempts=self.attempts_table)
+        values = {"revision": revision, "direction": direction, "checksum": checksum}
+        return {row[0] for row in conn.execute(query, values)}
+
+    def measured(self, conn: Connection, spaces: sql.Identifier, model: str) -> Measured | None:
+        """How fast a model was when it last embedded a thousand rows or more; else the last time that it embedded any.
+
+        What was noted of a backfill goes before the figures of a whole attempt, which have index and gate in them.
+        """
+        newest = sql.SQL("select * from ({}) found order by rows >= 1000 desc, id desc limit 1")
+        noted = sql.SQL(
+            """select (truth->>'rows')::bigint as rows, (truth->>'tokens')::bigint as tokens, (truth->>'seconds')::float8 as seconds,
+                 a.revision, a.started_at::date as day, a.id
+               from {} o join {} a on a.id = o.attempt
+               where truth->>'model' = %s and (truth->>'rows')::bigint > 0 and (truth->>'seconds')::float8 > 0"""
+        ).format(self.operations_table, self.attempts_table)
+        whole = sql.SQL(
+            """select rows_done as rows, nullif(tokens, 0) as tokens, active_seconds as seconds, a.revision, a.started_at::date as day, a.id
+               from {} a join {} s on s.revision = a.revision
+               where rows_done > 0 and active_seconds > 0 and s.definition->>'model' = %s"""
+        ).format(self.attempts_table, spaces)
+        for query in (noted, whole):
+            row = conn.execute(newest.format(query), (model,)).fetchone()
+            if row:
+                return Measured(row[0], row[1], row[2], f"{row[3]} on {row[4]}")
+        return None
+
+    def reckonings(self, conn: Connection, revision: str) -> list[Reckoned]:
+        """What backfills of a revision were expected to take and what they took, oldest first."""
+        query = sql.SQL(
+            """select o.attempt, o.position, o.estimate, o.truth from {} o join {} a on a.id = o.attempt
+               where a.revision = %s and (o.estimate is not null or o.truth is not null) order by o.attempt, o.position"""
+        ).format(self.operations_table, self.attempts_table)
+        return [Reckoned(*row) for row in conn.execute(query, (revision,))]
+
+    # writing
+
+    def close_abandoned(self, conn: Connection) -> None:
+        """Marks the attempt of a runner that died as interrupted; called by whoever has the lock now.
+
+        This is what fences the dead runner's last transaction off, should it still be in flight.
+        """
+        conn.execute(
+            sql.SQL(
+                "update {} set status = 'interrupted', finished_at = heartbeat_at, error = 'the runner died' where status = 'running'"
+            ).format(self.attempts_table)
+        )
+
+    def begin(self, conn: Connection, revision: str, direction: Direction, checksum: str) -> int:
+        """Opens an attempt; the partial unique index allows one."""
+        query = sql.SQL(
+            """insert into {} (revision, direction, status, checksum, applied_by, host, tool_version)
+               values (%s, %s, 'running', %s, %s, %s, %s) returning id"""
+        ).format(self.attempts_table)
+        row = conn.execute(
+            query, (revision, direction, checksum, username(), socket.gethostname(), __version__)
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def finish(
+        self, conn: Connection, attempt: int, status: Status, *, error: str | None = None,
+        gates: Sequence[Verdict] = (), active_seconds: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Closes an attempt. Raises :class:`RunSuperseded` if it is no longer this run's to close."""
+        query = sql.SQL(
+            """update {} set status = %s, finished_at = clock_timestamp(), error = %s, gates = %s, active_seconds = %s
+               where id = %s and status = 'running'"""
+        ).format(self.attempts_table)
+        verdicts = json.dumps([asdict(verdict) for verdict in gates]) if gates else None
+        if conn.execute(query, (status, error, verdicts, active_seconds, attempt)).rowcount != 1:
+            raise RunSuperseded
+
+    def fence(
+        self, conn: Connection, attempt: int, *, rows: int = 0, tokens: int = 0, cost: float | None = None
+    ) -> None:
+        """Inside a transaction: this run still owns the attempt. Adds what the batch did; is the heartbeat too.
+
+        Raises :class:`RunSuperseded` if another run has taken over.
+        """
+        query = sql.SQL(
+            """update {} set heartbeat_at = clock_timestamp(), rows_done = rows_done + %(rows)s, tokens = tokens + %(tokens)s,
+                 cost_usd = case when %(cost)s::float8 is null then cost_usd else coalesce(cost_usd, 0) + %(cost)s::float8::numeric end
+               where id = %(attempt)s and status = 'running' returning id"""
+        ).format(self.attempts_table)
+        told = {"rows": rows, "tokens": tokens, "cost": cost, "attempt": attempt}
+        if conn.execute(query, told).fetchone() is None:
+            raise RunSuperseded(
+                "another run took over, so this one stopped without writing further", hint="embedmig status shows which"
+            )
+
+    def credit(self, conn: Connection, revision: str, rows: int, tokens: int, cost: float | None) -> None:
+        """Adds what a worker that joined did to the running attempt at a revision, if there is one."""
+        query = sql.SQL(
+            """update {} set rows_done = rows_done + %(rows)s, tokens = tokens + %(tokens)s,
+                 cost_usd = case when %(cost)s::float8 is null then cost_usd else coalesce(cost_usd, 0) + %(cost)s::float8::numeric end
+               where revision = %(revision)s and status = 'running'"""
+        ).format(self.attempts_table)
+        conn.execute(query, {"rows": rows, "tokens": tokens, "cost": cost, "revision": revision})
+
+    def begin_operation(self, conn: Connection, attempt: int, position: int, kind: str, description: str) -> None:
+        """Notes that an operation starts; again at the same position is the same note."""
+        query = sql.SQL(
+            """insert into {} (attempt, position, kind, description) values (%s, %s, %s, %s)
+               on conflict (attempt, position) do nothing"""
+        ).format(self.operations_table)
+        conn.execute(query, (attempt, position, kind, description))
+
+    def finish_operation(self, conn: Connection, attempt: int, position: int, outcome: str) -> None:
+        """Notes that an operation is done; in the same transaction as its effect, where it has one."""
+        query = sql.SQL(
+            "update {} set finished_at = clock_timestamp(), outcome = %s where attempt = %s and position = %s"
+        ).format(self.operations_table)
+        conn.execute(query, (outcome, attempt, position))
+
+    def note_reckoning(
+        self, conn: Connection, attempt: int, position: int, field: Literal["estimate", "truth"], values: dict[str, Any]
+    ) -> None:
+        """Keeps what an operation is expected to take, or what it took."""
+        query = sql.SQL("update {} set {} = %s where attempt = %s and position = %s")
+        conn.execute(query.format(self.operations_table, ident(field)), (json.dumps(values), attempt, position))
+
+    def stamp(self, conn: Connection, revision: str, direction: Literal["stamp", "unstamp"], checksum: str) -> None:
+        """Records a revision as applied, or as not, without running it."""
+        query = sql.SQL(
+            """insert into {} (revision, direction, status, checksum, finished_at, applied_by, host, tool_version)
+               values (%s, %s, 'done', %s, now(), %s, %s, %s)"""
+        ).format(self.attempts_table)
+        conn.execute(query, (revision, direction, checksum, username(), socket.gethostname(), __version__))
+
+    def note_retirement(self, conn: Connection, revision: str, version: str) -> None:
+        """A row that marks the point of no return of the revision that made a version, when it was retired by hand."""
+        query = sql.SQL(
+            """insert into {} (revision, direction, status, checksum, finished_at, applied_by, host, tool_version, error)
+               values (%s, 'retire', 'done', %s, now(), %s, %s, %s, %s)"""
+        ).format(self.attempts_table)
+        said = f"{version} was retired: its vectors are gone"
+        conn.execute(query, (revision, version, username(), socket.gethostname(), __version__, said))
+
+
+def username() -> str:
+    """Who runs this, as the operating system says."""
+    with suppress(KeyError, OSError):
+        return getpass.getuser()
+    return "unknown"
+
+
+def ledger_exists(conn: Connection, schema: str) -> bool:
+    """Whether embedmig has ever run here. Wants no right at all."""
+    try:
+        row = conn.execute(
+            "select to_regclass(%s)", (ident(schema, "embedding_migrations").as_string(conn),)
+        ).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    return bool(row and row[0])

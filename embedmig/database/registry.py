@@ -1,0 +1,289 @@
+"""What spaces there are, which version each alias shows, and which rows a model refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+
+from embedmig.database import Connection, ident, scalar
+from embedmig.types import Space, SpaceState
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRecord:
+    """A registered space: its definition, where its vectors are, and what has become of it."""
+
+    id: int
+    collection: str
+    version: str
+    fingerprint: str
+    revision: str
+    state: SpaceState
+    adopted: bool
+    table_schema: str
+    table_name: str
+    embedding_column: str
+    version_column: str
+    writer: str
+    definition: dict[str, Any]
+    text_columns: tuple[str, ...]
+    weights: str
+    state_since: datetime | None
+    model_error: str | None = None
+    ledger_schema: str = "embedmig"
+
+    @property
+    def hashes(self) -> sql.Identifier:
+        """For adopted vectors that embedmig writes: the table of the content hashes of what it has written."""
+        return ident(self.ledger_schema, f"written_{self.id}")
+
+    @property
+    def space(self) -> Space:
+        """The configuration that made the vectors."""
+        return Space(**self.definition)
+
+    @property
+    def relation(self) -> sql.Identifier:
+        """The table that holds the vectors."""
+        return ident(self.table_schema, self.table_name)
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRecord:
+    """What an alias shows; ``version`` is None when it shows nothing (the view is gone, the vectors are not)."""
+
+    collection: str
+    alias_schema: str
+    alias_name: str
+    space: int | None
+    version: str | None
+    fingerprint: str | None
+    encoder: dict[str, Any] | None
+    flipped_at: datetime
+    flip_ms: float | None
+
+
+SPACE_FIELDS = sql.SQL(
+    "id, collection, version, fingerprint, revision, state, adopted, table_schema, table_name, embedding_column, "
+    "version_column, writer, definition, text_columns, weights, state_since, model_error"
+)
+ALIAS_FIELDS = sql.SQL(
+    "collection, alias_schema, alias_name, space, version, fingerprint, encoder, flipped_at, flip_ms"
+)
+
+
+class Registry:
+    """Reads and writes the registries of one schema. Reading wants SELECT alone."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self.spaces_table = ident(schema, "spaces")
+        self.aliases_table = ident(schema, "aliases")
+        self.failed_table = ident(schema, "failed_rows")
+        self.pending_table = ident(schema, "pending_changes")
+        self.hot_table = ident(schema, "hot_rows")
+        self.captures_table = ident(schema, "captures")
+        self.controls_table = ident(schema, "controls")
+        self.ranges_table = ident(schema, "ranges")
+        self.batches_table = ident(schema, "batches")
+        self.batch_rows_table = ident(schema, "batch_rows")
+
+    def spaces(self, conn: Connection, collection: str | None = None) -> list[SpaceRecord]:
+        """All spaces, or those of one collection, in the order in which they were made."""
+        query = sql.SQL("select {} from {} where %(c)s::text is null or collection = %(c)s order by id").format(
+            SPACE_FIELDS, self.spaces_table
+        )
+        return [read_space(row, self.schema) for row in conn.execute(query, {"c": collection})]
+
+    def space(self, conn: Connection, collection: str, version: str) -> SpaceRecord | None:
+        """One space by its tag."""
+        return next((record for record in self.spaces(conn, collection) if record.version == version), None)
+
+    def add_space(self, conn: Connection, record: SpaceRecord) -> SpaceRecord:
+        """Registers a space; ``record.id`` is given by the database."""
+        query = sql.SQL(
+            """insert into {} (collection, version, fingerprint, revision, state, adopted, table_schema, table_name,
+                 embedding_column, version_column, writer, definition, text_columns, weights)
+               values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning {}"""
+        ).format(self.spaces_table, SPACE_FIELDS)
+        values = (
+            record.collection, record.version, record.fingerprint, record.revision, record.state, record.adopted,
+            record.table_schema, record.table_name, record.embedding_column, record.version_column, record.writer,
+            json.dumps(record.definition), list(record.text_columns), record.weights,
+        )  # fmt: skip
+        row = conn.execute(query, values).fetchone()
+        assert row is not None
+        return read_space(row, self.schema)
+
+    def is_live(self, conn: Connection, space: int) -> bool:
+        """Whether a space still has a table to write to."""
+        query = sql.SQL("select exists (select from {} where id = %s and state <> 'retired')")
+        return bool(scalar(conn, query.format(self.spaces_table), (space,)))
+
+    def set_state(self, conn: Connection, space: int, state: SpaceState) -> None:
+        """Moves a space to a state; the time of the change is kept."""
+        query = sql.SQL("update {} set state = %s, state_since = now() where id = %s and state <> %s")
+        conn.execute(query.format(self.spaces_table), (state, space, state))
+
+    def set_writer(self, conn: Connection, space: int, writer: str) -> None:
+        """Who writes new vectors into an adopted space from now on."""
+        conn.execute(sql.SQL("update {} set writer = %s where id = %s").format(self.spaces_table), (writer, space))
+
+    def alias(self, conn: Connection, collection: str, *, lock: bool = False) -> AliasRecord | None:
+        """What the collection's alias shows; with ``lock``, nobody else moves it until the transaction ends."""
+        query = sql.SQL("select {} from {} where collection = %s{}").format(
+            ALIAS_FIELDS, self.aliases_table, sql.SQL(" for update" if lock else "")
+        )
+        row = conn.execute(query, (collection,)).fetchone()
+        return AliasRecord(*row) if row else None
+
+    def point_alias(
+        self,
+        conn: Connection,
+        collection: str,
+        name: tuple[str, str],
+        record: SpaceRecord | None,
+        encoder: dict[str, Any] | None,
+    ) -> None:
+        """Writes down what the alias shows from the end of this transaction on."""
+        query = sql.SQL(
+            """insert into {} (collection, alias_schema, alias_name, space, version, fingerprint, encoder)
+               values (%s, %s, %s, %s, %s, %s, %s)
+               on conflict (collection) do update set alias_schema = excluded.alias_schema, alias_name = excluded.alias_name,
+                 space = excluded.space, version = excluded.version, fingerprint = excluded.fingerprint,
+                 encoder = excluded.encoder, flipped_at = now(), flip_ms = null"""
+        ).format(self.aliases_table)
+        shown = (record.id, record.version, record.fingerprint) if record else (None, None, None)
+        conn.execute(query, (collection, *name, *shown, json.dumps(encoder) if encoder else None))
+
+    def save_encoder(self, conn: Connection, collection: str, encoder: dict[str, Any]) -> None:
+        """The view was made anew, perhaps with other columns: what readers are told of it goes with it."""
+        query = sql.SQL("update {} set encoder = %s where collection = %s").format(self.aliases_table)
+        conn.execute(query, (json.dumps(encoder), collection))
+
+    def alias_rights(self, conn: Connection, collection: str) -> dict[str, Any] | None:
+        """Owner, comment and grants of a view that was taken away for a moment."""
+        query = sql.SQL("select rights from {} where collection = %s").format(self.aliases_table)
+        return scalar(conn, query, (collection,))  # type: ignore[no-any-return]
+
+    def save_alias_rights(self, conn: Connection, collection: str, rights: dict[str, Any] | None) -> None:
+        """Keeps them until the view is back."""
+        query = sql.SQL("update {} set rights = %s where collection = %s").format(self.aliases_table)
+        conn.execute(query, (json.dumps(rights) if rights else None, collection))
+
+    def time_flip(self, conn: Connection, collection: str, milliseconds: float) -> None:
+        """Keeps how long the last flip took, which is what a rollback would take."""
+        conn.execute(
+            sql.SQL("update {} set flip_ms = %s where collection = %s").format(self.aliases_table),
+            (milliseconds, collection),
+        )
+
+    def record_failures(
+        self, conn: Connection, space: int, failures: Iterable[tuple[Sequence[str], bytes, str]]
+    ) -> None:
+        """Dead-letters rows: key, the content hash that was refused, and the reason."""
+        query = sql.SQL(
+            """insert into {table} (space, key, content_hash, reason) values (%s, %s, %s, %s)
+               on conflict (space, key) do update set content_hash = excluded.content_hash, reason = excluded.reason,
+                 attempts = {table}.attempts + 1, failed_at = now()"""
+        ).format(table=self.failed_table)
+        with conn.cursor() as cursor:
+            cursor.executemany(query, [(space, list(key), digest, reason) for key, digest, reason in failures])
+
+    def failures(self, conn: Connection, space: int, limit: int = 10) -> list[tuple[list[str], str]]:
+        """Some dead letters, newest first: key and reason."""
+        query = sql.SQL("select key, reason from {} where space = %s order by failed_at desc, key limit %s")
+        return [(row[0], row[1]) for row in conn.execute(query.format(self.failed_table), (space, limit))]
+
+    def open_batches(self, conn: Connection, space: int) -> list[tuple[str | None, int, datetime]]:
+        """What is at an API for hours, oldest first: the API's name for it (None: it may not have got there), rows, since."""
+        query = sql.SQL(
+            """select remote_id, (select count(*) from {rows} r where r.batch = b.id), made_at
+               from {batches} b where space = %s order by id"""
+        )
+        found = conn.execute(query.format(batches=self.batches_table, rows=self.batch_rows_table), (space,))
+        return [(row[0], row[1], row[2]) for row in found]
+
+    # capture
+
+    def save_capture(
+        self, conn: Connection, collection: str, mode: str, source: str, outbox: str | None, digest: str | None
+    ) -> bool:
+        """Writes down what was installed; returns True."""
+        query = sql.SQL(
+            """insert into {} (collection, mode, source, outbox, digest) values (%s, %s, %s, %s, %s)
+               on conflict (collection) do update set mode = excluded.mode, source = excluded.source,
+                 outbox = excluded.outbox, digest = excluded.digest, installed_at = now()"""
+        ).format(self.captures_table)
+        conn.execute(query, (collection, mode, source, outbox, digest))
+        return True
+
+    def capture_digest(self, conn: Connection, collection: str) -> str | None:
+        """What the installed triggers were made for; None where there are none."""
+        query = sql.SQL("select digest from {} where collection = %s").format(self.captures_table)
+        return scalar(conn, query, (collection,))  # type: ignore[no-any-return]
+
+    def capture_outbox(self, conn: Connection, collection: str) -> str | None:
+        """The outbox's name; None where there is none."""
+        query = sql.SQL("select outbox from {} where collection = %s").format(self.captures_table)
+        return scalar(conn, query, (collection,))  # type: ignore[no-any-return]
+
+    def watermark(self, conn: Connection, collection: str) -> str | None:
+        """The newest ``changed_at`` seen, as text."""
+        query = sql.SQL("select watermark from {} where collection = %s").format(self.captures_table)
+        return scalar(conn, query, (collection,))  # type: ignore[no-any-return]
+
+    def save_watermark(self, conn: Connection, collection: str, mark: str) -> None:
+        """How far the last look came."""
+        query = sql.SQL("update {} set watermark = %s where collection = %s").format(self.captures_table)
+        conn.execute(query, (mark, collection))
+
+    def save_model_error(self, conn: Connection, space: int, error: str | None) -> None:
+        """Whether a space's model could be reached when it was last needed: known before a rollback needs it."""
+        query = sql.SQL("update {} set model_error = %s where id = %s and model_error is distinct from %s")
+        conn.execute(query.format(self.spaces_table), (error, space, error))
+
+    def note_reads(self, conn: Connection, collection: str, keys: Sequence[Sequence[str]]) -> None:
+        """Lazy on read: what was found is embedded first, in every space of the collection that is being built."""
+        query = sql.SQL(
+            """insert into {} as h (space, key) select s.id, k.key::text[] from {} s cross join unnest(%s::text[]) k(key)
+               where s.collection = %s and s.state = 'building' and not s.adopted
+               on conflict (space, key) do update set reads = h.reads + 1"""
+        ).format(self.hot_table, self.spaces_table)
+        conn.execute(query, ([as_array(key) for key in keys], collection))
+
+    def retry_failed(self, conn: Connection, space: int) -> int:
+        """Forgets a space's dead letters and queues their rows again; returns how many."""
+        query = sql.SQL(
+            """with given_up as (delete from {failed} where space = %s returning space, key)
+               insert into {pending} as p (space, key, changed_at) select space, key, now() from given_up
+               on conflict (space, key) do update set not_before = now(), generation = p.generation + 1"""
+        ).format(failed=self.failed_table, pending=self.pending_table)
+        return conn.execute(query, (space,)).rowcount
+
+    def forget_capture(self, conn: Connection, collection: str) -> None:
+        """The reverse of :meth:`save_capture`."""
+        conn.execute(sql.SQL("delete from {} where collection = %s").format(self.captures_table), (collection,))
+
+
+def read_space(row: Sequence[Any], schema: str) -> SpaceRecord:
+    """A row of the registry as a value."""
+    values = list(row)
+    values[13] = tuple(values[13])
+    return replace(SpaceRecord(*values), ledger_schema=schema)
+
+
+def as_array(key: Sequence[str]) -> str:
+    """A key as PostgreSQL writes an array: arrays of arrays can't have different lengths, so each travels as text."""
+    quoted = ('"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"' for part in key)
+    return "{" + ",".join(quoted) + "}"
+
+
+def definition_of(space: Space) -> dict[str, Any]:
+    """A space as JSON keeps it."""
+    return asdict(space)

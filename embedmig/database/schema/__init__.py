@@ -1,0 +1,81 @@
+"""embedmig's own tables, versioned by Alembic, so that a later embedmig can upgrade an older database."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from embedmig.database import Connection, Database, ident, scalar, translated
+from embedmig.errors import DatabaseUnsuitable
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection as Session
+
+HEAD = "0011"
+READABLE = "0011"
+VERSION_TABLE = "ledger_schema"
+
+
+def installed(conn: Connection, schema: str) -> str | None:
+    """The version of embedmig's tables in this database; None before the first run.
+
+    Raises :class:`DatabaseUnsuitable` for tables that a newer embedmig made. Wants SELECT alone.
+    """
+    if scalar(conn, "select to_regclass(%s)", (ident(schema, VERSION_TABLE).as_string(conn),)) is None:
+        return None
+    found = scalar(conn, sql.SQL("select version_num from {}").format(ident(schema, VERSION_TABLE)))
+    if found is not None and found > HEAD:
+        raise DatabaseUnsuitable(
+            f"the ledger was written by a newer embedmig (its tables are at {found}, this one knows {HEAD})",
+            hint="pip install --upgrade embedmig",
+        )
+    return str(found) if found else None
+
+
+def require_current(conn: Connection, schema: str) -> None:
+    """Refuses to read tables that are older than this embedmig can read. Raises :class:`DatabaseUnsuitable`."""
+    found = installed(conn, schema)
+    if found is not None and found < READABLE:
+        raise DatabaseUnsuitable(
+            f"the ledger's tables are at {found}, and this embedmig wants {HEAD}",
+            hint="embedmig upgrade head brings them up to date before anything else",
+        )
+
+
+def upgrade(database: Database) -> None:
+    """Brings embedmig's tables up to date; called under the run lock."""
+    with database.connect("schema") as conn:
+        if installed(conn, database.schema) == HEAD:
+            return
+    from sqlalchemy import create_engine, pool, text
+    from sqlalchemy.exc import DBAPIError
+
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: database.connect("schema", autocommit=False), poolclass=pool.NullPool
+    )
+    with translated("preparing the ledger"):
+        try:
+            with engine.begin() as session:
+                session.execute(text("create extension if not exists vector"))
+                session.execute(text(f"create schema if not exists {ident(database.schema).as_string()}"))
+                run_migrations(session, database.schema)
+        except DBAPIError as error:  # SQLAlchemy's wrapping of what psycopg raised
+            raise error.orig or error from error
+
+
+def run_migrations(session: Session, schema: str) -> None:
+    """Runs the pending Alembic revisions of ``versions/`` inside the session's transaction."""
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("path_separator", "os")
+    script = ScriptDirectory(str(files("embedmig") / "database" / "schema"))
+    with EnvironmentContext(config, script, fn=lambda current, _: script._upgrade_revs("head", current)) as env:
+        env.configure(
+            connection=session, version_table=VERSION_TABLE, version_table_schema=schema, embedmig_schema=schema
+        )
+        env.run_migrations()

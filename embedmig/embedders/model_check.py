@@ -1,0 +1,109 @@
+"""Canary texts: does the model behind the name still make the vectors that it made when the space was first filled?
+
+A few fixed texts are embedded before every run, and compared with the vectors kept from the space's first run. A
+provider that changes a model behind its name raises no error, and its new vectors fit the column, the tag and the
+fingerprint; only the texts can tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from embedmig.database import Connection, ident
+from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.embedders.encoder import Encoder
+from embedmig.errors import ModelChanged
+from embedmig.lazy import Later
+from embedmig.types import Vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+else:
+    np = Later("numpy")
+
+TEXTS = (
+    "The lighthouse keeper counts the ships that pass at night.",
+    "A recipe for bread needs flour, water, salt and time.",
+    "Rain falls on the roof of the old railway station.",
+    "Two plus two is four, and has been for a while.",
+    "The committee will meet again on Thursday to discuss the budget.",
+)
+"""Harmless, different, of ordinary length. Never to be changed: what is kept was made of them."""
+
+LOWEST_COSINE = 0.99
+"""The same model gives 0.999 or more whatever the hardware and the batch, in half precision too; another one, or the same
+one trained further, does not. Lower than that for one of five texts is no noise."""
+
+RECHECK_SECONDS = 3600.0  # a process that syncs for months asks again every hour
+
+_checked: dict[tuple[str, str, int], float] = {}
+
+
+def check_once(place: str, conn: Connection, registry: Registry, record: SpaceRecord, encoder: Encoder) -> None:
+    """As :func:`check`, but once an hour in each process. ``place`` tells one database from another."""
+    key, now = (place, registry.schema, record.id), time.monotonic()
+    if now - _checked.get(key, float("-inf")) >= RECHECK_SECONDS:
+        check(conn, registry, record, encoder)
+        _checked[key] = now
+
+
+def check(conn: Connection, registry: Registry, record: SpaceRecord, encoder: Encoder) -> None:
+    """Embeds the texts, one small request, and closes the embedder; the first time keeps what comes back.
+
+    Raises :class:`ModelChanged` where the model makes other vectors than it made, and what the model raises.
+    """
+    vectors = asyncio.run(_embed(encoder))
+    kept = _kept(conn, registry, record)
+    if not kept:
+        _keep(conn, registry, record, vectors)
+        return
+    places = [place for place in vectors if place in kept]
+    then, now = np.array([kept[place] for place in places]), np.array([vectors[place] for place in places])
+    if places and (lowest := float(cosines_of(then, now).min())) < LOWEST_COSINE:
+        raise ModelChanged(
+            f"{record.space.model} makes other vectors than when {record.version} was first filled: "
+            f"of {len(places)} canary texts the lowest cosine is {lowest:.4f}, at least {LOWEST_COSINE} is expected; "
+            "nothing was embedded",
+            hint="the provider changed the model behind its name, or another server answers: bring the old one back, "
+            "or measure what that means (embedmig drift) and migrate to a new version",
+        )
+
+
+def cosines_of(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
+    """Row by row of ``(n, d)`` and ``(n, d)``: ``(n,)``; NaN where a row is zero."""
+    left, right = one.astype(np.float64), other.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        return np.asarray(np.einsum("ij,ij->i", left, right) / lengths)
+
+
+async def _embed(encoder: Encoder) -> dict[int, Sequence[float]]:
+    """The vectors by the texts' places; a text that the model refuses is left out."""
+    try:
+        encoded = await encoder.encode(TEXTS, "document")
+    finally:
+        await encoder.embedder.aclose()
+    return {place: row for place, row in enumerate(encoded.vectors.tolist()) if place not in encoded.rejected}
+
+
+def _table(registry: Registry) -> sql.Identifier:
+    return ident(registry.schema, "canaries")
+
+
+def _kept(conn: Connection, registry: Registry, record: SpaceRecord) -> dict[int, list[float]]:
+    query = sql.SQL("select text_no, vector from {} where space = %s").format(_table(registry))
+    return {row[0]: row[1] for row in conn.execute(query, (record.id,))}
+
+
+def _keep(conn: Connection, registry: Registry, record: SpaceRecord, vectors: dict[int, Sequence[float]]) -> None:
+    query = sql.SQL("insert into {} (space, text_no, vector) values (%s, %s, %s::real[]) on conflict do nothing")
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            query.format(_table(registry)), [(record.id, place, list(vector)) for place, vector in vectors.items()]
+        )

@@ -1,0 +1,354 @@
+"""The rows that a space lacks, and the changes that it has not taken in: what has changed goes before what is old.
+
+The work is cut into key ranges, which any number of workers claim, on one machine or on many: one worker alone does
+the same. What is left is always asked of the data; a range's position says where to begin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+from embedmig.config import Throttle
+from embedmig.config.settings import BackfillSettings
+from embedmig.database import Connection, Database, translated
+from embedmig.database.registry import Registry
+from embedmig.embedders.encoder import Encoder
+from embedmig.engine.outbox import TAKE, Changes
+from embedmig.engine.pipeline import Pipeline, Work, cut
+from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
+from embedmig.engine.throttle import Brake
+from embedmig.errors import DatabaseFailed, EmbedmigError, Interrupted
+from embedmig.events import Event, Notice
+from embedmig.source.rows import Key, Row
+from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.types import Progress, Tally
+
+PAGE_BYTES = 4_000_000  # of text held by one page; pages shrink where documents are long
+PAGE_ROWS = (64, 4096)
+REMEMBERED = 50_000
+CLAIM_ROWS = 500  # changes looked at together: most of a long queue may need no embedding
+LIVE_SECONDS = 1.0  # how often the row copy looks for changes to let through first, and for how long it does
+LOOK_SECONDS = 1.0  # how often a worker looks at what the others have done
+POLL_SECONDS = 0.25  # how often one that has nothing to do looks whether a range has become free
+
+Order = Literal["key", "hot"]
+
+
+class Crew(Protocol):
+    """Workers that one leads: started with the ranges cut, told to end when it ends."""
+
+    def start(self, collection: str, version: str, order: Order) -> None:
+        """Begins."""
+
+    def news(self) -> list[str]:
+        """What has become of them since this was asked last: who has died or given up, and why."""
+
+    def does_all(self) -> bool:
+        """Whether the leader leaves the embedding to them: they were told so, and some are at work."""
+
+    def failure(self) -> EmbedmigError | None:
+        """What to end with, when those who were to do it all have ended with rows left."""
+
+    def end(self) -> None:
+        """Has them finish what they have in hand, and waits for them."""
+
+
+class Alone:
+    """No crew."""
+
+    def start(self, collection: str, version: str, order: Order) -> None:
+        """Nobody."""
+
+    def news(self) -> list[str]:
+        """None."""
+        return []
+
+    def does_all(self) -> bool:
+        """The leader does."""
+        return False
+
+    def failure(self) -> EmbedmigError | None:
+        """None."""
+        return None
+
+    def end(self) -> None:
+        """At once."""
+
+
+@dataclass
+class Backfill:
+    """One worker's run into one space.
+
+    ``stop`` ends it after the batches in hand; ``guard`` raises when the run lock is lost; ``price`` and ``max_cost``
+    are those of :class:`Pipeline`, as is ``fence``. It stays until every range is finished, whoever has it, and takes
+    over those of workers that die or hang. Who ``joins`` cuts no ranges. ``crew`` are workers beside it. ``counted``
+    is told how many rows there are to do, on the side.
+    """
+
+    database: Database
+    registry: Registry
+    store: PgvectorStore
+    encoder: Encoder
+    report: Callable[[Event], None]
+    stop: threading.Event
+    guard: Callable[[], None]
+    fence: Callable[[Connection, int, int, float | None], None]
+    price: float | None = None
+    max_cost: float | None = None
+    throttle: Throttle = field(default_factory=Throttle)
+    order: Order = "key"
+    settings: BackfillSettings = field(default_factory=BackfillSettings)
+    crew: Crew = field(default_factory=Alone)
+    joins: bool = False
+    counted: Callable[[Connection, int], None] = lambda _conn, _rows: None
+    clock: Callable[[], float] = time.monotonic
+    _total: int | None = field(default=None, init=False)
+    _looked: float = field(default=float("-inf"), init=False)
+    _page_rows: int = field(default=PAGE_ROWS[0], init=False)
+    _given: dict[tuple[Key, bytes], None] = field(default_factory=dict, init=False)
+
+    def run(self) -> Tally:
+        """Embeds until nothing is left that this run can do; returns what it and its crew did.
+
+        Raises :class:`Interrupted` when stopped, and what the embedder or the database raised; in every case all
+        that came back from the model has been written first, where the database still takes it.
+        """
+        with (
+            translated("filling a space"),
+            self.database.connect("backfill reader") as self._reading,
+            self.database.connect("backfill writer") as self._writing,
+        ):
+            self.store.prepare_writer(self._writing)
+            self._ranges = Ranges(self.registry, self.store, self.settings)
+            if not self.joins:
+                self._ranges.begin(self._reading)
+            self._before, _ = self._ranges.total(self._reading)
+            with self._counting(), self._led():
+                asyncio.run(self._embed_everything())
+                self._look()
+            with self._writing.transaction():
+                self.fence(self._writing, 0, 0, None)
+        return self._tally
+
+    @property
+    def _tally(self) -> Tally:
+        """What this worker did, and the others since it began."""
+        return self._pipeline.tally.plus(self._pipeline.elsewhere)
+
+    @contextmanager
+    def _led(self) -> Iterator[None]:
+        """While this lasts, the crew is at work."""
+        self.crew.start(self.store.record.collection, self.store.record.version, self.order)
+        try:
+            yield
+        finally:
+            self.crew.end()
+
+    async def _embed_everything(self) -> None:
+        self._began = self.clock()
+        self._brake = Brake(
+            self.registry,
+            self.store.record.collection,
+            self.stop,
+            lambda text: self.report(Notice(text)),
+            self.throttle,
+        )
+        self._pipeline = Pipeline(
+            self.registry, self.store, self.encoder, self._writing, self.stop, self.guard, self.fence, self._report,
+            self.price, self.max_cost, self._ranges,
+        )  # fmt: skip
+        try:
+            over = False
+            while not over:
+                if not self.crew.does_all():
+                    await self._pipeline.run(self._batches())
+                if self.stop.is_set():
+                    raise Interrupted(
+                        f"stopped after {self._tally.rows:,} rows; every one of them is kept",
+                        hint="run the same command again: it goes on here",
+                    )
+                over = await self._over()
+        finally:
+            await self.encoder.embedder.aclose()
+
+    async def _over(self) -> bool:
+        """Whether nothing is left for this worker; waits a moment where something may yet be.
+
+        When all ranges are finished, rows that came behind the last one make another: without triggers nobody else
+        would see them.
+        """
+        left = await asyncio.to_thread(self._ranges.left, self._reading)
+        if not left.unfinished:
+            return self.joins or not await asyncio.to_thread(self._ranges.extend, self._reading)
+        self.guard()
+        await asyncio.to_thread(self._report)
+        if error := self.crew.failure():
+            raise error
+        if left.free and not self.crew.does_all():
+            return False
+        await asyncio.sleep(POLL_SECONDS)
+        return False
+
+    # --- what is read
+
+    async def _batches(self) -> AsyncIterator[Work]:
+        """One range after another; before each, and every second, what has changed."""
+        size = self.encoder.limits.batch_size
+        self._let_through = float("-inf")
+        held: KeyRange | None = None
+        while not self._pipeline.halting():
+            async for first in self._first(size):
+                yield first
+            held = await asyncio.to_thread(self._ranges.claim, self._reading)
+            if held is None:
+                return
+            async for work in self._range(held, size):
+                yield work
+
+    async def _range(self, held: KeyRange, size: int) -> AsyncIterator[Work]:
+        """Pages from the source in key order, cut into batches, and at last the end of the range.
+
+        The upper key is fixed, so that writers who never stop can't keep it from ending: what they write is captured.
+        """
+        after, number, renewed = held.after, 0, self.clock()
+        while True:
+            limit = self._page_rows
+            page = await asyncio.to_thread(
+                self.store.missing_page, self._reading, self.registry, after, held.upto, limit
+            )
+            for work in cut(page, self.store, size):
+                if self.clock() - self._let_through >= LIVE_SECONDS:
+                    async for first in self._first(size):
+                        yield first
+                await self._brake.wait(self._reading, len(work.rows))
+                if self.clock() - renewed >= self.settings.lease / 4:
+                    renewed = self.clock()
+                    await asyncio.to_thread(self._renew, held)
+                if self._pipeline.halting() or held.over:
+                    return
+                for rest in self._without_given(work, size):
+                    yield replace(rest, range=held, number=number)
+                    number += 1
+            if page:
+                self._page_rows = page_size(page)
+            if len(page) < limit:
+                break
+            after = page[-1].key
+        yield Work((), (), (), [], range=held, number=number)
+
+    def _renew(self, held: KeyRange) -> None:
+        """While an operator or a slow model holds the work back, and nothing is committed. Not by a clock of its own:
+        who hangs must lose the range.
+        """
+        with suppress(RangeLost), self._reading.transaction():
+            self._ranges.save(self._reading, held, Reached(None, False), Tally())
+            return
+        held.over = True
+
+    async def _first(self, size: int) -> AsyncIterator[Work]:
+        """What goes before the row copy: changes, and then, where the order is hot, what readers found."""
+        changes, until = Changes(self.registry, self.store), self.clock() + LIVE_SECONDS
+        async for live in live_work(self._reading, changes, size, lambda: self.clock() < until):
+            self._note_given(live)
+            yield live
+        while self.order == "hot" and (rows := await asyncio.to_thread(changes.take_hot, self._reading, size)):
+            for work in cut(rows, self.store, size):
+                self._note_given(work)
+                yield work
+        self._let_through = self.clock()
+
+    def _note_given(self, work: Work) -> None:
+        """Remembers rows that went first, so that the row copy doesn't pay for them again. Bounded: it saves, no more."""
+        self._given.update(dict.fromkeys((row.key, row.content_hash) for row in work.rows))
+        while len(self._given) > REMEMBERED:
+            del self._given[next(iter(self._given))]
+
+    def _without_given(self, work: Work, size: int) -> list[Work]:
+        """The batch, or what is left of it, without rows that went first as they are."""
+        if not self._given:
+            return [work]
+        rows = [row for row in work.rows if (row.key, row.content_hash) not in self._given]
+        return [work] if len(rows) == len(work.rows) else cut(rows, self.store, size)
+
+    # --- the rest
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """The denominator, counted once as of the start and on the side: embedding doesn't wait for it, nor its end."""
+        if self.joins:
+            yield
+            return
+        with self.database.connect("backfill count") as conn:
+            counter = threading.Thread(target=self._count_total, args=(conn,), daemon=True)
+            counter.start()
+            try:
+                yield
+            finally:
+                counter.join(1.0)  # its figure is kept beside the truth; but nobody waits for a long count
+                while counter.is_alive():
+                    conn.cancel()
+                    counter.join(0.05)
+
+    def _count_total(self, conn: Connection) -> None:
+        with suppress(DatabaseFailed), translated("counting"):  # cancelled, or lost with the others, which say so
+            counts = self.store.counts(conn, self.registry)
+            self._total = counts.missing - counts.failed
+            self.counted(conn, self._total)
+
+    def _look(self) -> None:
+        """What the other workers did since this one began, and what has become of the crew."""
+        whole, workers = self._ranges.total(self._writing)
+        others = whole.plus(self._before, -1).plus(self._pipeline.copied, -1)
+        if others.rows >= 0:  # else the next run has cut them anew already
+            self._pipeline.elsewhere = others
+        self._pipeline.workers = self._brake.workers = max(1, workers)
+        for news in self.crew.news():
+            self.report(Notice(news))
+
+    def _report(self) -> None:
+        if self.max_cost is not None or self.clock() - self._looked >= LOOK_SECONDS:
+            self._looked = self.clock()
+            self._look()
+        tally, active = self._tally, self.clock() - self._began - self._brake.held_seconds
+        pace = self.encoder.pace
+        self.report(
+            Progress(
+                "embedding", tally.rows, self._total, "rows", tally.tokens, tally.cost, active, tally.failed,
+                held_by=pace.reason if pace else "",
+            )
+        )  # fmt: skip
+
+
+async def live_work(
+    conn: Connection, changes: Changes, size: int, more: Callable[[], bool] = lambda: True
+) -> AsyncIterator[Work]:
+    """The changes that wait for a space now, as batches; rows that are gone are removed on the way.
+
+    No more than waited when it began: writers who never stop must not keep the row copy, or the caller, for ever.
+    ``more`` is asked before each page of them.
+    """
+    while await asyncio.to_thread(changes.distribute, conn) >= TAKE:
+        pass
+    left = (await asyncio.to_thread(changes.waiting, conn)).count
+    while (
+        left > 0
+        and more()
+        and (claims := await asyncio.to_thread(changes.claim, conn, min(max(size, CLAIM_ROWS), left)))
+    ):
+        left -= len(claims)
+        wanted = await asyncio.to_thread(changes.sort_out, conn, claims)
+        claim_of = {row.key: claim for claim, row in wanted}
+        for work in cut([row for _, row in wanted], changes.store, size):
+            yield replace(work, claims=tuple(claim_of[row.key] for row in work.rows))
+
+
+def page_size(page: Sequence[Row]) -> int:
+    """How many rows to read next, so that a page holds about ``PAGE_BYTES`` of text."""
+    average = max(1, sum(len(row.text) for row in page) // max(1, len(page)))
+    return max(PAGE_ROWS[0], min(PAGE_ROWS[1], PAGE_BYTES // average))

@@ -1,0 +1,95 @@
+"""Syncing for as long as something else goes on: the daemon, and the other spaces while one is being filled.
+
+Each space has a thread of its own, so that a provider that hangs stops no other; one whose model fails is left alone
+for a while, longer each time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from embedmig.database import Connection, Database, translated
+from embedmig.engine.sync import Sync, Synced
+from embedmig.errors import EmbedmigError
+
+POLL_SECONDS = 1.0
+LONGEST_REST = 60.0
+
+
+@dataclass
+class Follower:
+    """Passes over spaces, at most one a space at a time. Close it: what is under way is waited for."""
+
+    clock: Callable[[], float] = time.monotonic
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(64, "embedmig-sync"), init=False)
+    _under_way: dict[int, Future[Synced]] = field(default_factory=dict, init=False)
+    _failures: dict[int, int] = field(default_factory=dict, init=False)
+    _rests_until: dict[int, float] = field(default_factory=dict, init=False)
+
+    def begin(self, sync: Sync, but: int | None = None) -> None:
+        """A pass over every space that has none under way and does not rest; ``but`` names one to leave alone."""
+        for record in sync.spaces():
+            rests = self._rests_until.get(record.id, 0.0) > self.clock()
+            if record.id not in self._under_way and record.id != but and not rests:
+                self._under_way[record.id] = self._threads.submit(sync.space, record)
+
+    def collect(self) -> list[Synced]:
+        """What the passes that have ended did; raises what one of them raised."""
+        ended = [space for space, pass_ in self._under_way.items() if pass_.done()]
+        return [self._note(space, self._under_way.pop(space).result()) for space in ended]
+
+    def _note(self, space: int, synced: Synced) -> Synced:
+        failures = self._failures[space] = self._failures.get(space, 0) + 1 if synced.error else 0
+        self._rests_until[space] = self.clock() + min(2.0**failures, LONGEST_REST) if failures else 0.0
+        return synced
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+
+
+@contextmanager
+def others_kept_fresh(
+    database: Database, sync: Callable[[Connection, threading.Event], Sync], but: int, report: Callable[[str], None]
+) -> Iterator[None]:
+    """While the space ``but`` is being filled, which may take days, changes go into the other live spaces too.
+
+    It must never end the run that it stands beside: what goes wrong is reported, once, and tried again.
+    """
+    done = threading.Event()
+
+    def follow() -> None:
+        said: dict[str, str | None] = {}
+
+        def say(place: str, text: str | None) -> None:
+            if text and text != said.get(place):
+                report(text)
+            said[place] = text
+
+        with Follower() as follower:
+            while not done.is_set():
+                try:
+                    with translated("syncing"), database.connect("sync beside a backfill") as conn:
+                        while not done.wait(POLL_SECONDS):
+                            follower.begin(sync(conn, done), but)
+                            for synced in follower.collect():
+                                error = synced.error
+                                say(synced.version, error and f"{synced.version} stays behind: {error}")
+                except EmbedmigError as failure:
+                    say("", f"changes wait for the other spaces: {failure.message}")
+                    done.wait(POLL_SECONDS)
+
+    thread = threading.Thread(target=follow, name="embedmig-follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,348 @@
+"""Captured changes on their way into spaces: outbox → pending changes of every live space → claimed → settled.
+
+A claim is a short lease on an entry, taken with SKIP LOCKED and without a transaction held open, so that any number
+of workers share the work. An entry is settled only in the transaction that finds the space holding the row's current
+content; if the row changed again meanwhile, its entry has a new generation and stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from embedmig.database import Connection, ident, literal, retry_transient, scalar
+from embedmig.database.registry import Registry
+from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma
+from embedmig.source.rows import Key, Row
+from embedmig.stores.pgvector.adopted import writer_of
+from embedmig.stores.pgvector.table import PgvectorStore
+
+TAKE = 10_000  # keys distributed in one transaction; twice that where the last is a range
+LEASE_SECONDS = 300  # a claim whose holder hangs; one whose holder is gone is free at once
+BACKOFF_SECONDS = (2, 600)
+BY_INDEX = (
+    "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; "
+    "set local enable_hashjoin = off; set local enable_mergejoin = off"
+)
+"""A queue's statistics are of another hour: it was empty then, or a million long. Entries are few a statement, and
+found by their index: one by (space, key), the oldest by (space + 0, changed_at), which no look-up by key can take."""
+LIVE = ("building", "ready", "active", "retained")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An entry taken to be worked off: its key, and the generation that will be settled."""
+
+    key: Key
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Changes that a space has not taken in: how many, and how old the oldest is, in seconds (0 where there are none)."""
+
+    count: int
+    oldest_seconds: float
+
+
+class Changes:
+    """The changes of one collection's source, as seen from one of its spaces."""
+
+    def __init__(self, registry: Registry, store: PgvectorStore) -> None:
+        self.registry = registry
+        self.store = store
+        self.source = store.source
+
+    # --- from the outbox to the spaces
+
+    def distribute(self, conn: Connection) -> bool:
+        """Moves a part of the outbox to every live space; whether there may be more in it."""
+        if not outbox_exists(conn, self.registry, self.source):
+            return False
+        outbox = literal(self.registry.capture_outbox(conn, self.source.collection.name) or "")
+
+        def transaction() -> bool:
+            with conn.transaction():
+                self._take_in_truncate(conn, outbox)
+                return bool(scalar(conn, self._distribution(outbox)) >= TAKE)
+
+        return retry_transient(transaction)
+
+    def _distribution(self, outbox: sql.Composable) -> sql.Composed:
+        return sql.SQL(
+            """with taken as (
+                 delete from {outbox} o where ctid = any(array(
+                   select ctid from (
+                     select ctid, sum({width}) over (rows between unbounded preceding and 1 preceding) as before from (
+                       select ctid, * from {outbox} where {first} is not null limit {take} for update skip locked) o) o
+                   where before is null or before < {take}))
+                 returning o.*),
+               {rest}
+               given as (
+                 insert into {pending} as p (space, key, changed_at)
+                 select s.id, t.key, min(t.changed_at) from ({keys}) t cross join {spaces} s
+                 where s.collection = {collection} and s.state = any({live}) and s.writer = 'embedmig'
+                 group by s.id, t.key order by s.id, t.key
+                 on conflict (space, key) do update set generation = p.generation + 1,
+                   changed_at = least(p.changed_at, excluded.changed_at), not_before = now())
+               select coalesce(sum({width}), 0) from taken o"""
+        ).format(
+            outbox=outbox,
+            first=ident(self.source.key[0].name),
+            take=sql.Literal(TAKE),
+            width=range_width(self.source),
+            rest=self._put_back_rest(outbox),
+            keys=outbox_keys(self.source, sql.SQL("taken"), at_most=TAKE),
+            pending=self.registry.pending_table,
+            spaces=self.registry.spaces_table,
+            collection=sql.Literal(self.source.collection.name),
+            live=sql.Literal(list(LIVE)),
+        )
+
+    def _put_back_rest(self, outbox: sql.Composable) -> sql.Composed:
+        """What lies beyond the first ``TAKE`` keys of a range waits for its turn: no transaction distributes a million."""
+        column = self.source.key[0]
+        return sql.SQL(
+            """rest as (
+                 insert into {outbox} ({key}, changed_at, embedmig_upto)
+                 select ({low} + {take})::text::{type}, o.changed_at, o.embedmig_upto from taken o where {width} > {take}),"""
+        ).format(
+            outbox=outbox, key=ident(column.name), low=range_start(self.source), take=sql.Literal(TAKE),
+            type=literal(column.type), width=range_width(self.source),
+        )  # fmt: skip
+
+    def _take_in_truncate(self, conn: Connection, outbox: sql.Composable) -> None:
+        """A TRUNCATE left no keys: what has no source row any more goes, in every space of embedmig's own."""
+        first = ident(self.source.key[0].name)
+        if not conn.execute(sql.SQL("delete from {} where {} is null").format(outbox, first)).rowcount:
+            return
+        for record in self.registry.spaces(conn, self.source.collection.name):
+            if record.state in LIVE and record.writer == "embedmig":
+                writer_of(self.source, record).delete_orphans(conn)
+
+    # --- claiming
+
+    def claim(self, conn: Connection, limit: int) -> list[Claim]:
+        """Takes up to ``limit`` of the space's entries, oldest first."""
+        query = sql.SQL(
+            """with c as materialized (
+                 select space, key from {pending} where space + 0 = {space} and not_before <= now()
+                   and (claimed_until is null or claimed_until < now()
+                        or not exists (select from pg_stat_activity a where a.pid = claimed_by))
+                 order by changed_at limit {limit} for update skip locked)
+               update {pending} p set claimed_by = pg_backend_pid(), attempts = p.attempts + 1,
+                 claimed_until = now() + make_interval(secs => {lease})
+               from c where p.space = c.space and p.key = c.key returning p.key, p.generation"""
+        ).format(
+            pending=self.registry.pending_table,
+            lease=sql.Literal(LEASE_SECONDS),
+            space=sql.Literal(self.store.record.id),
+            limit=sql.Literal(limit),
+        )
+        with conn.transaction():
+            conn.execute(BY_INDEX)
+            return [Claim(tuple(row[0]), row[1]) for row in conn.execute(query)]
+
+    def sort_out(self, conn: Connection, claims: Sequence[Claim]) -> list[tuple[Claim, Row]]:
+        """What of the claims has to be embedded. The rest is settled here: rows that are gone or no longer eligible
+        leave the space, rows that the space holds already, or that the model refused as they are, need nothing.
+        """
+        wanted = self.wanted(conn, claims)
+        rest = [claim for place, claim in enumerate(claims) if place not in wanted]
+
+        def transaction() -> None:
+            with conn.transaction():
+                self.store.take_turn(conn, alone=True)
+                conn.execute(BY_INDEX)
+                self.remove_gone(conn, rest)
+                self.settle(conn, rest)
+
+        if rest:
+            retry_transient(transaction)
+        return [(claims[place], row) for place, row in sorted(wanted.items())]
+
+    def wanted(self, conn: Connection, claims: Sequence[Claim]) -> dict[int, Row]:
+        """By place, the rows that the space lacks as they are now and that the model has not refused."""
+        query = sql.SQL(
+            """select c.place, {hash}, s.doc, {refused}, {present} from {claims}
+               join {rows} s on {join} where {has_text}"""
+        ).format(
+            hash=DOC_HASH,
+            refused=self.store.refused(self.registry),
+            present=self.store.present(DOC_HASH),
+            claims=self._claims(claims),
+            rows=self.source.rows(),
+            join=self.source.join("c", "s"),
+            has_text=HAS_TEXT,
+        )
+        wanted: dict[int, Row] = {}
+        for place, digest, text, refused, present in conn.execute(query):
+            if not refused and not present:
+                wanted[place - 1] = Row(claims[place - 1].key, text, digest)
+        return wanted
+
+    def remove_gone(self, conn: Connection, claims: Sequence[Claim]) -> None:
+        """Deletes the vectors of rows that are not there, or not eligible, as of this very statement."""
+        query = sql.SQL("delete from {} e using {} where {} and not exists (select from {} s where {} and {})").format(
+            self.store.table,
+            self._claims(claims),
+            self.source.join("c", "e"),
+            self.source.rows(),
+            self.source.join("s", "e"),
+            HAS_TEXT,
+        )
+        conn.execute(query)
+
+    def settle(self, conn: Connection, claims: Sequence[Claim]) -> None:
+        """Inside the transaction that did the work: ends the entries whose rows are as the space has them, and frees
+        the others, whose rows changed under way, to be taken again.
+        """
+        current = sql.SQL("not exists (select from {} s where {} and {} and not ({} or {}))").format(
+            self.source.rows(),
+            self.source.join("c", "s"),
+            HAS_TEXT,
+            self.store.present(DOC_HASH),
+            self.store.refused(self.registry),
+        )
+        settled = sql.SQL(
+            """delete from {pending} p using {claims}
+               where p.space = {space} and p.key = c.embedmig_key and p.generation = c.generation and {current}"""
+        )
+        freed = sql.SQL(  # offset 0: from each claim to its entry, never from all entries to the claims
+            """update {pending} p set claimed_until = null, claimed_by = null
+               from {claims} cross join lateral (
+                 select q.ctid from {pending} q where q.space = {space} and q.key = c.embedmig_key offset 0) q
+               where p.ctid = q.ctid"""
+        )
+        values = {
+            "pending": self.registry.pending_table,
+            "claims": self._claims(claims),
+            "space": sql.Literal(self.store.record.id),
+        }
+        conn.execute(BY_INDEX)
+        if conn.execute(settled.format(current=current, **values)).rowcount < len(claims):
+            conn.execute(freed.format(**values))
+
+    def put_back(self, conn: Connection, claims: Sequence[Claim], reason: str) -> None:
+        """After the model failed: the entries wait, longer each time, and keep the reason."""
+        low, high = BACKOFF_SECONDS
+        query = sql.SQL(
+            """update {pending} p set claimed_until = null, claimed_by = null, reason = {reason},
+                 not_before = now() + make_interval(secs => least({high}, {low} * 2 ^ least(p.attempts, 20)) * (0.5 + random() / 2))
+               from {claims} where p.space = {space} and p.key = c.embedmig_key"""
+        ).format(
+            pending=self.registry.pending_table,
+            reason=sql.Literal(reason),
+            low=sql.Literal(low),
+            high=sql.Literal(high),
+            claims=self._claims(claims),
+            space=sql.Literal(self.store.record.id),
+        )
+
+        def transaction() -> None:
+            with conn.transaction():
+                conn.execute(BY_INDEX)
+                conn.execute(query)
+
+        retry_transient(transaction)
+
+    # --- lazy on read
+
+    def take_hot(self, conn: Connection, limit: int) -> list[Row]:
+        """Rows that readers found lately and that the space lacks, the most read first; each is given once."""
+        query = sql.SQL(
+            """delete from {hot} where ctid = any(array(select ctid from {hot} where space = {space}
+                 order by reads desc limit {limit} for update skip locked)) returning key"""
+        ).format(hot=self.registry.hot_table, space=sql.Literal(self.store.record.id), limit=sql.Literal(limit))
+        claims = [Claim(tuple(row[0]), 0) for row in conn.execute(query)]
+        return [row for _, row in sorted(self.wanted(conn, claims).items())] if claims else []
+
+    def _claims(self, claims: Sequence[Claim]) -> sql.Composed:
+        """The claims as a relation ``c``: the key's columns in their types, ``embedmig_key``, generation, place from 1."""
+        columns = [[claim.key[n] for claim in claims] for n in range(len(self.source.key))]
+        arrays = [sql.SQL("{}::text[]").format(sql.Literal(column)) for column in columns]
+        names = [ident(f"k{n}") for n in range(1, len(columns) + 1)]
+        typed = comma(
+            sql.SQL("{}::{} as {}").format(name, literal(column.type), ident(column.name))
+            for name, column in zip(names, self.source.key, strict=True)
+        )
+        return sql.SQL(
+            """(select {typed}, array[{names}] as embedmig_key, generation, place
+                from unnest({arrays}, {generations}::int[]) with ordinality u({names}, generation, place)) c"""
+        ).format(
+            typed=typed,
+            names=comma(names),
+            arrays=comma(arrays),
+            generations=sql.Literal([claim.generation for claim in claims]),
+        )
+
+    # --- looking
+
+    def waiting(self, conn: Connection) -> Waiting:
+        """What the space has not taken in. Wants SELECT alone."""
+        return waiting(conn, self.registry, self.source, self.store.record.id)
+
+
+def outbox_exists(conn: Connection, registry: Registry, source: Source) -> bool:
+    """Whether the collection's triggers write anywhere."""
+    outbox = registry.capture_outbox(conn, source.collection.name)
+    return outbox is not None and scalar(conn, "select to_regclass(%s)", (outbox,)) is not None
+
+
+def unsettled(conn: Connection, registry: Registry, source: Source, space: int) -> sql.Composed:
+    """A query over the keys that wait for a space: ``key text[], changed_at``; NULLs in a key stand for a TRUNCATE."""
+    pending = sql.SQL("select p.key, p.changed_at from {} p where p.space = {}").format(
+        registry.pending_table, sql.Literal(space)
+    )
+    if not outbox_exists(conn, registry, source):
+        return pending
+    outbox = literal(registry.capture_outbox(conn, source.collection.name) or "")
+    return sql.SQL("{} union all {}").format(pending, outbox_keys(source, outbox))
+
+
+def outbox_keys(source: Source, outbox: sql.Composable, at_most: int | None = None) -> sql.Composed:
+    """A query over the keys that rows of an outbox stand for, of a range ``at_most`` so many: ``key text[], changed_at``.
+
+    A range stands for the rows between its ends that are there now: those that left meanwhile have entries of their own.
+    Only keys of one column have ranges; of others the second half finds none.
+    """
+    column = source.key[0]
+    high: sql.Composable = sql.SQL("o.embedmig_upto")
+    if at_most is not None:
+        high = sql.SQL("{low} + least({high} - {low}, {most})").format(
+            low=range_start(source), high=high, most=sql.Literal(at_most - 1)
+        )
+    return sql.SQL(  # offset 0: each key is looked up, and the source is never read from end to end
+        """select {single} as key, o.changed_at from {outbox} o where o.embedmig_upto is null union all
+           select s.key, o.changed_at from {outbox} o cross join lateral generate_series({low}, {high}) n
+           cross join lateral (select {key} as key from {source} s where s.{column} = n::text::{type} offset 0) s"""
+    ).format(
+        single=source.key_text("o"), key=source.key_text("s"), outbox=outbox, low=range_start(source), source=source.relation,
+        high=high, column=ident(column.name), type=literal(column.type),
+    )  # fmt: skip
+
+
+def range_start(source: Source) -> sql.Composed:
+    """Where the range of outbox row ``o`` begins, as a number; NULL where it is none. By way of text, so that ranges
+    outlive a key that is given another type.
+    """
+    return sql.SQL("case when o.embedmig_upto is not null then o.{}::text::bigint end").format(
+        ident(source.key[0].name)
+    )
+
+
+def range_width(source: Source) -> sql.Composed:
+    """How many keys the outbox row ``o`` spans."""
+    return sql.SQL("coalesce(o.embedmig_upto - {} + 1, 1)").format(range_start(source))
+
+
+def waiting(conn: Connection, registry: Registry, source: Source, space: int) -> Waiting:
+    """Counts :func:`unsettled`."""
+    query = sql.SQL(
+        "select count(distinct key), coalesce(extract(epoch from now() - min(changed_at)), 0)::float8 from ({}) u"
+    ).format(unsettled(conn, registry, source, space))
+    row = conn.execute(query).fetchone()
+    assert row is not None
+    return Waiting(row[0], max(0.0, row[1]))

@@ -1,0 +1,182 @@
+"""Sync: takes captured changes into every live space, so that the version to go back to is as fresh as the one shown.
+
+Safe to run anywhere, any number of times at once, beside a running upgrade: entries are claimed, rows are written
+under their content hash. One provider that is down does not stop the other spaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from psycopg import sql
+
+from embedmig.config import Throttle
+from embedmig.database import Connection, Database, ident, scalar, translated
+from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.embedders import model_check
+from embedmig.embedders.encoder import Encoder
+from embedmig.engine.backfill import live_work
+from embedmig.engine.outbox import LIVE, Changes
+from embedmig.engine.pipeline import Pipeline, Work
+from embedmig.engine.throttle import Brake
+from embedmig.errors import AnswerIsNo, EmbedderError, MissingExtra
+from embedmig.source import DOC_HASH, HAS_TEXT, Source
+from embedmig.stores.pgvector.adopted import writer_of
+from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.types import Tally
+
+LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What one pass did to one space; ``error`` says why it did no more, and ``exit_code`` of what kind that was: 3 is
+    a no (a model that changed, a budget that is used up).
+    """
+
+    collection: str
+    version: str
+    rows: int
+    failed: int
+    waiting: int
+    oldest_seconds: float
+    error: str | None
+    exit_code: int = 0
+
+
+@dataclass
+class Sync:
+    """Passes over the live spaces of one collection. ``encoder`` gives a space's model, as it was when it was made."""
+
+    database: Database
+    registry: Registry
+    source: Source
+    encoder: Callable[[SpaceRecord], Encoder]
+    stop: threading.Event
+    price: Callable[[SpaceRecord], float | None] = lambda _: 0.0
+    max_cost: Callable[[SpaceRecord], float | None] = lambda _: None
+    report: Callable[[str], None] = lambda _: None
+    throttle: Throttle = field(default_factory=Throttle)
+
+    def once(self, only: str | None = None) -> list[Synced]:
+        """Takes in what waits now, all spaces at the same time; ``only`` names one version."""
+        records = [record for record in self.spaces() if only in (None, record.version)]
+        with ThreadPoolExecutor(max(1, len(records)), thread_name_prefix="embedmig-sync") as threads:
+            return list(threads.map(self.space, records))
+
+    def spaces(self) -> list[SpaceRecord]:
+        """The live spaces that embedmig writes; where there are no triggers, looks for changes first."""
+        with translated("syncing"), self.database.connect("sync reader") as reading:
+            if self.source.collection.capture == "watermark":
+                look_behind_watermark(reading, self.registry, self.source)
+            found = self.registry.spaces(reading, self.source.collection.name)
+            return [record for record in found if record.state in LIVE and record.writer == "embedmig"]
+
+    def space(self, record: SpaceRecord) -> Synced:
+        """One pass over one space. A model that fails is an answer, not an error: the other spaces go on."""
+        store, tally, error, code = writer_of(self.source, record), Tally(), None, 0
+        changes = Changes(self.registry, store)
+        with translated("syncing"), self.database.connect("sync reader") as reading:
+            store.check_key(reading)
+            while changes.distribute(reading):
+                pass
+            if changes.waiting(reading).count and not self.stop.is_set():
+                try:
+                    tally = self._drain(reading, store)
+                except (EmbedderError, MissingExtra, AnswerIsNo) as failed:
+                    error, code = failed.message, failed.exit_code
+                if error or tally.rows:  # entries that wait for another try say nothing about the model
+                    self.registry.save_model_error(reading, record.id, error)
+            left = changes.waiting(reading)
+        return Synced(
+            record.collection, record.version, tally.rows, tally.failed, left.count, left.oldest_seconds, error, code
+        )
+
+    def _drain(self, reading: Connection, store: PgvectorStore) -> Tally:
+        model_check.check_once(self.database.url, reading, self.registry, store.record, self.encoder(store.record))
+        encoder = self.encoder(store.record)
+        with self.database.connect("sync writer") as writing:
+            store.prepare_writer(writing)
+            pipeline = Pipeline(
+                self.registry, store, encoder, writing, self.stop, guard=lambda: None, fence=lambda *_: None,
+                committed=lambda: None, price=self.price(store.record), max_cost=self.max_cost(store.record),
+            )  # fmt: skip
+            brake = Brake(self.registry, store.record.collection, self.stop, self.report, self.throttle)
+            asyncio.run(self._embed(reading, pipeline, brake))
+        return pipeline.tally
+
+    async def _embed(self, reading: Connection, pipeline: Pipeline, brake: Brake) -> None:
+        async def feed() -> AsyncIterator[Work]:
+            size = pipeline.encoder.limits.batch_size
+            async for work in live_work(reading, Changes(self.registry, pipeline.store), size):
+                await brake.wait(reading, len(work.rows))
+                yield work
+                if pipeline.halting():
+                    return
+
+        try:
+            await pipeline.run(feed())
+        finally:
+            await pipeline.encoder.embedder.aclose()
+
+
+# --- where there are no triggers, and where there were none for a while -----------------------------------------
+
+
+def look_behind_watermark(conn: Connection, registry: Registry, source: Source) -> None:
+    """Without triggers: finds rows by their ``changed_at`` column, and by a scan the hard deletes it can't show.
+
+    The look goes back a while behind the newest row seen: a row may be stamped long before it is committed. What is
+    found again costs a comparison of hashes, and no embedding.
+    """
+    column = source.changed_at[0].name
+    mark = registry.watermark(conn, source.collection.name)
+    newest = scalar(conn, sql.SQL("select max({})::timestamptz::text from {}").format(ident(column), source.relation))
+    for record in registry.spaces(conn, source.collection.name):
+        if record.state not in LIVE or record.writer != "embedmig":
+            continue
+        store = writer_of(source, record)
+        since = sql.SQL(
+            "({mark}::timestamptz is null or {column} >= {mark}::timestamptz - make_interval(mins => {late}))"
+        )
+        behind = since.format(mark=sql.Literal(mark), column=ident("s", column), late=sql.Literal(LATE_COMMIT_MINUTES))
+        enqueue_missing(conn, registry, store, behind)
+        store.delete_orphans(conn)
+    if newest is not None:
+        registry.save_watermark(conn, source.collection.name, newest)
+
+
+def reconcile(conn: Connection, registry: Registry, store: PgvectorStore) -> tuple[int, int]:
+    """Compares a space with its source from end to end: queues what is missing or stale, removes what is gone.
+
+    For a time without triggers. Returns how many rows of each there were.
+    """
+    return enqueue_missing(conn, registry, store, sql.SQL("true")), store.delete_orphans(conn)
+
+
+def enqueue_missing(conn: Connection, registry: Registry, store: PgvectorStore, where: sql.Composable) -> int:
+    """Queues the rows that a space lacks, or has with another content; ``where`` narrows them over ``s``."""
+    source = store.source
+    extra = source.changed_at
+    stamp = sql.SQL("coalesce({}::timestamptz, now())").format(ident("s", extra[0].name)) if extra else sql.SQL("now()")
+    query = sql.SQL(
+        """insert into {pending} as p (space, key, changed_at)
+           select {space}, {key}, {stamp} from {rows} s
+           where {has_text} and {where} and not {present} and not {refused}
+           on conflict (space, key) do nothing"""
+    ).format(
+        pending=registry.pending_table,
+        space=sql.Literal(store.record.id),
+        key=source.key_text("s"),
+        stamp=stamp,
+        rows=source.rows(extra=extra),
+        has_text=HAS_TEXT,
+        where=where,
+        present=store.present(DOC_HASH),
+        refused=store.refused(registry),
+    )
+    return conn.execute(query).rowcount

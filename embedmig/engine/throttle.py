@@ -1,0 +1,105 @@
+"""Holding a running backfill back: pause, a speed, and what the database says of itself. Obeyed within a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from psycopg import sql
+
+from embedmig.config import Throttle
+from embedmig.database import Connection, literal, scalar
+from embedmig.database.registry import Registry
+
+LOOK_SECONDS = 1.0
+LAG = "select coalesce(extract(epoch from max(replay_lag)), 0)::float8 from pg_stat_replication"
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What an operator asked for; ``rows_per_second`` None is as fast as it goes."""
+
+    paused: bool = False
+    rows_per_second: float | None = None
+    reason: str = ""
+    set_by: str = ""
+
+
+def control(conn: Connection, registry: Registry, collection: str) -> Control:
+    """What is asked of the collection's backfills now. Wants SELECT alone."""
+    query = sql.SQL("select paused, rows_per_second, reason, set_by from {} where collection = %s")
+    row = conn.execute(query.format(registry.controls_table), (collection,)).fetchone()
+    return Control(*row) if row else Control()
+
+
+def set_control(conn: Connection, registry: Registry, collection: str, wanted: Control) -> None:
+    """Writes down what is asked; running backfills see it within a second."""
+    query = sql.SQL(
+        """insert into {} (collection, paused, rows_per_second, reason, set_by) values (%s, %s, %s, %s, %s)
+           on conflict (collection) do update set paused = excluded.paused, rows_per_second = excluded.rows_per_second,
+             reason = excluded.reason, set_by = excluded.set_by, set_at = now()"""
+    ).format(registry.controls_table)
+    conn.execute(query, (collection, wanted.paused, wanted.rows_per_second, wanted.reason, wanted.set_by))
+
+
+@dataclass
+class Brake:
+    """Asked before every batch: what an operator wants, how far the standbys are behind, what the user's query says.
+
+    ``held_seconds`` is time spent waiting, which is not active time. ``workers`` share the speed that is allowed.
+    """
+
+    registry: Registry
+    collection: str
+    stop: threading.Event
+    report: Callable[[str], None]
+    throttle: Throttle = field(default_factory=Throttle)
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    held_seconds: float = 0.0
+    workers: int = 1
+    _looked: float = field(default=float("-inf"), init=False)
+    _control: Control = field(default_factory=Control, init=False)
+    _strain: str = field(default="", init=False)
+    _said: str = field(default="", init=False)
+    _free_at: float = field(default=0.0, init=False)
+
+    async def wait(self, conn: Connection, rows: int) -> None:
+        """Returns when ``rows`` more may be embedded, or when the run is stopped."""
+        began = self.clock()
+        while (why := await asyncio.to_thread(self._why_not, conn)) and not self.stop.is_set():
+            self._say(why)
+            await self.sleep(LOOK_SECONDS / 2)
+        self._say("")
+        if speed := self._control.rows_per_second:
+            while (left := self._free_at - self.clock()) > 0 and not self.stop.is_set():
+                await self.sleep(min(left, LOOK_SECONDS / 2))
+            self._free_at = max(self._free_at, self.clock()) + rows * self.workers / speed
+        self.held_seconds += self.clock() - began
+
+    def _why_not(self, conn: Connection) -> str:
+        if self.clock() - self._looked >= LOOK_SECONDS or self._control.paused:
+            self._looked = self.clock()
+            self._control = control(conn, self.registry, self.collection)
+            self._strain = self._strained(conn)
+        if self._control.paused:
+            return f"paused by {self._control.set_by}" + (f": {self._control.reason}" if self._control.reason else "")
+        return self._strain
+
+    def _strained(self, conn: Connection) -> str:
+        """What the database suffers from, by the configuration's measure; empty where it doesn't."""
+        if (limit := self.throttle.replication_lag) is not None:
+            lag = scalar(conn, LAG)
+            if lag > limit:
+                return f"held back: a standby is {lag:.0f} s behind, more than {limit:.0f} s"
+        if self.throttle.pause_when and scalar(conn, literal(self.throttle.pause_when)):
+            return "held back: throttle.pause_when is true"
+        return ""
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self.report(text or "goes on")
+        self._said = text

@@ -1,0 +1,132 @@
+"""What a version finds for a set of questions, through the index and exactly, and how long it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from psycopg import sql
+
+from embedmig.database import Connection
+from embedmig.database.registry import as_array
+from embedmig.embedders.encoder import Encoded, Encoder
+from embedmig.errors import UsageError
+from embedmig.gates.evidence import Evaluation
+from embedmig.quality.golden import GoldenSet, Question
+from embedmig.quality.measures import Scores, latencies, score, summary
+from embedmig.source import Source
+from embedmig.source.rows import Key
+from embedmig.stores.search import Resolved, nearest
+from embedmig.types import Hit
+
+WORST = 10  # queries kept with an evaluation
+CHUNKS = 5  # hits asked for per row wanted, where a row has several
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """For each question the hits, best first, each row once; and the search's milliseconds, the model's aside."""
+
+    hits: Sequence[Sequence[Hit]]
+    milliseconds: Sequence[float]
+
+    @property
+    def keys(self) -> list[list[Key]]:
+        """For each question the rows found."""
+        return [[hit.key for hit in hits] for hits in self.hits]
+
+
+def encode(encoder: Encoder, texts: Sequence[str]) -> Encoded:
+    """The queries' vectors ``(n, dimensions)``, encoded as queries, in batches; closes the model."""
+
+    async def ask() -> Encoded:
+        try:
+            return await encoder.encode(texts, "query")
+        finally:
+            await encoder.embedder.aclose()
+
+    return asyncio.run(ask())
+
+
+def answer(conn: Connection, resolved: Resolved, encoded: Encoded, k: int, *, exact: bool) -> Answers:
+    """Asks a space every question; one that the model refused finds nothing."""
+    hits: list[list[Hit]] = []
+    times = []
+    depth = k * CHUNKS if resolved.encoder.space.chunk else k
+    for place, vector in enumerate(encoded.vectors):
+        if place in encoded.rejected:
+            hits.append([])
+            continue
+        began = time.perf_counter()
+        found = nearest(conn, resolved, vector.tolist(), depth, exact=exact)
+        times.append((time.perf_counter() - began) * 1000)
+        hits.append(rows_once(found)[:k])
+    return Answers(hits, times)
+
+
+def rows_once(hits: Sequence[Hit]) -> list[Hit]:
+    """Each row by its nearest chunk."""
+    best: dict[Key, Hit] = {}
+    for hit in hits:
+        best.setdefault(hit.key, hit)
+    return list(best.values())
+
+
+def evaluation(
+    golden: GoldenSet, version: str, answers: Answers, k: int, *, exact: bool, completeness: float
+) -> tuple[Evaluation, dict[str, Scores]]:
+    """What an answer is worth, with each question's scores."""
+    scores = score(golden.questions, answers.keys, k)
+    found = Evaluation(
+        version, golden.name, golden.digest, k, "exact" if exact else "index", len(golden.questions),
+        {name: summary(values) for name, values in scores.items()}, latencies(answers.milliseconds), completeness,
+        worst=worst(golden, scores),
+    )  # fmt: skip
+    return found, scores
+
+
+def worst(golden: GoldenSet, scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    """The queries with the lowest scores, by the first measure and then the next; those with full marks aside."""
+    rows = sorted(zip(*scores.values(), golden.questions, strict=True), key=lambda row: (*row[:-1], row[-1].number))
+    return [
+        {"number": question.number, "query": question.query, "tags": list(question.tags)}
+        | {name: round(float(value), 4) for name, value in zip(scores, values, strict=True)}
+        for *values, question in rows[:WORST] if values[0] < 1
+    ]  # fmt: skip
+
+
+def without_unknown(conn: Connection, source: Source, golden: GoldenSet) -> tuple[GoldenSet, list[str]]:
+    """The set without judgements of rows that the source doesn't have, and in words what was left out.
+
+    No version could find those. Raises :class:`UsageError` where nothing is left.
+    """
+    wanted = {key for question in golden.questions for key in question.relevant}
+    unknown = wanted - existing(conn, source, wanted)
+    if not unknown:
+        return golden, []
+    kept = [_without(question, unknown) for question in golden.questions]
+    left = tuple(question for question in kept if any(question.relevant.values()))
+    named = ", ".join("/".join(key) for key in sorted(unknown)[:3])
+    said = f"{len(unknown):,} of {len(wanted):,} judged keys are not in {source.collection.table} (such as {named})"
+    if not left:
+        raise UsageError(
+            f"{golden.name}: {said}", hint=f"the key is ({', '.join(column.name for column in source.key)}), as text"
+        )
+    dropped = len(kept) - len(left)
+    lost = f"; {dropped:,} of {len(kept):,} queries have no answer left and were passed by" if dropped else ""
+    return replace(golden, questions=left), [f"{said}: left out{lost}"]
+
+
+def existing(conn: Connection, source: Source, keys: set[Key]) -> set[Key]:
+    """Which of these keys the source has."""
+    query = sql.SQL("select k.key from (select unnest(%s::text[])::text[] as key) k join {} s on {} = k.key").format(
+        source.rows(text=False), source.key_text("s")
+    )
+    return {tuple(row[0]) for row in conn.execute(query, ([as_array(key) for key in keys],))}
+
+
+def _without(question: Question, unknown: set[Key]) -> Question:
+    return replace(question, relevant={key: grade for key, grade in question.relevant.items() if key not in unknown})

@@ -1,0 +1,75 @@
+"""What is really in a vector store: not what the registry believes, but what the rows say. Reads, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from embedmig.database import Connection
+from embedmig.database.ledger import ledger_exists
+from embedmig.database.registry import SpaceRecord
+from embedmig.quality.audit.checks import audit_alias, audit_collection, audit_space, untagged_columns
+from embedmig.quality.audit.context import Grounds
+from embedmig.quality.audit.finding import AuditFinding, Sampled
+from embedmig.quality.audit.reembedding import sample_space
+
+__all__ = ["Audit", "AuditFinding", "Audited", "Sampled", "audit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A space that was looked at: how many vectors it has, and what a sample of them showed, where one was drawn."""
+
+    collection: str
+    version: str
+    state: str
+    vectors: int
+    sample: Sampled | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Everything that was looked at, and everything that was found."""
+
+    spaces: list[Audited] = field(default_factory=list)
+    findings: list[AuditFinding] = field(default_factory=list)
+
+
+def audit(grounds: Grounds, conn: Connection, collections: list[str], *, sample: int = 0, seed: int = 0) -> Audit:
+    """Looks at every space of some collections, and at vector columns that no space accounts for.
+
+    ``sample`` vectors of each space are made anew by the model that is said to have made them; which ones, ``seed``
+    decides. Wants SELECT alone. Raises what the model raises.
+    """
+    found = Audit()
+    for name in collections:
+        for space, findings in _audit(grounds, conn, name, sample, seed):
+            found.spaces.extend([space] if space else [])
+            found.findings.extend(findings)
+    return found
+
+
+def _audit(
+    grounds: Grounds, conn: Connection, name: str, sample: int, seed: int
+) -> Iterator[tuple[Audited | None, list[AuditFinding]]]:
+    source = grounds.source(conn, name)
+    records = grounds.registry.spaces(conn, name) if ledger_exists(conn, grounds.database.schema) else []
+    yield None, untagged_columns(conn, source, records)
+    if not records:
+        return
+    yield (
+        None,
+        [*audit_collection(conn, grounds.registry, source, records), *audit_alias(conn, grounds.registry, source)],
+    )
+    for record in records:
+        if record.state != "retired":
+            yield _audit_space(grounds, conn, record, records, sample, seed)
+
+
+def _audit_space(
+    grounds: Grounds, conn: Connection, record: SpaceRecord, records: list[SpaceRecord], sample: int, seed: int
+) -> tuple[Audited, list[AuditFinding]]:
+    source = grounds.source(conn, record.collection)
+    vectors, findings = audit_space(conn, grounds.registry, source, record, records)
+    drawn, foreign = sample_space(grounds, conn, source, record, sample, seed) if sample and vectors else (None, [])
+    return Audited(record.collection, record.version, record.state, vectors, drawn), [*findings, *foreign]

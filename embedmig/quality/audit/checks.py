@@ -1,0 +1,326 @@
+"""What the rows say by themselves: tags, lengths, norms, content hashes, keys, indexes, triggers.
+
+pgvector takes neither NaN nor infinity in, by text, array, binary COPY or arithmetic (measured with 0.8.5), so those
+can only come from damage to the file; the test for them costs nothing beside that of the norm, and stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from embedmig.database import Connection, ident, scalar
+from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.engine.outbox import unsettled
+from embedmig.quality.audit.finding import KEYS_SHOWN, AuditFinding
+from embedmig.source import DOC_HASH, HAS_TEXT, Source, capture, list_columns
+from embedmig.stores import aliases, open_store
+from embedmig.stores.pgvector.adopted import writer_of
+from embedmig.stores.pgvector.hnsw import LIMIT
+from embedmig.types import Storage
+
+NORM_TOLERANCE: dict[Storage, float] = {"vector": 1e-3, "halfvec": 2e-3}
+"""How far from 1 a unit vector's norm may be: a model in half precision rounds each component by up to 2⁻¹¹ = 4.9e-4
+of itself, and so the norm; stored as halfvec it is rounded once more."""
+
+INDEX_FROM = 1_000  # below, reading every vector is quicker than an index
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A fault that a row shows by itself: a condition over the relation ``r`` that :func:`relation_of` gives."""
+
+    code: str
+    condition: sql.Composable
+    message: str
+    hint: str
+
+
+def audit_space(
+    conn: Connection, registry: Registry, source: Source, record: SpaceRecord, records: Sequence[SpaceRecord]
+) -> tuple[int, list[AuditFinding]]:
+    """How many vectors a space has, and what is wrong with them; one snapshot, two passes."""
+    with conn.transaction():
+        conn.execute("set transaction isolation level repeatable read")
+        vectors, found = run_probes(conn, source, record, probes_of(conn, source, record, records))
+        found += against_source(conn, registry, source, record)
+        found += audit_index(conn, source, record, vectors)
+    return vectors, found
+
+
+# --- each vector by itself ------------------------------------------------------------------------------------
+
+
+def relation_of(source: Source, record: SpaceRecord) -> sql.Composed:
+    """Every vector of the table that a space is in: ``key text[], version, dims, norm``."""
+    return sql.SQL(
+        """(select {key} as key, {version} as version, vector_dims({embedding}) as dims,
+              vector_norm({embedding}::vector) as norm from {table} e where {embedding} is not null) r"""
+    ).format(
+        key=source.key_text("e"),
+        version=ident("e", record.version_column),
+        embedding=ident("e", record.embedding_column),
+        table=record.relation,
+    )
+
+
+def probes_of(conn: Connection, source: Source, record: SpaceRecord, records: Sequence[SpaceRecord]) -> Iterator[Probe]:
+    """What is asked of every vector. In an adopted column other versions may stand beside this one."""
+    tags = [
+        one.version
+        for one in records
+        if (one.relation, one.embedding_column) == (record.relation, record.embedding_column)
+    ]
+    mine = sql.SQL("r.version = {}").format(sql.Literal(record.version))
+    yield _untagged(conn, source, record)
+    yield Probe(
+        "unknown-version",
+        sql.SQL("r.version <> all({})").format(sql.Literal(tags)),
+        "carry a version that embedmig doesn't know",
+        "find the writer: select the version column of these keys; no alias shows them",
+    )
+    yield Probe(
+        "wrong-dimensions",
+        sql.SQL("{} and r.dims <> {}").format(mine, sql.Literal(record.space.dimensions)),
+        f"don't have the {record.space.dimensions} dimensions that the version says",
+        "they are of another model: embed these rows anew, or clear them",
+    )
+    yield Probe("nan", sql.SQL("r.norm = 'NaN'"), "hold NaN", "check the disk: pgvector takes no NaN in")
+    yield Probe(
+        "zero",
+        sql.SQL("{} and r.norm = 0").format(mine),
+        "are zero: nearest to everything or to nothing",
+        "embed these rows anew; a text without words has no vector",
+    )
+    if record.space.normalize == "l2":
+        far = sql.SQL("{} and r.norm > 0 and abs(r.norm - 1) > {}")
+        yield Probe(
+            "not-unit",
+            far.format(mine, sql.Literal(NORM_TOLERANCE[record.space.storage])),
+            "are not of unit norm, which the version's norm-l2 says",
+            "another program wrote them, or another model: --sample tells which rows the model made",
+        )
+
+
+def _untagged(conn: Connection, source: Source, record: SpaceRecord) -> Probe:
+    """Adoption tags all rows that are there, so what is untagged now came later: from a writer that sets no version."""
+    condition = sql.SQL("r.version is null")
+    query = "select atthasmissing from pg_attribute where attrelid = %s and attname = %s"
+    if record.adopted and scalar(conn, query, (source.oid, record.version_column)):
+        return Probe(
+            "writer",
+            condition,
+            "were written since the adoption by something that sets no version; no search finds them",
+            f'let it set {record.version_column} with the vector, or adopt with writer="embedmig"',
+        )
+    return Probe(
+        "untagged", condition, "carry no version; no search finds them", "set it where it is known what made them"
+    )
+
+
+def run_probes(
+    conn: Connection, source: Source, record: SpaceRecord, probes: Iterator[Probe]
+) -> tuple[int, list[AuditFinding]]:
+    """Counts all faults in one pass; looks some keys up for those that are there."""
+    asked = list(probes)
+    relation = relation_of(source, record)
+    counts = [sql.SQL("count(*) filter (where {})").format(probe.condition) for probe in asked]
+    tagged = sql.SQL("count(*) filter (where r.version = {})").format(sql.Literal(record.version))
+    query = sql.SQL("select count(*), {} from {}").format(sql.SQL(", ").join([tagged, *counts]), relation)
+    row = conn.execute(query).fetchone()
+    assert row is not None
+    found = [
+        finding(record, probe, count, row[0], some_keys(conn, sql.SQL("select r.key from {} where {}").format(relation, probe.condition)))
+        for probe, count in zip(asked, row[2:], strict=True)
+        if count
+    ]  # fmt: skip
+    return row[1], found
+
+
+def finding(record: SpaceRecord, probe: Probe, count: int, of: int, keys: list[str]) -> AuditFinding:
+    """A fault with its numbers."""
+    message = f"{count:,} of {of:,} vectors {probe.message}"
+    return AuditFinding(
+        probe.code, record.collection, record.version, count, count / of if of else None, message, probe.hint, keys
+    )
+
+
+def some_keys(conn: Connection, query: sql.Composed) -> list[str]:
+    """The first few keys of a query over ``key text[]``."""
+    limited = sql.SQL("{} limit {}").format(query, sql.Literal(KEYS_SHOWN))
+    return [", ".join(part or "" for part in row[0]) for row in conn.execute(limited)]
+
+
+# --- space against source -------------------------------------------------------------------------------------
+
+
+def against_source(conn: Connection, registry: Registry, source: Source, record: SpaceRecord) -> Iterator[AuditFinding]:
+    """Rows without a vector, vectors without a row, vectors of another text. What waits to be taken in is no fault."""
+    eligible = int(scalar(conn, sql.SQL("select count(*) from {} s where {}").format(source.rows(), HAS_TEXT)))
+    for code, query, message, hint in _differences(conn, registry, source, record):
+        count = int(scalar(conn, sql.SQL("select count(*) from ({}) d").format(query)))
+        if count:
+            share = count / eligible if eligible else None
+            yield AuditFinding(
+                code,
+                record.collection,
+                record.version,
+                count,
+                share,
+                f"{count:,} {message}",
+                hint,
+                some_keys(conn, query),
+            )
+
+
+def _differences(
+    conn: Connection, registry: Registry, source: Source, record: SpaceRecord
+) -> Iterator[tuple[str, sql.Composed, str, str]]:
+    if record.state != "building":
+        yield "missing", missing(conn, registry, source, record), "eligible rows have no vector", _mend(record)
+    if record.writer != "embedmig":
+        return  # which text they were made from is unknown
+    stale = _held(
+        conn,
+        registry,
+        source,
+        record,
+        sql.SQL("exists (select from {rows} s where {join} and {has_text} and {hash} <> e.content_hash)"),
+    )
+    yield "stale", stale, "rows have the vector of an earlier text, and no change waits for them", _mend(record)
+    if not record.adopted:  # adopted vectors go with their rows
+        orphans = _held(
+            conn, registry, source, record, sql.SQL("not exists (select from {rows} s where {join} and {has_text})")
+        )
+        yield "orphans", orphans, "rows have a vector and no eligible source row; no search finds them", _mend(record)
+
+
+def _mend(record: SpaceRecord) -> str:
+    if record.writer != "embedmig":
+        return 'the application writes this space; adopt with writer="embedmig" to have them embedded'
+    return f"embedmig sync {record.collection} --repair compares every row and embeds what differs"
+
+
+def missing(conn: Connection, registry: Registry, source: Source, record: SpaceRecord) -> sql.Composed:
+    """Keys of eligible rows without a vector of this version, but for those that wait or that the model refused."""
+    if record.adopted:
+        held = sql.SQL("select from {} e where {} and {} is not null and {} = {}").format(
+            record.relation, source.join("e", "s"), ident("e", record.embedding_column),
+            ident("e", record.version_column), sql.Literal(record.version),
+        )  # fmt: skip
+    else:
+        held = sql.SQL("select from {} e where {}").format(record.relation, source.join("e", "s"))
+        if record.space.chunk:  # every piece of it
+            pieces = sql.SQL("{} and e.chunk = 0 and e.chunk_count = (select count(*) from {} c where {})")
+            held = pieces.format(held, record.relation, source.join("c", "e"))
+    refused = sql.SQL("select from {} f where f.space = {} and f.key = {}").format(
+        registry.failed_table, sql.Literal(record.id), source.key_text("s")
+    )
+    return sql.SQL(
+        """select {key} as key from {rows} s where {has_text} and not exists ({held}) and not exists ({refused})
+             and not exists (select from ({waiting}) u where u.key = {key})
+             and not exists (select from ({waiting}) u where u.key[1] is null)"""
+    ).format(
+        key=source.key_text("s"), rows=source.rows(), has_text=HAS_TEXT, held=held, refused=refused,
+        waiting=unsettled(conn, registry, source, record.id),
+    )  # fmt: skip
+
+
+def _held(
+    conn: Connection, registry: Registry, source: Source, record: SpaceRecord, condition: sql.SQL
+) -> sql.Composed:
+    """Keys of rows in the space that meet a condition and that no change waits for."""
+    return sql.SQL(
+        """select {key} as key from {table} e where e.chunk = 0 and {condition}
+             and not exists (select from ({waiting}) u where u.key = {key})
+             and not exists (select from ({waiting}) u where u.key[1] is null)"""
+    ).format(
+        key=source.key_text("e"),
+        table=writer_of(source, record).table,
+        condition=condition.format(rows=source.rows(), join=source.join("s", "e"), has_text=HAS_TEXT, hash=DOC_HASH),
+        waiting=unsettled(conn, registry, source, record.id),
+    )
+
+
+# --- what surrounds the vectors -------------------------------------------------------------------------------
+
+
+def audit_index(conn: Connection, source: Source, record: SpaceRecord, vectors: int) -> Iterator[AuditFinding]:
+    """An index that answers nothing, or none where one is wanted."""
+    state = open_store(source, record).index_state(conn)
+    possible = record.space.dimensions <= LIMIT["binary"]
+    if state == "invalid":
+        message, hint = (
+            "the vector index is invalid: an interrupted build left it",
+            "drop it and build it anew: embedmig upgrade does, where the revision isn't done",
+        )
+    elif state == "none" and possible and vectors >= INDEX_FROM and record.state in ("active", "retained"):
+        message, hint = (
+            f"there is no vector index: every search reads {vectors:,} vectors",
+            "op.create_index in a new revision",
+        )
+    else:
+        return
+    yield AuditFinding("index", record.collection, record.version, 1, None, message, hint)
+
+
+def audit_collection(
+    conn: Connection, registry: Registry, source: Source, records: Sequence[SpaceRecord]
+) -> Iterator[AuditFinding]:
+    """Triggers that are gone, disabled, or made for another configuration."""
+    if not any(one.writer == "embedmig" and one.state != "retired" for one in records):
+        return
+    state = capture.state(conn, registry, source)
+    if state not in ("installed", "watermark"):
+        message = f"capture is {state}: changes of {source.collection.table} are not noticed"
+        hint = f"embedmig sync {source.collection.name} --repair installs the triggers and compares every row"
+        yield AuditFinding("capture", source.collection.name, None, 1, None, message, hint)
+
+
+def audit_alias(conn: Connection, registry: Registry, source: Source) -> Iterator[AuditFinding]:
+    """What the view really shows: the version that the registry says, and nothing else."""
+    name = source.collection.name
+    alias = registry.alias(conn, name)
+    if alias is None or alias.version is None:
+        return
+    view = ident(*aliases.alias_name(source))
+    if scalar(conn, "select to_regclass(%s)", (view.as_string(conn),)) is None:
+        message = f"the alias {source.collection.alias} is gone; it should show {alias.version}"
+        yield AuditFinding("alias", name, alias.version, 1, None, message, f"embedmig alias rebuild {name}")
+        return
+    query = sql.SQL("select version, count(*) from {} group by version").format(view)
+    shown: dict[str | None, int] = {row[0]: row[1] for row in conn.execute(query)}
+    wrong = {version: count for version, count in shown.items() if version != alias.version}
+    if wrong:
+        versions = ", ".join(f"{version or 'untagged'} ({count:,})" for version, count in shown.items())
+        message = f"{len(shown)} versions behind one alias: {source.collection.alias} shows {versions}"
+        total = sum(shown.values())
+        hint = f"the view was changed by hand: embedmig alias rebuild {name} makes it show {alias.version} alone"
+        yield AuditFinding(
+            "mixed", name, alias.version, sum(wrong.values()), sum(wrong.values()) / total, message, hint
+        )
+
+
+def untagged_columns(conn: Connection, source: Source, records: Sequence[SpaceRecord]) -> list[AuditFinding]:
+    """Columns of vectors in the source table that no space accounts for: nothing says which model made them."""
+    adopted = {one.embedding_column for one in records if one.adopted}
+    found = []
+    for column in list_columns(conn, source.oid).values():
+        if column.type.split(".")[-1].startswith(("vector", "halfvec")) and column.name not in adopted:
+            held = sql.SQL("select count(*), count({c}) from {t}").format(c=ident(column.name), t=source.relation)
+            row = conn.execute(held).fetchone()
+            assert row is not None
+            if row[1]:
+                found.append(_untagged_column(source, column.name, column.type, row[0], row[1]))
+    return found
+
+
+def _untagged_column(source: Source, name: str, kind: str, rows: int, vectors: int) -> AuditFinding:
+    table = source.collection.table
+    return AuditFinding(
+        "untagged-column", source.collection.name, None, vectors, vectors / rows,
+        f"{table}.{name} ({kind}) holds {vectors:,} vectors, and nothing says which model made them",
+        f"embedmig revision -m … --collection {source.collection.name} --adopt {table}.{name} --model …",
+    )  # fmt: skip

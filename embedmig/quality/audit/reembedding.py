@@ -1,0 +1,149 @@
+"""Did the claimed model make these vectors? A sample of the texts is embedded anew and compared.
+
+Vectors of another model with the same number of dimensions fit the column, the index and the metric, and nothing
+about them is wrong but where they point. Only the model itself can tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from embedmig.database import Connection, ident
+from embedmig.database.registry import SpaceRecord
+from embedmig.embedders.encoder import Encoder
+from embedmig.embedders.model_check import cosines_of
+from embedmig.lazy import Later
+from embedmig.quality.audit.context import Grounds
+from embedmig.quality.audit.finding import KEYS_SHOWN, AuditFinding, Sampled
+from embedmig.source import DOC_HASH, HAS_TEXT, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+else:
+    np = Later("numpy")
+
+FOREIGN_BELOW = 0.95
+"""A stored vector whose cosine with a fresh one is lower was not made by that model from that text.
+
+Far from both sides. The same model on other hardware, in half precision or stored as halfvec gives 0.999 or more:
+halfvec rounds components by 2⁻¹¹, which costs 1e-7 of cosine, and bfloat16 inference some 1e-3. Two unrelated models give
+cosines around 0 with a standard deviation of 1/√d (0.06 at 256 dimensions), and anisotropy moves their mean, not by
+that much. Between 0.95 and 0.999 lie other ways of joining or cutting the same text, which are not another model."""
+
+MAX_SAMPLE = 10_000  # texts and vectors of the sample are held in memory
+BATCH = 256
+Z = 1.959964  # 95 %
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A vector of the sample: its row's key, the text that it should be made of, and itself."""
+
+    key: str
+    text: str
+    stored: Sequence[float]
+
+
+def sample_space(
+    grounds: Grounds, conn: Connection, source: Source, record: SpaceRecord, size: int, seed: int
+) -> tuple[Sampled, list[AuditFinding]]:
+    """Draws up to ``size`` vectors at random, embeds their texts, and counts those that the model did not make.
+
+    No transaction is open while the model works. Raises what the model raises.
+    """
+    drawn = draw(conn, source, record, size, seed)
+    cosines = asyncio.run(compare(grounds.encoder(record.space, record.weights), drawn))
+    measured = cosines[np.isfinite(cosines)]
+    foreign = [one.key for one, cosine in zip(drawn, cosines, strict=True) if cosine < FOREIGN_BELOW]
+    checked = len(measured)
+    sampled = Sampled(
+        drawn=len(drawn), checked=checked, foreign=len(foreign), share=len(foreign) / checked if checked else 0.0,
+        interval=wilson(len(foreign), checked), threshold=FOREIGN_BELOW,
+        median=float(np.median(measured)) if checked else None, lowest=float(measured.min()) if checked else None,
+    )  # fmt: skip
+    return sampled, [_finding(record, sampled, foreign)] if foreign else []
+
+
+def draw(conn: Connection, source: Source, record: SpaceRecord, size: int, seed: int) -> list[Drawn]:
+    """Vectors in the order of a hash of their key: the same sample for the same seed, whatever their place on disk."""
+    rows = conn.execute(
+        _own(source, record, size, seed) if not record.adopted else _adopted(source, record, size, seed)
+    )
+    return [Drawn(", ".join(row[0]), row[1][row[2] : row[3]], row[4]) for row in rows]
+
+
+def _own(source: Source, record: SpaceRecord, size: int, seed: int) -> sql.Composed:
+    """Vectors whose content hash is the current one: of the others the text is gone."""
+    place = sql.SQL("e.chunk_start, e.chunk_end" if record.space.chunk else "0, null::int")
+    return sql.SQL(
+        """select {key}, s.doc, {place}, e.embedding::real[]
+           from (select * from {table} e order by hashtextextended({key}::text || e.chunk, {seed}) limit {size}) e
+           join {rows} s on {join} where {has_text} and {hash} = e.content_hash"""
+    ).format(
+        key=source.key_text("e"), place=place, table=record.relation, seed=sql.Literal(seed), size=sql.Literal(size),
+        rows=source.rows(), join=source.join("s", "e"), has_text=HAS_TEXT, hash=DOC_HASH,
+    )  # fmt: skip
+
+
+def _adopted(source: Source, record: SpaceRecord, size: int, seed: int) -> sql.Composed:
+    """Vectors of this version in the adopted column, beside the text that stands there now."""
+    return sql.SQL(
+        """select {key}, s.doc, 0, null::int, e.embedding
+           from (select {key} as embedmig_key, {columns}, {embedding}::real[] as embedding from {table} e
+                 where {embedding} is not null and {version} = {tag} and vector_dims({embedding}) = {dimensions}
+                 order by hashtextextended({key}::text, {seed}) limit {size}) e
+           join {rows} s on {join} where {has_text}"""
+    ).format(
+        key=source.key_text("e"), columns=source.key_columns, embedding=ident("e", record.embedding_column),
+        table=record.relation, version=ident("e", record.version_column), tag=sql.Literal(record.version),
+        dimensions=sql.Literal(record.space.dimensions), seed=sql.Literal(seed), size=sql.Literal(size),
+        rows=source.rows(), join=source.join("s", "e"), has_text=HAS_TEXT,
+    )  # fmt: skip
+
+
+async def compare(encoder: Encoder, drawn: Sequence[Drawn]) -> npt.NDArray[np.float64]:
+    """The cosine of each stored vector with a fresh one, ``(n,)``; NaN where the model gives none for that text."""
+    cosines = np.full(len(drawn), np.nan)
+    try:
+        for start in range(0, len(drawn), BATCH):
+            part = drawn[start : start + BATCH]
+            encoded = await encoder.encode([one.text for one in part], "document")
+            stored = np.array([one.stored for one in part], np.float32)
+            cosines[start : start + len(part)] = cosines_of(stored, encoded.vectors)
+            for row in encoded.rejected:
+                cosines[start + row] = np.nan
+    finally:
+        await encoder.embedder.aclose()
+    return cosines
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share (E. B. Wilson, 1927, Probable Inference, JASA 22); (0, 1) where nothing was seen."""
+    if of == 0:
+        return 0.0, 1.0
+    share, spread = count / of, Z * Z / of
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _finding(record: SpaceRecord, sampled: Sampled, keys: Sequence[str]) -> AuditFinding:
+    low, high = sampled.interval
+    message = (
+        f"{sampled.foreign:,} of {sampled.checked:,} sampled vectors were not made by {record.space.model} from their text: "
+        f"{sampled.share:.1%} of the space, between {low:.1%} and {high:.1%} with 95 % confidence"
+    )
+    hint = "another model of the same dimensions wrote there; embed the collection anew under a new version"
+    if record.adopted:
+        hint = "another model wrote there, or the rows were edited since: which text adopted vectors were made from is unknown"
+    return AuditFinding(
+        "foreign", record.collection, record.version, sampled.foreign, sampled.share, message, hint,
+        list(keys[:KEYS_SHOWN]), sampled.interval,
+    )  # fmt: skip

@@ -1,0 +1,62 @@
+"""A golden set drawn from the corpus itself, for teams that have none: known items."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from psycopg import sql
+
+from embedmig.database import Connection
+from embedmig.errors import UsageError
+from embedmig.quality.golden import GoldenSet, Question
+from embedmig.source import HAS_TEXT, Source
+from embedmig.source.rows import Key
+
+WORDS = 12  # a query's length, in words
+SHOWS = (
+    "Known items: each query is a piece of one row's own text, and that row is the one answer. Such a set shows whether "
+    "vectors are in their place, whether the index finds them, and gross differences between versions. It can't show how "
+    "well people's own questions are answered: it favours models that match words, other rows that would answer as well "
+    "count as wrong, and every score is too high. Replace it by real queries with judged answers as soon as there are some."
+)
+
+
+def draw(conn: Connection, source: Source, count: int, seed: int = 0) -> GoldenSet:
+    """``count`` questions, or as many as there are rows with text; the same seed on the same corpus draws the same ones."""
+    query = sql.SQL(
+        "select {key}, s.doc from {rows} s where {has_text} order by md5({key}::text || %s), {key} limit %s"
+    ).format(key=source.key_text("s"), rows=source.rows(), has_text=HAS_TEXT)
+    rows = [(tuple(row[0]), row[1]) for row in conn.execute(query, (str(seed), count))]
+    return GoldenSet("known items", tuple(question(key, text, seed) for key, text in rows))
+
+
+def question(key: Key, text: str, seed: int) -> Question:
+    """A sentence of the row's text, or a piece of it, as a query for that row."""
+    chance = random.Random(f"{seed} {key}")  # noqa: S311  a sample, not a secret
+    sentences = [part.split() for part in re.split(r"(?<=[.!?])\s+|\n+", text)]
+    long = [words for words in sentences if len(words) >= 4] or [text.split()]
+    words = chance.choice(long)
+    start = chance.randrange(max(1, len(words) - WORDS + 1))
+    return Question(" ".join(words[start : start + WORDS]), {key: 1}, ("known-item",))
+
+
+def write(path: Path, questions: Sequence[Question]) -> None:
+    """Writes a set as YAML, with what it can show at its head. Raises :class:`UsageError` where a file is there already."""
+    import yaml
+
+    if path.exists():
+        raise UsageError(f"{path} is there already; it was left as it is", hint="--golden FILE names another")
+    items = [
+        {"query": item.query, "relevant": [_plain(key) for key in item.relevant], "tags": list(item.tags)}
+        for item in questions
+    ]
+    head = "".join(f"# {line}\n" for line in re.findall(r".{1,116}(?:\s|$)", SHOWS))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(head + yaml.safe_dump(items, allow_unicode=True, sort_keys=False, width=120), "utf-8")
+
+
+def _plain(key: Key) -> str | list[str]:
+    return key[0] if len(key) == 1 else list(key)

@@ -1,0 +1,316 @@
+"""What an application uses to search: the alias says which version it shows, and the version says which model encodes.
+
+A query is never encoded by a model other than the one that made the vectors it is compared with, whatever the
+configuration says by now; and every read filters on the version, so that a flip in between gives no row of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random as randomness
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+
+from embedmig.config.settings import EmbedderSettings
+from embedmig.database import Connection, Database, ident, planned_rows
+from embedmig.database.ledger import ledger_exists
+from embedmig.database.registry import Registry
+from embedmig.errors import AliasMoved, EmbedmigError, UsageError
+from embedmig.reading.canary import Canary
+from embedmig.reading.shadow import Shadow, ShadowTask
+from embedmig.stores.aliases import CHANNEL, space_of
+from embedmig.stores.pgvector.hnsw import form_of
+from embedmig.stores.search import (
+    Resolved,
+    column_names,
+    encode_query,
+    encoder_for,
+    nearest,
+    resolve_version,
+    split_columns,
+)
+from embedmig.types import Hit
+
+T = TypeVar("T")
+
+TRIES = 5  # flips that one search outlives
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVector:
+    """A query's vector ``(dimensions,)``, and the version that it may be compared with. Cache it under fingerprint and text."""
+
+    vector: tuple[float, ...]
+    version: str
+    fingerprint: str
+
+
+class Reader:
+    """Searches a collection through its alias.
+
+    ``settings`` say how to reach each provider; what the model *is* comes from the alias. ``lazy`` notes which rows
+    were found, so that a backfill with ``order="hot"`` embeds those first. One reader serves one thread; close it, or use it
+    as a context manager. Raises :class:`UsageError` where there is nothing to be shown.
+
+    ``shadow`` is a version that a share ``rate`` of the reads is also asked of, off the request's path; what it found is
+    kept in the database, without the texts unless ``keep_texts``. ``canary`` is a version that answers a share of the
+    reads itself, and those of the tenants that ``canary_for`` names (a set, or a function). Where either can't be
+    asked, the version that the alias shows answers and one warning is logged. ``random`` decides who is asked.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        collection: str,
+        *,
+        schema: str = "embedmig",
+        settings: Mapping[str, EmbedderSettings] | None = None,
+        lazy: bool = False,
+        shadow: str | None = None,
+        rate: float = 0.05,
+        keep_texts: bool = False,
+        canary: str | None = None,
+        share: float | None = None,
+        canary_for: Collection[str] | Callable[[str], bool] | None = None,
+        random: randomness.Random | None = None,
+    ) -> None:
+        self.collection = collection
+        self.lazy = lazy
+        self._database = Database(url, schema)
+        self._registry = Registry(schema)
+        self._settings = settings or {}
+        chance = random or randomness.Random()  # noqa: S311  who is asked twice is no secret
+        self._canary = Canary(canary, share, canary_for, chance) if canary else None
+        self._shadow = (
+            Shadow(self._database, collection, shadow, rate, self._settings, chance, keep_texts) if shadow else None
+        )
+        self._loop = asyncio.new_event_loop()
+        self._resolved: Resolved | None = None
+        self._conn = self._connect()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives connection and model back; shadow reads that are queued are waited for, five seconds at most."""
+        if self._shadow:
+            self._shadow.close()
+        self._forget()
+        self._loop.close()
+        self._conn.close()
+
+    @property
+    def version(self) -> str:
+        """The version that the alias shows, as far as this reader has heard."""
+        return self._current().version
+
+    @property
+    def fingerprint(self) -> str:
+        """Part of the key under which an application caches a query's vector: it changes with every flip."""
+        return self._current().fingerprint
+
+    def encode(self, text: str) -> QueryVector:
+        """A query's vector, with the version it can be compared with. Raises :class:`UsageError` for an empty text."""
+        require_text(text)
+        current = self._current()
+        vector = self._loop.run_until_complete(encode_query(current.encoder, text))
+        return QueryVector(vector, current.version, current.fingerprint)
+
+    def search(
+        self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None
+    ) -> list[Hit]:
+        """The ``k`` nearest rows to ``text``, nearest first, all of one version. ``tenant`` is who asks, for a canary.
+
+        ``where`` gives values that key or ``columns`` of the alias must have (a list: one of them); where at least ``k``
+        rows have them, ``k`` are found. Shadow reads are of searches without it.
+
+        If the alias flips while the query is encoded, the query is encoded anew for the version it shows then. A
+        connection that was lost is opened again. Raises :class:`DatabaseUnavailable` where that can't be done.
+        """
+        require_text(text)
+        for _ in range(TRIES):
+            try:
+                if (
+                    self._canary
+                    and self._canary.picks(tenant)
+                    and (found := self._ask_canary(text, k, where)) is not None
+                ):
+                    return found
+                return self._ask(text, k, where)
+            except AliasMoved:
+                self._forget()
+            except psycopg.OperationalError:
+                if not self._conn.broken:
+                    raise
+                self._reconnect()
+        raise AliasMoved(f"the alias of {self.collection} moved {TRIES} times during one search")
+
+    def nearest(self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        """The ``k`` nearest rows to a vector that :meth:`encode` made, perhaps a while ago; ``where`` as in :meth:`search`.
+
+        Raises :class:`AliasMoved` where it was made for another version than the alias shows: a comparison across
+        versions would raise nothing and return rubbish.
+        """
+        current = self._current()
+        if query.version != current.version or query.fingerprint != current.fingerprint:
+            raise AliasMoved(
+                f"the query's vector was made for {query.version}, and the alias shows {current.version}",
+                hint="encode the query again; use the fingerprint as part of the cache's key",
+            )
+        hits = self._read(current, query.vector, k, where)
+        if not hits and self._showing() != current.version:
+            raise AliasMoved(f"the alias of {self.collection} moved away from {current.version}")
+        if self.lazy and hits:
+            self._registry.note_reads(self._conn, self.collection, [hit.key for hit in hits])
+        return hits
+
+    # --- inside
+
+    def _ask(self, text: str, k: int, where: Mapping[str, Any] | None) -> list[Hit]:
+        """What the alias shows; a shadow hears of it when the answer is there."""
+        began = time.perf_counter()
+        query = self.encode(text)
+        hits = self.nearest(query, k, where=where)
+        if self._shadow and self._resolved and not where:
+            milliseconds = (time.perf_counter() - began) * 1000
+            self._shadow.offer(ShadowTask(text, query.vector, self._resolved, hits, k, milliseconds))
+        return hits
+
+    def _ask_canary(self, text: str, k: int, where: Mapping[str, Any] | None) -> list[Hit] | None:
+        """The canary's own answer; None where the alias's version has to answer instead, as it has while it is that one."""
+        canary = self._canary
+        assert canary is not None
+        if canary.version == self._current().version or not canary.available:
+            return None
+        try:
+            if canary.resolved is None:
+                canary.resolved = resolve_version(
+                    self._conn, self._registry, self.collection, canary.version, self._settings
+                )
+            vector = self._loop.run_until_complete(encode_query(canary.resolved.encoder, text))
+            return nearest(self._conn, canary.resolved, vector, k, where=where)
+        except (EmbedmigError, psycopg.Error) as error:
+            if self._conn.broken:
+                raise
+            canary.failed(error)
+            return None
+
+    def _connect(self) -> Connection:
+        conn = self._database.connect("reader")
+        conn.execute(sql.SQL("listen {}").format(ident(CHANNEL)))
+        return conn
+
+    def _reconnect(self) -> None:
+        """Notes may have been missed meanwhile, so what was known of the alias is forgotten too."""
+        self._conn.close()
+        self._conn = self._connect()
+        self._forget()
+
+    def _forget(self) -> None:
+        """What is known of the alias is out of date; its model is let go in the loop that it was used in."""
+        if self._resolved is not None:
+            self._loop.run_until_complete(self._resolved.encoder.embedder.aclose())
+        self._resolved = None
+        if self._canary and self._canary.resolved:  # the columns shown go with the alias
+            self._loop.run_until_complete(self._canary.resolved.encoder.embedder.aclose())
+            self._canary.resolved = None
+
+    def _current(self) -> Resolved:
+        """What the alias shows, as far as is known: a flip says so by NOTIFY, and an empty result asks again."""
+        if any(note.payload == self.collection for note in self._conn.notifies(timeout=0)):
+            self._forget()
+        if self._resolved is None:
+            self._resolved = self._resolve()
+        return self._resolved
+
+    def _showing(self) -> str | None:
+        record = self._registry.alias(self._conn, self.collection)
+        return record.version if record else None
+
+    def _resolve(self) -> Resolved:
+        record = None
+        if ledger_exists(self._conn, self._database.schema):
+            record = self._registry.alias(self._conn, self.collection)
+        if record is None or record.version is None or record.encoder is None:
+            raise UsageError(
+                f"the alias of {self.collection!r} shows no version yet",
+                hint="embedmig upgrade head creates and fills it",
+            )
+        relation = ident(record.alias_schema, record.alias_name)
+        names = column_names(self._conn, relation)
+        space, weights = space_of(record.encoder)
+        encoder = encoder_for(space, weights, self._settings.get(space.provider))
+        keys, columns = split_columns(names)
+        form = form_of(self._conn, relation)
+        rows = planned_rows(self._conn, relation)
+        return Resolved(relation, keys, columns, record.version, record.fingerprint or "", encoder, form, rows)
+
+    def _read(self, current: Resolved, vector: Sequence[float], k: int, where: Mapping[str, Any] | None) -> list[Hit]:
+        try:
+            return nearest(self._conn, current, vector, k, where=where)
+        except (psycopg.errors.UndefinedFunction, psycopg.errors.DataException, psycopg.errors.UndefinedTable):
+            # The view was replaced between resolving and reading, by one of another type or dimension.
+            if self._showing() == current.version:
+                raise
+            return []
+
+
+class AsyncReader:
+    """:class:`Reader` for applications on asyncio: the same promises, its work on a thread of its own."""
+
+    def __init__(self, url: str, collection: str, **options: Any) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedmig-reader")
+        self._make = partial(Reader, url, collection, **options)
+        self._reader: Reader | None = None
+
+    async def __aenter__(self) -> AsyncReader:
+        self._reader = await self._call(self._make)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._call(self._open.close)
+        self._thread.shutdown()
+
+    @property
+    def _open(self) -> Reader:
+        if self._reader is None:
+            raise UsageError("the reader is not open", hint="async with AsyncReader(…) as reader: …")
+        return self._reader
+
+    async def _call(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    async def encode(self, text: str) -> QueryVector:
+        """As :meth:`Reader.encode`."""
+        return await self._call(self._open.encode, text)
+
+    async def search(
+        self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None
+    ) -> list[Hit]:
+        """As :meth:`Reader.search`."""
+        return await self._call(partial(self._open.search, text, k, where=where, tenant=tenant))
+
+    async def nearest(self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        """As :meth:`Reader.nearest`."""
+        return await self._call(partial(self._open.nearest, query, k, where=where))
+
+
+def require_text(text: str) -> None:
+    """Raises :class:`UsageError` for a query without words."""
+    if not text.strip():
+        raise UsageError("the query is empty", hint="a text without words has no vector")

@@ -1,0 +1,251 @@
+"""The alias: a view in the source's schema that shows one space, and moves to another in one transaction.
+
+DESIGN 3 says what each part of it is for. ``CREATE OR REPLACE VIEW`` keeps the view's OID, grants and dependents;
+where the column list or a type changes, the view is dropped and made anew, with its grants and owner restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import errors as pg
+from psycopg import sql
+
+from embedmig.config import Collection
+from embedmig.database import Connection, ident, literal, scalar
+from embedmig.database.registry import AliasRecord, Registry, SpaceRecord, definition_of
+from embedmig.errors import PlanError, UsageError
+from embedmig.source import Source
+from embedmig.stores import Store
+from embedmig.types import Space
+
+CHANNEL = "embedmig_flip"
+NOT_IN_PLACE = (pg.InvalidTableDefinition, pg.FeatureNotSupported)  # the view has other columns or types now
+
+
+def alias_name(source: Source) -> tuple[str, str]:
+    """Schema and name of the view: in the table's schema unless the configuration qualifies it."""
+    parts = split_name(source.collection.alias)
+    return (parts[0], parts[1]) if len(parts) == 2 else (source.schema, parts[0])
+
+
+def split_name(name: str) -> list[str]:
+    """The parts of an SQL name, folded to lower case unless quoted."""
+    parts, quoted, current = [], False, ""
+    for place, letter in enumerate(name):
+        if letter == '"':
+            if quoted and name[place + 1 : place + 2] == '"':
+                continue  # the first of a doubled quote; the second is taken below
+            if not quoted and place and name[place - 1] == '"':
+                current += '"'
+            quoted = not quoted
+        elif letter == "." and not quoted:
+            parts.append(current)
+            current = ""
+        else:
+            current += letter if quoted else letter.lower()
+    return [*parts, current]
+
+
+def refuse_foreign(conn: Connection, registry: Registry, source: Source) -> None:
+    """Refuses an alias name that is a table or view of the user's. Raises :class:`PlanError`."""
+    schema, name = alias_name(source)
+    kind = scalar(conn, "select relkind from pg_class where relnamespace = to_regnamespace(%s) and relname = %s",
+                  (ident(schema).as_string(conn), name))  # fmt: skip
+    if kind is None:
+        return
+    ours = None
+    if scalar(conn, "select to_regclass(%s)", (registry.aliases_table.as_string(conn),)):
+        ours = scalar(
+            conn,
+            sql.SQL("select collection from {} where alias_schema = %s and alias_name = %s").format(
+                registry.aliases_table
+            ),
+            (schema, name),
+        )
+    if kind != "v" or ours != source.collection.name:
+        what = {"r": "a table", "p": "a table", "v": "a view", "m": "a materialised view"}.get(kind, "something else")
+        whose = f"of collection {ours!r}" if ours else "that embedmig did not make"
+        raise PlanError(
+            f"alias {schema}.{name} is {what} {whose}; it was left as it is",
+            hint=f"choose another alias in [collections.{source.collection.name}]",
+        )
+
+
+def view_statement(source: Source, store: Store, *, replace: bool) -> sql.Composed:
+    """``CREATE [OR REPLACE] VIEW`` for a space.
+
+    Where the source has row-level security, the view asks with the reader's rights, so that it opens no side door.
+    """
+    options = sql.SQL("with (security_invoker = true)") if source.row_security else sql.SQL("")
+    return sql.SQL("create {} view {} {} as {}").format(
+        sql.SQL("or replace" if replace else ""), ident(*alias_name(source)), options, store.view()
+    )
+
+
+def point(
+    conn: Connection,
+    registry: Registry,
+    source: Source,
+    store: Store,
+    record: SpaceRecord,
+    previous: AliasRecord | None,
+) -> None:
+    """Inside the flip's transaction: view, registry and the states of both spaces. ``previous`` is what was shown."""
+    schema, name = alias_name(source)
+    if previous and previous.version and (previous.alias_schema, previous.alias_name) != (schema, name):
+        conn.execute(sql.SQL("drop view if exists {}").format(ident(previous.alias_schema, previous.alias_name)))
+    if previous and previous.space:
+        registry.set_state(conn, previous.space, "retained")
+    registry.set_state(conn, record.id, "active")
+    registry.point_alias(conn, source.collection.name, (schema, name), record, encoder_of(record, source))
+    conn.execute("select pg_notify(%s, %s)", (CHANNEL, source.collection.name))
+    put_view(conn, source, store)  # last: from here to the commit readers wait
+
+
+def put_view(conn: Connection, source: Source, store: Store) -> None:
+    """Replaces the view in place where PostgreSQL can, and otherwise drops it and restores what hung on it.
+
+    In a pipeline it only replaces: :data:`NOT_IN_PLACE` comes with the commit's answer, and whoever sent it does it again without.
+    """
+    in_place = view_statement(source, store, replace=True)
+    if conn.info.pipeline_status:
+        conn.execute(in_place)
+        return
+    try:
+        with conn.transaction():
+            conn.execute(in_place)
+    except NOT_IN_PLACE:
+        saved = save_rights(conn, *alias_name(source))
+        try:
+            conn.execute(sql.SQL("drop view {}").format(ident(*alias_name(source))))
+        except pg.DependentObjectsStillExist as error:
+            raise PlanError(
+                f"alias {'.'.join(alias_name(source))} can't be replaced in place, because its columns or the vector's type change, "
+                "and other views depend on it",
+                hint="drop those views first and create them again after the flip",
+            ) from error
+        conn.execute(view_statement(source, store, replace=False))
+        if saved:
+            saved.restore(conn)
+
+
+def remove(conn: Connection, registry: Registry, source: Source) -> None:
+    """Inside a transaction: the view goes, the vectors stay."""
+    previous = registry.alias(conn, source.collection.name)
+    if previous is None or previous.version is None:
+        return
+    conn.execute(sql.SQL("drop view if exists {}").format(ident(previous.alias_schema, previous.alias_name)))
+    if previous.space:
+        registry.set_state(conn, previous.space, "retained")
+    registry.point_alias(conn, source.collection.name, (previous.alias_schema, previous.alias_name), None, None)
+    conn.execute("select pg_notify(%s, %s)", (CHANNEL, source.collection.name))
+
+
+def take_away(conn: Connection, registry: Registry, source: Source) -> None:
+    """Inside a transaction: drops the view, and keeps its owner, comment and grants in the registry."""
+    if rights := save_rights(conn, *alias_name(source)):
+        conn.execute(sql.SQL("drop view {}").format(ident(*alias_name(source))))
+        registry.save_alias_rights(conn, source.collection.name, rights.as_json())
+
+
+def bring_back(conn: Connection, registry: Registry, source: Source, store: Store) -> None:
+    """Inside a transaction: makes the view of what is active anew, and gives back the rights it had."""
+    put_view(conn, source, store)
+    registry.save_encoder(conn, source.collection.name, encoder_of(store.record, source))
+    saved = registry.alias_rights(conn, source.collection.name)
+    if saved:
+        Rights.from_json(ident(*alias_name(source)), saved).restore(conn)
+        registry.save_alias_rights(conn, source.collection.name, None)
+
+
+def encoder_of(record: SpaceRecord, source: Source) -> dict[str, Any]:
+    """What a reader needs to encode a query as the vectors were: the definition, and the hash of the weights.
+
+    With it goes the collection as this view shows it, for readers that ask another version as well.
+    """
+    shown = {name: getattr(source.collection, name) for name in ("key", "text", "alias", "where", "columns", "stale")}
+    collection = shown | {"name": source.collection.name, "table": source.relation.as_string()}
+    return {"space": definition_of(record.space), "weights": record.weights, "collection": collection}
+
+
+def space_of(encoder: dict[str, Any]) -> tuple[Space, str]:
+    """The reverse of :func:`encoder_of`."""
+    return Space(**encoder["space"]), encoder["weights"]
+
+
+def collection_of(encoder: dict[str, Any]) -> Collection:
+    """The collection as it was when the alias last moved. Raises :class:`UsageError` for an alias of an older embedmig."""
+    shown = encoder.get("collection")
+    if shown is None:
+        raise UsageError(
+            "the alias was made by an older embedmig, which didn't write down what it shows",
+            hint="embedmig alias rebuild COLLECTION writes it",
+        )
+    lists = {name: tuple(shown[name]) for name in ("key", "text", "columns")}
+    return Collection(**(shown | lists))
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a view loses when it is dropped: owner, comment and grants."""
+
+    view: sql.Identifier
+    owner: str
+    comment: str | None
+    grants: tuple[tuple[str, str, bool], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the time that the view is away."""
+        return {"owner": self.owner, "comment": self.comment, "grants": [list(grant) for grant in self.grants]}
+
+    @classmethod
+    def from_json(cls, view: sql.Identifier, saved: dict[str, Any]) -> Rights:
+        """The reverse of :meth:`as_json`."""
+        return cls(view, saved["owner"], saved["comment"], tuple((g[0], g[1], g[2]) for g in saved["grants"]))
+
+    def restore(self, conn: Connection) -> None:
+        """Puts them back, in the same transaction. The owner first: grants to whoever runs this would merge into its own."""
+        conn.execute(sql.SQL("alter view {} owner to {}").format(self.view, ident(self.owner)))
+        for privilege, grantee, grantable in self.grants:
+            role = sql.SQL("public") if grantee == "" else ident(grantee)
+            option = sql.SQL(" with grant option") if grantable else sql.SQL("")
+            with suppress(pg.UndefinedColumn), conn.transaction():  # a right on a column that the view shows no more
+                conn.execute(sql.SQL("grant {} on {} to {}{}").format(literal(privilege), self.view, role, option))
+        if self.comment is not None:
+            conn.execute(sql.SQL("comment on view {} is {}").format(self.view, sql.Literal(self.comment)))
+
+
+def save_rights(conn: Connection, schema: str, name: str) -> Rights | None:
+    """Reads them from the catalog; None where there is no such view."""
+    row = conn.execute(
+        """select c.oid, pg_get_userbyid(c.relowner), obj_description(c.oid, 'pg_class') from pg_class c
+           where c.relnamespace = to_regnamespace(%s) and c.relname = %s""",
+        (ident(schema).as_string(conn), name),
+    ).fetchone()
+    if row is None:
+        return None
+    grants = conn.execute(
+        """select privilege_type, case when grantee = 0 then '' else pg_get_userbyid(grantee) end, is_grantable
+           from pg_class c, aclexplode(c.relacl) where c.oid = %(view)s and grantee <> c.relowner
+           union all
+           select format('%%s (%%I)', privilege_type, attname), case when grantee = 0 then '' else pg_get_userbyid(grantee) end, is_grantable
+           from pg_attribute, aclexplode(attacl) where attrelid = %(view)s and attnum > 0""",
+        {"view": row[0]},
+    ).fetchall()
+    return Rights(ident(schema, name), row[1], row[2], tuple((g[0], g[1], g[2]) for g in grants))
+
+
+def blockers(conn: Connection, relation: Callable[[], tuple[str, ...]]) -> list[str]:
+    """Who holds locks on a relation that a flip or an ALTER has to wait for: pid, age and query, oldest first."""
+    rows = conn.execute(
+        """select a.pid, a.state, date_trunc('second', now() - a.xact_start), left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80)
+           from pg_locks l join pg_stat_activity a using (pid)
+           where l.relation = any(select to_regclass(name)::oid from unnest(%s::text[]) name) and l.granted and a.pid <> pg_backend_pid()
+           group by a.pid, a.state, a.xact_start, a.query order by a.xact_start""",
+        (list(relation()),),
+    ).fetchall()
+    return [f"pid {pid} ({state}, for {age}): {query}" for pid, state, age, query in rows]
