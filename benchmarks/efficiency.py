@@ -101,7 +101,7 @@ def measure(place: Place, found: Corpus, setting: Setting, repeats: int) -> list
 def one_pair(place: Place, found: Corpus, setting: Setting, texts: list[str]) -> Run:
     """The embedder alone, then the backfill."""
     project = place.project(found, {"0001": SCRIPT.format(space=setting.space)}, setting.config)
-    encoder = project.site(start=True).encoder(setting.space)
+    encoder = project.context(start=True).encoder(setting.space)
     began, began_cpu = time.perf_counter(), time.process_time()
     asyncio.run(embed_all(encoder, texts))
     own = len(texts) / (time.perf_counter() - began)

@@ -57,8 +57,8 @@ def measure(place: Place, workers: int, limits: str, seconds: float) -> Run:
     with server() as api:
         config = place.folder / "embedmig.toml"
         config.write_text(CONFIG.format(url=place.url, api=api, limits=limits))
-        site = commands.open_project(config).site(start=True)
-        schema.upgrade(site.database)
+        context = commands.open_project(config).context(start=True)
+        schema.upgrade(context.database)
         command = [sys.executable, "-m", "benchmarks.quota", "--embed", str(config)]
         processes = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) for _ in range(workers)]
         try:
@@ -106,8 +106,8 @@ def server() -> Iterator[str]:
 
 def embed(config: Path) -> None:
     """A worker: embeds until it is killed."""
-    site = commands.open_project(config).site(start=False)
-    encoder = site.encoder(SPACE, traffic="bulk")
+    context = commands.open_project(config).context(start=False)
+    encoder = context.encoder(SPACE, traffic="bulk")
     texts = ["of ordinary length " * length for length in range(4, 20) for _ in range(4)]
 
     async def again() -> None:

@@ -78,13 +78,13 @@ def measure(place: Place, rows: int, flips: int, blocks: int) -> Reads:
         found.flips = [one_flip(project, back=number % 2 == 1) for number in range(flips)]
     if len(found.flips) % 2:
         one_flip(project, back=True)
-    site = project.site(start=True)
-    with site.database.connect(
+    context = project.context(start=True)
+    with context.database.connect(
         "retire"
     ) as conn:  # as the command does, but for its refusal of what was read a moment ago
-        record = site.registry.space(conn, "docs", OLD)
+        record = context.registry.space(conn, "docs", OLD)
         assert record is not None
-        found.retire = retire_now(site, conn, record)
+        found.retire = retire_now(context, conn, record)
     return found
 
 

@@ -42,7 +42,7 @@ def texts(limit: int) -> list[tuple[str, str]]:
     for root in roots:
         for path in sorted(root.rglob("*.py")):
             inside = path.relative_to(root)
-            if "test" in str(inside) or (root is roots[0] and "site-packages" in inside.parts):
+            if "test" in str(inside) or (root is roots[0] and "context-packages" in inside.parts):
                 continue
             for title, body in docstrings(path, ".".join(inside.with_suffix("").parts)):
                 seen.setdefault(body, title)

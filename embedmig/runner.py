@@ -21,10 +21,10 @@ from psycopg import sql
 
 from embedmig.database import TRANSIENT, Connection, RunLock, check_suitable, ident, in_one_go, schema, translated
 from embedmig.database.ledger import Status, ledger_exists
-from embedmig.engine.backfill import Alone, Crew
+from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.errors import EXIT_FAILED, EXIT_USAGE, AnswerIsNo, CutoverBlocked, EmbedmigError, Interrupted, PlanError
 from embedmig.events import Event, Notice, OperationFinished, OperationStarted, RevisionFinished, RevisionStarted
-from embedmig.operations.base import Operation, Plan, PlannedSpace, Run, Site
+from embedmig.operations.base import Context, Operation, PlannedSpace, PlannedState, Run
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.recording import record
 from embedmig.revisions.scripts import Script
@@ -59,20 +59,20 @@ def step_of(script: Script, direction: Literal["upgrade", "downgrade"]) -> Step:
         raise script.blame(error) from error
 
 
-def plan_of(site: Site, conn: Connection, *, offline: bool) -> Plan:
+def plan_of(context: Context, conn: Connection, *, offline: bool) -> PlannedState:
     """The state from which a plan starts: what the registry says, or nothing where embedmig never ran."""
-    plan = Plan(site, conn, offline=offline)
-    if not ledger_exists(conn, site.database.schema):
+    plan = PlannedState(context, conn, offline=offline)
+    if not ledger_exists(conn, context.database.schema):
         return plan
-    for found in site.registry.spaces(conn):
+    for found in context.registry.spaces(conn):
         filled = found.state not in ("building", "retired")
         plan.spaces[found.collection, found.version] = PlannedSpace(found.space, found, filled, found.revision)
-        if (alias := site.registry.alias(conn, found.collection)) is not None:
+        if (alias := context.registry.alias(conn, found.collection)) is not None:
             plan.aliases[found.collection] = alias.version
     return plan
 
 
-def validate(plan: Plan, steps: Sequence[Step]) -> None:
+def validate(plan: PlannedState, steps: Sequence[Step]) -> None:
     """Every operation of every step, in order. Raises :class:`PlanError` and its kin, naming script and operation."""
     for step in steps:
         plan.revision = step.script.revision
@@ -88,13 +88,13 @@ def validate(plan: Plan, steps: Sequence[Step]) -> None:
 
 @dataclass
 class Runner:
-    """Runs steps at a site. ``stop`` ends the run after the batch in hand; ``report`` hears of everything."""
+    """Runs steps at a context. ``stop`` ends the run after the batch in hand; ``report`` hears of everything."""
 
-    site: Site
+    context: Context
     report: Callable[[Event], None]
     stop: threading.Event
     no_wait: bool = False
-    crew: Crew = field(default_factory=Alone)
+    pool: WorkerPool = field(default_factory=NoWorkers)
 
     def run(
         self, plan_steps: Callable[[Connection], Sequence[Step]], *, prepare: Callable[[Connection], None] | None = None
@@ -106,19 +106,19 @@ class Runner:
         """
         with ExitStack() as stack:
             stack.enter_context(translated("preparing the run"))
-            lock = stack.enter_context(RunLock(self.site.database))
-            conn = stack.enter_context(self.site.database.connect("runner"))
+            lock = stack.enter_context(RunLock(self.context.database))
+            conn = stack.enter_context(self.context.database.connect("runner"))
             check_suitable(conn)
-            if schema.installed(conn, self.site.database.schema):
-                schema.upgrade(self.site.database)  # an older embedmig's tables: before anything reads them
+            if schema.installed(conn, self.context.database.schema):
+                schema.upgrade(self.context.database)  # an older embedmig's tables: before anything reads them
             steps = plan_steps(conn)
-            plan = plan_of(self.site, conn, offline=False)
+            plan = plan_of(self.context, conn, offline=False)
             showing = dict(plan.aliases)
             validate(plan, steps)
             if steps or prepare:
                 with translated("preparing the ledger"):
-                    schema.upgrade(self.site.database)
-                self.site.ledger.close_abandoned(conn)
+                    schema.upgrade(self.context.database)
+                self.context.ledger.close_abandoned(conn)
             if prepare:
                 prepare(conn)
             for step in steps:
@@ -129,11 +129,11 @@ class Runner:
 
     def _run_step(self, step: Step, conn: Connection, lock: RunLock, showing: dict[str, str | None]) -> None:
         script, began = step.script, time.monotonic()
-        done = self.site.ledger.done_operations(conn, script.revision, step.direction, script.checksum)
-        attempt = self.site.ledger.begin(conn, script.revision, step.direction, script.checksum)
+        done = self.context.ledger.done_operations(conn, script.revision, step.direction, script.checksum)
+        attempt = self.context.ledger.begin(conn, script.revision, step.direction, script.checksum)
         self.report(RevisionStarted(script.revision, script.message, step.direction, len(step.operations)))
         run = Run(
-            self.site,
+            self.context,
             conn,
             attempt,
             script.revision,
@@ -142,7 +142,7 @@ class Runner:
             lock.require,
             showing,
             self.no_wait,
-            self.crew,
+            self.pool,
         )
         try:
             with translated(f"running {script.revision}"):
@@ -153,7 +153,9 @@ class Runner:
                             f"stopped in {script.revision}", hint="run the same command again: it goes on here"
                         )
             lock.require()
-            self.site.ledger.finish(conn, attempt, "done", gates=run.verdicts, active_seconds=time.monotonic() - began)
+            self.context.ledger.finish(
+                conn, attempt, "done", gates=run.verdicts, active_seconds=time.monotonic() - began
+            )
         except BaseException as error:
             self._record_failure(run, error, time.monotonic() - began)
             if isinstance(error, EmbedmigError) and error.exit_code == EXIT_USAGE:
@@ -169,8 +171,8 @@ class Runner:
         elif isinstance(error, Interrupted | KeyboardInterrupt):
             status = "interrupted"
         try:
-            with self.site.database.connect("record") as conn:
-                self.site.ledger.finish(
+            with self.context.database.connect("record") as conn:
+                self.context.ledger.finish(
                     conn, run.attempt, status, error=str(error), gates=run.verdicts, active_seconds=seconds
                 )
         except (EmbedmigError, psycopg.Error) as late:
@@ -188,18 +190,18 @@ class Runner:
         elif operation.transactional:
             outcome, began = self._apply(run, position, operation)
         else:
-            self.site.ledger.begin_operation(run.conn, run.attempt, position, operation.kind, described)
+            self.context.ledger.begin_operation(run.conn, run.attempt, position, operation.kind, described)
             outcome = operation.run(run)
             run.guard()
-            self.site.ledger.finish_operation(run.conn, run.attempt, position, outcome)
+            self.context.ledger.finish_operation(run.conn, run.attempt, position, outcome)
         seconds = time.monotonic() - began
         self.report(OperationFinished(position, operation.kind, described, outcome, seconds, skipped))
         if isinstance(operation, FlipAlias) and not skipped:
-            self.site.registry.time_flip(run.conn, operation.collection, seconds * 1000)
+            self.context.registry.time_flip(run.conn, operation.collection, seconds * 1000)
 
     def _journal(self, run: Run, position: int, operation: Operation, outcome: str) -> None:
-        self.site.ledger.begin_operation(run.conn, run.attempt, position, operation.kind, operation.describe())
-        self.site.ledger.finish_operation(run.conn, run.attempt, position, outcome)
+        self.context.ledger.begin_operation(run.conn, run.attempt, position, operation.kind, operation.describe())
+        self.context.ledger.finish_operation(run.conn, run.attempt, position, outcome)
 
     def _apply(self, run: Run, position: int, operation: Operation) -> tuple[str, float]:
         """One transaction: the effect, its journal entry and the fence. Locks that others hold are waited for in short,
@@ -214,12 +216,12 @@ class Runner:
             try:
                 with transaction(run.conn):
                     run.conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
-                    self.site.ledger.fence(run.conn, run.attempt)
-                    self.site.ledger.begin_operation(
+                    self.context.ledger.fence(run.conn, run.attempt)
+                    self.context.ledger.begin_operation(
                         run.conn, run.attempt, position, operation.kind, operation.describe()
                     )
                     outcome = operation.apply(run, run.conn)
-                    self.site.ledger.finish_operation(run.conn, run.attempt, position, outcome)
+                    self.context.ledger.finish_operation(run.conn, run.attempt, position, outcome)
             except TRANSIENT as error:
                 if time.monotonic() > deadline or self.stop.is_set():
                     raise self._blocked(run, operation, error) from error
@@ -241,7 +243,7 @@ class Runner:
             return Interrupted("stopped while waiting for a lock", hint="run the same command again")
         found: list[str] = []
         if isinstance(operation, FlipAlias):
-            source = self.site.source(run.conn, operation.collection)
+            source = self.context.source(run.conn, operation.collection)
             alias = ident(*aliases.alias_name(source)).as_string(run.conn)
             found = aliases.blockers(run.conn, lambda: (alias, source.relation.as_string(run.conn)))
         what = "; ".join(found) or str(error).strip().splitlines()[0]

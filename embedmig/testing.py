@@ -32,7 +32,7 @@ TEXTS = [
 ]
 """Texts that embedders have stumbled over; the last is the second one again."""
 
-Fault = Exception | Callable[[list[str]], Answer | None]
+ScriptedCall = Exception | Callable[[list[str]], Answer | None]
 """What a scripted call does: raise, or answer in its own way (None: the usual answer)."""
 
 
@@ -48,7 +48,7 @@ class FakeEmbedder:
         dimensions: int = 8,
         *,
         limits: Limits | None = None,
-        script: Iterable[Fault | None] = (),
+        script: Iterable[ScriptedCall | None] = (),
         poison: str | None = None,
         nan: str | None = None,
         weights: str = "",

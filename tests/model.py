@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from embedmig.embedders import CANARY
+from embedmig.embedders import PROBE_TEXT
 from embedmig.embedders.model_check import TEXTS
 from tests.project import CONFIG, Project
 
@@ -25,13 +25,13 @@ CANARIES = {canaries!r}
 
 
 def embed(texts):
-    """Deterministic vectors of 8 dimensions by the hash of the text; waits while another process holds the brake."""
+    """Deterministic vectors of 8 dimensions by the hash of the text; waits while another process holds the throttle."""
     if not CANARIES.issuperset(texts):
         handle = os.open(HERE / "asked.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(handle, (json.dumps(texts) + "\\n").encode())
         os.close(handle)
-        with open(HERE / "brake") as brake:
-            fcntl.flock(brake, fcntl.LOCK_SH)
+        with open(HERE / "throttle") as throttle:
+            fcntl.flock(throttle, fcntl.LOCK_SH)
         time.sleep({pause})
     rows = [hashlib.shake_128(text.encode()).digest(16) for text in texts]
     return np.frombuffer(b"".join(rows), "<i2").reshape(len(texts), 8) / 32768
@@ -44,8 +44,8 @@ class Model:
     def __init__(self, project: Project, *, pause: float = 0.0, batch_size: int = 8, more: str = "") -> None:
         self.folder = project.folder
         self.batch_size = batch_size
-        (self.folder / "watched_model.py").write_text(SOURCE.format(canaries={CANARY, *TEXTS}, pause=pause))
-        (self.folder / "brake").touch()
+        (self.folder / "watched_model.py").write_text(SOURCE.format(canaries={PROBE_TEXT, *TEXTS}, pause=pause))
+        (self.folder / "throttle").touch()
         project.configure(CONFIG, more + f"\n[embedders.python]\nbatch_size = {batch_size}\n")
         project.space_script(model="python/watched_model:embed", version="1", dimensions=8)
 
@@ -60,8 +60,8 @@ class Model:
     @contextmanager
     def held(self) -> Iterator[None]:
         """While this lasts, the model answers nothing but probes."""
-        with (self.folder / "brake").open() as brake:
-            fcntl.flock(brake, fcntl.LOCK_EX)
+        with (self.folder / "throttle").open() as throttle:
+            fcntl.flock(throttle, fcntl.LOCK_EX)
             yield
 
 

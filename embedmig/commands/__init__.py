@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         sync,
         throttle,
     )
-    from embedmig.commands.planning import Duration, Forecast, Outlook, Sizes, plan
+    from embedmig.commands.planning import Duration, Forecast, Plan, Sizes, plan
     from embedmig.commands.project import Project, open_project
     from embedmig.commands.proving import Compared, Evaluated, Made, compare, evaluate, make_golden
     from embedmig.commands.reporting import report
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from embedmig.lint import Finding
 
 __all__ = [
-    "CollectionStatus", "Compared", "Duration", "Evaluated", "Finding", "Forecast", "Found", "HistoryEntry", "Made", "Outlook", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
+    "CollectionStatus", "Compared", "Duration", "Evaluated", "Finding", "Forecast", "Found", "HistoryEntry", "Made", "Plan", "PlannedOperation", "PlannedRevision", "Project", "Ran", "Retired", "Rollback",
     "Shown", "Sizes", "SpaceStatus", "Status", "Wanted", "alias_drop", "alias_rebuild", "audit", "backfill", "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "heads", "history",
     "init", "make_golden", "merge", "open_project", "pause", "plan", "rebase", "report", "resume", "retire", "revision", "search", "show", "stamp", "status", "sync", "throttle", "upgrade",
 ]  # fmt: skip
@@ -45,7 +45,7 @@ _ROOMS = {
     "embedmig.commands.looking": "HistoryEntry Shown check current heads history show",
     "embedmig.commands.migrating": "PlannedOperation PlannedRevision Ran downgrade dry_run stamp upgrade",
     "embedmig.commands.operating": "Retired alias_drop alias_rebuild backfill follow pause resume retire sync throttle",
-    "embedmig.commands.planning": "Duration Forecast Outlook Sizes plan",
+    "embedmig.commands.planning": "Duration Forecast Plan Sizes plan",
     "embedmig.commands.project": "Project open_project",
     "embedmig.commands.proving": "Compared Evaluated Made compare evaluate make_golden",
     "embedmig.commands.reporting": "report",

@@ -12,7 +12,7 @@ from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import UnknownTarget, UsageError
-from embedmig.operations.base import Site
+from embedmig.operations.base import Context
 from embedmig.operations.gate import Gate, evaluate, evaluate_evidence
 from embedmig.reading.reader import Reader
 from embedmig.runner import step_of
@@ -25,12 +25,12 @@ def gate(project: Project, collection: str, version: str | None = None) -> list[
 
     Without a version: the newest space's.
     """
-    with project.looking() as (site, conn):
-        record = find_space(project, site, conn, collection, version)
+    with project.looking() as (context, conn):
+        record = find_space(project, context, conn, collection, version)
         asked = gate_of(project, collection, record.version)
-        thresholds = asked.thresholds(site)
-        found = evaluate(site, conn, record, thresholds)
-        return found + evaluate_evidence(site, conn, record, asked.evidence, thresholds.completeness)
+        thresholds = asked.thresholds(context)
+        found = evaluate(context, conn, record, thresholds)
+        return found + evaluate_evidence(context, conn, record, asked.evidence, thresholds.completeness)
 
 
 def gate_of(project: Project, collection: str, version: str) -> Gate:
@@ -42,9 +42,11 @@ def gate_of(project: Project, collection: str, version: str) -> Gate:
     return Gate(collection, version)
 
 
-def find_space(project: Project, site: Site, conn: Connection, collection: str, version: str | None) -> SpaceRecord:
+def find_space(
+    project: Project, context: Context, conn: Connection, collection: str, version: str | None
+) -> SpaceRecord:
     project.config.collection(collection)
-    found = site.registry.spaces(conn, collection) if ledger_exists(conn, site.database.schema) else []
+    found = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []
     live = [record for record in found if record.state != "retired" and version in (None, record.version)]
     if not live:
         known = ", ".join(record.version for record in found) or "none"
@@ -70,9 +72,9 @@ def search(project: Project, collection: str, text: str, k: int = 10, version: s
     began = time.monotonic()
     if version is not None:
         return _search_space(project, collection, text, k, version)
-    site = project.site(start=False)
+    context = project.context(start=False)
     with Reader(
-        site.database.url, collection, schema=site.database.schema, settings=project.config.embedders
+        context.database.url, collection, schema=context.database.schema, settings=project.config.embedders
     ) as reader:
         hits = reader.search(text, k)
         return Found(reader.version, reader.fingerprint, hits, (time.monotonic() - began) * 1000)
@@ -82,10 +84,10 @@ def _search_space(project: Project, collection: str, text: str, k: int, version:
     began = time.monotonic()
     if not text.strip():
         raise UsageError("the query is empty", hint="a text without words has no vector")
-    with project.looking() as (site, conn):
-        record = find_space(project, site, conn, collection, version)
+    with project.looking() as (context, conn):
+        record = find_space(project, context, conn, collection, version)
         settings = project.config.settings(record.space.provider)
-        resolved = resolve_space(conn, site.store(conn, record), record, settings)
+        resolved = resolve_space(conn, context.store(conn, record), record, settings)
         hits = nearest(conn, resolved, asyncio.run(_encode(resolved.encoder, text)), k)
     return Found(record.version, record.fingerprint, hits, (time.monotonic() - began) * 1000)
 

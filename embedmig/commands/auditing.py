@@ -9,7 +9,7 @@ from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import UnknownTarget, UsageError
-from embedmig.operations.base import Site
+from embedmig.operations.base import Context
 from embedmig.quality.audit import Audit
 from embedmig.quality.audit import audit as look
 from embedmig.quality.audit.reembedding import MAX_SAMPLE
@@ -24,8 +24,8 @@ def audit(project: Project, collection: str | None = None, *, sample: int = 0, s
     if not 0 <= sample <= MAX_SAMPLE:
         raise UsageError(f"a sample of {sample:,} is not possible", hint=f"--sample goes from 1 to {MAX_SAMPLE:,}")
     names = [project.config.collection(collection).name] if collection else list(project.config.collections)
-    with project.looking() as (site, conn):
-        return look(site, conn, names, sample=sample, seed=seed)
+    with project.looking() as (context, conn):
+        return look(context, conn, names, sample=sample, seed=seed)
 
 
 def drift(
@@ -46,22 +46,22 @@ def drift(
     if not 1 <= sample <= MAX_SAMPLE:
         raise UsageError(f"a sample of {sample:,} is not possible", hint=f"--sample goes from 1 to {MAX_SAMPLE:,}")
     project.config.collection(collection)
-    with project.looking() as (site, conn):
-        record = _shown(site, conn, collection)
+    with project.looking() as (context, conn):
+        record = _shown(context, conn, collection)
         space = record.space
         wanted = replace(
             space, model=model, version=version, dimensions=dimensions or space.dimensions, weights="", variant=""
         )
-        old, new = site.encoder(space, record.weights), site.encoder(wanted)
+        old, new = context.encoder(space, record.weights), context.encoder(wanted)
         new.embedder.check_version()
-        texts = draw_texts(conn, site.source(conn, collection), space, sample, seed)
+        texts = draw_texts(conn, context.source(conn, collection), space, sample, seed)
     return measure(old, new, texts)
 
 
-def _shown(site: Site, conn: Connection, collection: str) -> SpaceRecord:
+def _shown(context: Context, conn: Connection, collection: str) -> SpaceRecord:
     """The version that the alias shows, else the newest that there is."""
-    known = ledger_exists(conn, site.database.schema)
-    records = [one for one in site.registry.spaces(conn, collection) if one.state != "retired"] if known else []
+    known = ledger_exists(conn, context.database.schema)
+    records = [one for one in context.registry.spaces(conn, collection) if one.state != "retired"] if known else []
     if not records:
         raise UnknownTarget(f"collection {collection!r} has no version to compare with", hint="embedmig status")
     return next((one for one in records if one.state == "active"), records[-1])

@@ -12,7 +12,7 @@ from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import EmbedmigError
 from embedmig.operations.backfill import BackfillSpace
-from embedmig.operations.base import Operation, Site
+from embedmig.operations.base import Context, Operation
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.gate import Gate
 from embedmig.source import count_rows
@@ -22,49 +22,49 @@ RATE = "if started now, at the rate last measured"
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class Eta:
     """The earliest time at which the last pending flip could happen, None where it can't be told, and what holds it."""
 
     at: datetime | None
     held_by: str
 
 
-def launch(project: Project, now: datetime) -> Launch:
+def launch(project: Project, now: datetime) -> Eta:
     """Follows the pending operations: backfills take their time, soaks and ``not_before`` of gates make them wait."""
     try:
-        with project.looking() as (site, conn):
-            steps = steps_between(project, conn, site, "upgrade", "heads")
+        with project.looking() as (context, conn):
+            steps = steps_between(project, conn, context, "upgrade", "heads")
             operations = [operation for step in steps for operation in step.operations]
-            return _launch(site, conn, operations, now)
+            return _launch(context, conn, operations, now)
     except EmbedmigError as error:
-        return Launch(None, f"unknown: {error.message}")
+        return Eta(None, f"unknown: {error.message}")
 
 
-def _launch(site: Site, conn: Connection, operations: list[Operation], now: datetime) -> Launch:
+def _launch(context: Context, conn: Connection, operations: list[Operation], now: datetime) -> Eta:
     flips = [place for place, operation in enumerate(operations) if isinstance(operation, FlipAlias)]
     if not operations:
-        return Launch(None, "nothing is pending")
+        return Eta(None, "nothing is pending")
     at, held_by, unknown = now, RATE, False
     for operation in operations[: flips[-1] if flips else None]:
         if isinstance(operation, BackfillSpace):
-            seconds = _seconds(site, conn, operation.space)
+            seconds = _seconds(context, conn, operation.space)
             unknown |= seconds is None
             at += timedelta(seconds=seconds or 0.0)
         elif isinstance(operation, Gate):
-            for until, name in _waits(site, conn, operation, at):
+            for until, name in _waits(context, conn, operation, at):
                 if until > at:
                     at, held_by = until, name
     if unknown:
         calendar = "" if held_by == RATE else f"; {held_by}"
-        return Launch(None, f"unknown until a first run has measured the model{calendar}")
-    return Launch(at, held_by)
+        return Eta(None, f"unknown until a first run has measured the model{calendar}")
+    return Eta(at, held_by)
 
 
-def _waits(site: Site, conn: Connection, gate: Gate, at: datetime) -> list[tuple[datetime, str]]:
+def _waits(context: Context, conn: Connection, gate: Gate, at: datetime) -> list[tuple[datetime, str]]:
     """Until when a gate that is reached at ``at`` stays closed whatever the data is, and by what."""
     asked, waits = gate.evidence, []
     if asked.soak:
-        record = _record(site, conn, gate.collection, gate.version)
+        record = _record(context, conn, gate.collection, gate.version)
         ready = record and record.state not in ("building", "retired") and record.state_since
         waits.append(
             ((ready or at) + timedelta(seconds=asked.soak_seconds), f"held by the gate's soak of {asked.soak}")
@@ -74,17 +74,21 @@ def _waits(site: Site, conn: Connection, gate: Gate, at: datetime) -> list[tuple
     return waits
 
 
-def _seconds(site: Site, conn: Connection, space: Space) -> float | None:
+def _seconds(context: Context, conn: Connection, space: Space) -> float | None:
     """What is left of a backfill, at the rate that its model last had; None where it never ran."""
-    record = _record(site, conn, space.collection, space.tag)
-    source = site.source(conn, space.collection)
-    rows = site.store(conn, record).counts(conn, site.registry).missing if record else count_rows(conn, source).eligible
-    there = ledger_exists(conn, site.database.schema)
-    before = site.ledger.measured(conn, site.registry.spaces_table, space.model) if there else None
+    record = _record(context, conn, space.collection, space.tag)
+    source = context.source(conn, space.collection)
+    rows = (
+        context.store(conn, record).counts(conn, context.registry).missing
+        if record
+        else count_rows(conn, source).eligible
+    )
+    there = ledger_exists(conn, context.database.schema)
+    before = context.ledger.measured(conn, context.registry.spaces_table, space.model) if there else None
     return 0.0 if not rows else before.seconds_for(rows, None) if before else None
 
 
-def _record(site: Site, conn: Connection, collection: str, version: str) -> SpaceRecord | None:
-    there = ledger_exists(conn, site.database.schema)
-    record = site.registry.space(conn, collection, version) if there else None
+def _record(context: Context, conn: Connection, collection: str, version: str) -> SpaceRecord | None:
+    there = ledger_exists(conn, context.database.schema)
+    record = context.registry.space(conn, collection, version) if there else None
     return record if record and record.state != "retired" else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from embedmig.commands.project import Project, applied_heads, applied_revisions
 from embedmig.commands.standing import attempt_line
-from embedmig.database.ledger import Reckoned, ledger_exists
+from embedmig.database.ledger import RecordedEstimate, ledger_exists
 from embedmig.errors import EmbedmigError
 from embedmig.lint import Finding, findings
 from embedmig.lint.reading import read
@@ -34,8 +34,8 @@ def history(project: Project) -> list[HistoryEntry]:
     """Every revision, newest first. Reads files alone, unless the database is at hand to say what is applied."""
     heads = project.graph.heads()
     try:
-        with project.looking() as (site, conn):
-            applied: dict[str, str] | None = applied_revisions(site, conn)
+        with project.looking() as (context, conn):
+            applied: dict[str, str] | None = applied_revisions(context, conn)
     except EmbedmigError:
         applied = None  # the history is in the files
     return [_entry(script, heads, applied) for script in project.graph.walk()]
@@ -55,8 +55,8 @@ def heads(project: Project) -> list[HistoryEntry]:
 
 def current(project: Project) -> list[str]:
     """The applied heads."""
-    with project.looking() as (site, conn):
-        return list(applied_heads(project, site, conn))
+    with project.looking() as (context, conn):
+        return list(applied_heads(project, context, conn))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,13 @@ def show(project: Project, name: str) -> Shown:
     script = project.graph.resolve(name)
     attempts: list[dict[str, Any]] = []
     try:
-        with project.looking() as (site, conn):
-            if ledger_exists(conn, site.database.schema):
-                known = site.ledger.reckonings(conn, script.revision)
+        with project.looking() as (context, conn):
+            if ledger_exists(conn, context.database.schema):
+                known = context.ledger.recorded_estimates(conn, script.revision)
                 attempts = [
                     attempt_line(attempt)
-                    | {"backfills": [reckoning_line(one) for one in known if one.attempt == attempt.id]}
-                    for attempt in site.ledger.attempts(conn)
+                    | {"backfills": [estimate_line(one) for one in known if one.attempt == attempt.id]}
+                    for attempt in context.ledger.attempts(conn)
                     if attempt.revision == script.revision
                 ]
     except EmbedmigError:
@@ -94,7 +94,7 @@ def show(project: Project, name: str) -> Shown:
     return Shown(_entry(script, project.graph.heads(), None), script.checksum, script.source, ups, downs, attempts)
 
 
-def reckoning_line(found: Reckoned) -> dict[str, Any]:
+def estimate_line(found: RecordedEstimate) -> dict[str, Any]:
     """What a backfill was expected to take, and what it took, as JSON shows it."""
     return {"position": found.position, "estimate": found.estimate, "truth": found.truth}
 
@@ -103,6 +103,6 @@ def check(project: Project, *, offline: bool = False) -> list[Finding]:
     """For CI: every rule of :mod:`embedmig.lint` that the configuration selects; ``offline`` asks no database."""
     applied = None
     if not offline:
-        with project.looking() as (site, conn):
-            applied = applied_revisions(site, conn)
+        with project.looking() as (context, conn):
+            applied = applied_revisions(context, conn)
     return findings(read(project.config, lambda: project.graph, applied), project.config.check)

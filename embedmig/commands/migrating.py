@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from embedmig.commands.project import Project, applied_heads, applied_revisions, ignore
 from embedmig.database import Connection, translated
-from embedmig.engine.backfill import Alone, Crew
+from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.errors import PlanError
 from embedmig.events import Event
-from embedmig.operations.base import Plan, Site
+from embedmig.operations.base import Context, PlannedState
 from embedmig.revisions.graph import Graph
 from embedmig.revisions.scripts import Script
 from embedmig.runner import Runner, Step, plan_of, step_of, validate
 from embedmig.types import Estimate, Space
-from embedmig.workers import Executor, crew_of
+from embedmig.workers import Executor, pool_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ def upgrade(
     ``no_wait`` does what is quick and leaves the embedding to workers: raises :class:`AnswerIsNo` while rows are left.
     ``workers`` of this machine or of a cluster (``executor``) share the backfill; None: as many as configured.
     """
-    crew = crew_of(project.config, project.site(start=True).database, executor, workers)
-    return _run(project, "upgrade", target, report, stop or threading.Event(), no_wait=no_wait, crew=crew)
+    pool = pool_of(project.config, project.context(start=True).database, executor, workers)
+    return _run(project, "upgrade", target, report, stop or threading.Event(), no_wait=no_wait, pool=pool)
 
 
 def downgrade(
@@ -89,25 +89,27 @@ def _run(
     stop: threading.Event,
     *,
     no_wait: bool = False,
-    crew: Crew | None = None,
+    pool: WorkerPool | None = None,
 ) -> Ran:
     began = time.monotonic()
-    site, ran = project.site(start=True), [""]
+    context, ran = project.context(start=True), [""]
 
     def steps(conn: Connection) -> list[Step]:
-        found = steps_between(project, conn, site, direction, target)
+        found = steps_between(project, conn, context, direction, target)
         ran[:] = [step.script.revision for step in found]
         return found
 
-    Runner(site, report, stop, no_wait, crew or Alone()).run(steps)
-    with translated("reading"), site.database.connect("read") as conn:
-        current = list(applied_heads(project, site, conn))
+    Runner(context, report, stop, no_wait, pool or NoWorkers()).run(steps)
+    with translated("reading"), context.database.connect("read") as conn:
+        current = list(applied_heads(project, context, conn))
     return Ran(direction, ran, current, time.monotonic() - began)
 
 
-def steps_between(project: Project, conn: Connection, site: Site, direction: Direction, target: str) -> list[Step]:
+def steps_between(
+    project: Project, conn: Connection, context: Context, direction: Direction, target: str
+) -> list[Step]:
     """What a command to ``target`` would run, in order."""
-    applied = applied_revisions(site, conn)
+    applied = applied_revisions(context, conn)
     heads = project.graph.applied_heads(applied)
     if direction == "upgrade":
         return [step_of(script, "upgrade") for script in project.graph.upgrade_plan(heads, target)]
@@ -128,9 +130,9 @@ def refuse_edited(scripts: list[Script], applied: Mapping[str, str]) -> None:
 
 def dry_run(project: Project, direction: Direction, target: str) -> list[PlannedRevision]:
     """Validates the plan against the database and says what it would take; changes nothing and calls no model."""
-    with project.looking() as (site, conn):
-        steps = steps_between(project, conn, site, direction, target)
-        plan = plan_of(site, conn, offline=True)
+    with project.looking() as (context, conn):
+        steps = steps_between(project, conn, context, direction, target)
+        plan = plan_of(context, conn, offline=True)
         planned = []
         for step in steps:
             validate(plan, [step])
@@ -145,7 +147,7 @@ def dry_run(project: Project, direction: Direction, target: str) -> list[Planned
         return planned
 
 
-def _planned(plan: Plan, operation: Any) -> PlannedOperation:
+def _planned(plan: PlannedState, operation: Any) -> PlannedOperation:
     statements = operation.sql(plan)
     if not isinstance(statements, str):
         statements = [statement.as_string(plan.conn) for statement in statements]
@@ -156,23 +158,23 @@ def _planned(plan: Plan, operation: Any) -> PlannedOperation:
 
 def stamp(project: Project, target: str) -> Ran:
     """Records the revisions up to ``target`` as applied, and those after it as not, without running them."""
-    began, site = time.monotonic(), project.site(start=True)
+    began, context = time.monotonic(), project.context(start=True)
     graph = project.graph
     wanted = set() if target == "base" else {script.revision for script in _lineage(graph, target)}
 
     def write(conn: Connection) -> None:
-        applied = site.ledger.applied(conn)
+        applied = context.ledger.applied(conn)
         with conn.transaction():
             for script in reversed(graph.walk()):
                 before, now = script.revision in applied, script.revision in wanted
                 if now and applied.get(script.revision) != script.checksum:
-                    site.ledger.stamp(conn, script.revision, "stamp", script.checksum)
+                    context.ledger.stamp(conn, script.revision, "stamp", script.checksum)
                 elif before and not now:
-                    site.ledger.stamp(conn, script.revision, "unstamp", script.checksum)
+                    context.ledger.stamp(conn, script.revision, "unstamp", script.checksum)
 
-    Runner(site, ignore, threading.Event()).run(lambda _: [], prepare=write)
-    with site.database.connect("read") as conn:
-        return Ran("stamp", sorted(wanted), list(applied_heads(project, site, conn)), time.monotonic() - began)
+    Runner(context, ignore, threading.Event()).run(lambda _: [], prepare=write)
+    with context.database.connect("read") as conn:
+        return Ran("stamp", sorted(wanted), list(applied_heads(project, context, conn)), time.monotonic() - began)
 
 
 def _lineage(graph: Graph, target: str) -> list[Script]:

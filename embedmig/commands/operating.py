@@ -19,27 +19,27 @@ from embedmig.engine.sync import Synced, reconcile
 from embedmig.engine.throttle import Control, control, set_control
 from embedmig.errors import DatabaseFailed, DatabaseUnavailable, UnknownTarget, UsageError
 from embedmig.events import Event
-from embedmig.operations.backfill import Orders, fence_of_joined, fill
-from embedmig.operations.base import Site
+from embedmig.operations.backfill import FillOrders, fence_of_joined, fill
+from embedmig.operations.base import Context
 from embedmig.operations.retire_space import refuse_early, refuse_unstable, retire_now
 from embedmig.source import Source, capture
 from embedmig.stores import Store, aliases
 from embedmig.stores.pgvector.adopted import writer_of
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.types import Tally
-from embedmig.workers import Executor, crew_of
+from embedmig.workers import Executor, pool_of
 
 NUDGE = "embedmig_sync"
 
 
 @contextmanager
-def working(project: Project) -> Iterator[tuple[Site, Connection]]:
+def working(project: Project) -> Iterator[tuple[Context, Connection]]:
     """A session that may write, on a database that embedmig has run on."""
-    site = project.site(start=True)
-    with translated("working"), site.database.connect("operate") as conn:
-        if not ledger_exists(conn, site.database.schema):
+    context = project.context(start=True)
+    with translated("working"), context.database.connect("operate") as conn:
+        if not ledger_exists(conn, context.database.schema):
             raise UsageError("embedmig has not run on this database yet", hint="embedmig upgrade head")
-        yield site, conn
+        yield context, conn
 
 
 # --- sync -----------------------------------------------------------------------------------------------------
@@ -55,15 +55,15 @@ def sync(
 ) -> list[Synced]:
     """Takes the changes that wait now into every live space; one collection, or all of them."""
     halt = stop or threading.Event()
-    with working(project) as (site, conn):
+    with working(project) as (context, conn):
         found: list[Synced] = []
         for name in _names(project, collection):
             if repair:
-                _repair(site, conn, name)
+                _repair(context, conn, name)
             if retry_failed:
-                for record in site.registry.spaces(conn, name):
-                    site.registry.retry_failed(conn, record.id)
-            found += site.sync(conn, name, halt).once()
+                for record in context.registry.spaces(conn, name):
+                    context.registry.retry_failed(conn, record.id)
+            found += context.sync(conn, name, halt).once()
         return found
 
 
@@ -84,12 +84,12 @@ def follow(
     with Follower() as follower:
         while not stop.is_set():
             try:
-                with working(project) as (site, conn):
+                with working(project) as (context, conn):
                     conn.execute(sql.SQL("listen {}").format(sql.Identifier(NUDGE)))
                     while not stop.is_set():
                         for name in _names(project, collection):
                             report(follower.collect())
-                            follower.begin(site.sync(conn, name, stop))
+                            follower.begin(context.sync(conn, name, stop))
                         patience = seconds
                         for _ in conn.notifies(timeout=seconds, stop_after=1):
                             pass
@@ -113,28 +113,30 @@ def backfill(
     """Helps to fill a space: beside a running upgrade, beside others like it, or alone, where ``upgrade --no-wait`` left
     that to a worker. Takes no lock: ranges are claimed. It ends when all of them are finished, whoever finished them.
     """
-    crew = crew_of(project.config, project.site(start=True).database, executor, workers)
-    with working(project) as (site, conn):
-        schema.require_current(conn, site.database.schema)
-        live = [r for r in site.registry.spaces(conn, collection) if not r.adopted and r.state != "retired"]
+    pool = pool_of(project.config, project.context(start=True).database, executor, workers)
+    with working(project) as (context, conn):
+        schema.require_current(conn, context.database.schema)
+        live = [r for r in context.registry.spaces(conn, collection) if not r.adopted and r.state != "retired"]
         record = next((r for r in reversed(live) if version in (None, r.version)), None)
         if record is None:
             raise UnknownTarget(
                 f"collection {collection!r} has no space {version or ''}".rstrip(), hint="embedmig status"
             )
-        fence = fence_of_joined(site, record)
-        return fill(site, conn, record, Orders(report, stop, lambda: None, fence, "hot", crew))
+        fence = fence_of_joined(context, record)
+        return fill(context, conn, record, FillOrders(report, stop, lambda: None, fence, "hot", pool))
 
 
 def _names(project: Project, collection: str | None) -> list[str]:
     return [project.config.collection(collection).name] if collection else list(project.config.collections)
 
 
-def _repair(site: Site, conn: Connection, collection: str) -> None:
+def _repair(context: Context, conn: Connection, collection: str) -> None:
     """For a time without triggers: they are made again, then every row is compared."""
-    source = site.source(conn, collection)
+    source = context.source(conn, collection)
     spaces = [
-        record for record in site.registry.spaces(conn, collection) if record.state != "retired" and not record.adopted
+        record
+        for record in context.registry.spaces(conn, collection)
+        if record.state != "retired" and not record.adopted
     ]
     if not spaces:
         return
@@ -142,12 +144,12 @@ def _repair(site: Site, conn: Connection, collection: str) -> None:
     def install() -> None:
         with conn.transaction():
             conn.execute("set local lock_timeout = '500ms'")
-            capture.install(conn, site.registry, source, [column.name for column in source.text])
+            capture.install(conn, context.registry, source, [column.name for column in source.text])
 
     retry_transient(install)
     for record in spaces:
         if not record.adopted:  # which text adopted vectors were made from is unknown: nothing there is called stale
-            reconcile(conn, site.registry, PgvectorStore(source, record))
+            reconcile(conn, context.registry, PgvectorStore(source, record))
 
 
 # --- pause, resume, throttle ----------------------------------------------------------------------------------
@@ -174,9 +176,9 @@ def throttle(
 
 def _set(project: Project, collection: str | None, change: Callable[[Control], Control]) -> list[str]:
     names = _names(project, collection)
-    with working(project) as (site, conn):
+    with working(project) as (context, conn):
         for name in names:
-            set_control(conn, site.registry, name, change(control(conn, site.registry, name)))
+            set_control(conn, context.registry, name, change(control(conn, context.registry, name)))
     return names
 
 
@@ -188,32 +190,34 @@ def alias_drop(project: Project, collection: str) -> str:
 
     What it showed stays written down: :func:`alias_rebuild` brings it back.
     """
-    return _with_alias(project, collection, lambda conn, registry, source, _: aliases.take_away(conn, registry, source))
+    return _with_alias(
+        project, collection, lambda conn, registry, source, _: aliases.drop_dependents(conn, registry, source)
+    )
 
 
 def alias_rebuild(project: Project, collection: str) -> str:
     """Makes the view of the active version anew, with the columns that the configuration names now."""
-    return _with_alias(project, collection, aliases.bring_back)
+    return _with_alias(project, collection, aliases.rebuild_dependents)
 
 
 def _with_alias(
     project: Project, collection: str, change: Callable[[Connection, Registry, Source, Store], None]
 ) -> str:
     project.config.collection(collection)
-    with RunLock(project.site(start=True).database), working(project) as (site, conn):
-        source = site.source(conn, collection)
-        alias = site.registry.alias(conn, collection)
+    with RunLock(project.context(start=True).database), working(project) as (context, conn):
+        source = context.source(conn, collection)
+        alias = context.registry.alias(conn, collection)
         if alias is None or alias.version is None:
             raise UsageError(f"the alias of {collection!r} shows nothing", hint="embedmig upgrade head")
-        record = site.registry.space(conn, collection, alias.version)
+        record = context.registry.space(conn, collection, alias.version)
         assert record is not None
-        if change is aliases.bring_back:
+        if change is aliases.rebuild_dependents:
             writer_of(source, record).check_key(conn)
 
         def transaction() -> None:
             with conn.transaction():
                 conn.execute("set local lock_timeout = '500ms'")
-                change(conn, site.registry, source, site.store(conn, record))
+                change(conn, context.registry, source, context.store(conn, record))
 
         retry_transient(transaction)
     return ".".join(aliases.alias_name(source))
@@ -243,20 +247,20 @@ def retire(
         raise UsageError(
             f"retiring {version} can't be taken back", hint=f"--confirm {version} says that you mean this one"
         )
-    with RunLock(project.site(start=True).database), working(project) as (site, conn):
-        record = _retained(project, site, conn, collection, version)
-        refuse_early(site, conn, record, after)
+    with RunLock(project.context(start=True).database), working(project) as (context, conn):
+        record = _retained(project, context, conn, collection, version)
+        refuse_early(context, conn, record, after)
         if evals_stable is not None:
-            refuse_unstable(site, conn, record, evals_stable)
-        size = site.store(conn, record).bytes(conn, 0)  # adopted ones, whose size goes by it, are refused
-        milliseconds = retire_now(site, conn, record)
+            refuse_unstable(context, conn, record, evals_stable)
+        size = context.store(conn, record).bytes(conn, 0)  # adopted ones, whose size goes by it, are refused
+        milliseconds = retire_now(context, conn, record)
     return Retired(version, size, milliseconds)
 
 
-def _retained(project: Project, site: Site, conn: Connection, collection: str, version: str) -> SpaceRecord:
+def _retained(project: Project, context: Context, conn: Connection, collection: str, version: str) -> SpaceRecord:
     project.config.collection(collection)
-    record = site.registry.space(conn, collection, version)
+    record = context.registry.space(conn, collection, version)
     if record is None:
-        known = ", ".join(found.version for found in site.registry.spaces(conn, collection)) or "none"
+        known = ", ".join(found.version for found in context.registry.spaces(conn, collection)) or "none"
         raise UnknownTarget(f"collection {collection!r} has no space {version}", hint=f"known: {known}")
     return record

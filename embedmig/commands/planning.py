@@ -11,7 +11,7 @@ from embedmig.database import Connection, scalar
 from embedmig.database.ledger import ledger_exists
 from embedmig.embedders.prices import Price, find_price
 from embedmig.errors import AnswerIsNo, UsageError
-from embedmig.operations.base import Site
+from embedmig.operations.base import Context
 from embedmig.operations.create_index import CreateIndex
 from embedmig.planning.probing import Probe, probe, probe_size
 from embedmig.planning.strategy import Advice, advise
@@ -68,7 +68,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Plan:
     """A plan with its forecasts, one a backfill, and its advice, one a collection."""
 
     revisions: list[PlannedRevision]
@@ -76,7 +76,7 @@ class Outlook:
     advice: dict[str, Advice]
 
 
-def plan(project: Project, target: str = "head", *, probe_texts: int | None = None) -> Outlook:
+def plan(project: Project, target: str = "head", *, probe_texts: int | None = None) -> Plan:
     """What an upgrade would take. Calls a model only where ``probe_texts`` asks for it; 0 means as many as are wanted.
 
     Raises what the model raises, and :class:`AnswerIsNo` where the probe could cost more than ``max_cost``.
@@ -84,34 +84,38 @@ def plan(project: Project, target: str = "head", *, probe_texts: int | None = No
     if probe_texts is not None and not 0 <= probe_texts <= MOST_PROBED:
         raise UsageError(f"a probe of {probe_texts:,} texts is not possible", hint=f"from 1 to {MOST_PROBED:,}")
     planned = dry_run(project, "upgrade", target)
-    with project.looking() as (site, conn):
-        steps = steps_between(project, conn, site, "upgrade", target)
+    with project.looking() as (context, conn):
+        steps = steps_between(project, conn, context, "upgrade", target)
         indexes = {op.space.tag: op.m for step in steps for op in step.operations if isinstance(op, CreateIndex)}
         forecasts = [
-            forecast(site, conn, revision.revision, operation, indexes, probe_texts)
+            forecast(context, conn, revision.revision, operation, indexes, probe_texts)
             for revision in planned
             for operation in revision.operations
             if operation.kind == "backfill"
         ]
-        advice = {one.space.collection: _advice(site, conn, one) for one in forecasts}
-    return Outlook(planned, forecasts, advice)
+        advice = {one.space.collection: _advice(context, conn, one) for one in forecasts}
+    return Plan(planned, forecasts, advice)
 
 
 def forecast(
-    site: Site, conn: Connection, revision: str, operation: PlannedOperation, indexes: dict[str, int], texts: int | None
+    context: Context, conn: Connection, revision: str, operation: PlannedOperation, indexes: dict[str, int], texts: int | None
 ) -> Forecast:  # fmt: skip
     """One backfill."""
     space = operation.space
     assert space is not None
-    estimate, settings = operation.estimate, site.config.settings(space.provider)
+    estimate, settings = operation.estimate, context.config.settings(space.provider)
     found, spent = None, None
     if texts is not None and estimate.rows:
-        found = probed(site, conn, space, texts)
+        found = probed(context, conn, space, texts)
         price = find_price(space, settings)
         spent = price.of(found.tokens)
-        estimate = _refined(site, conn, space, estimate, found, price)
-    time = _from_probe(found, estimate, settings) if found else _from_ledger(site, conn, space, estimate)
-    held, memory, wal = _held(site, conn, space), _setting(conn, "maintenance_work_mem"), _setting(conn, "max_wal_size")
+        estimate = _refined(context, conn, space, estimate, found, price)
+    time = _from_probe(found, estimate, settings) if found else _from_ledger(context, conn, space, estimate)
+    held, memory, wal = (
+        _held(context, conn, space),
+        _setting(conn, "maintenance_work_mem"),
+        _setting(conn, "max_wal_size"),
+    )
     sizes = sizes_of(space, held + (estimate.vectors or 0), indexes.get(space.tag), wal)
     return Forecast(revision, space, space.tag, estimate, time, sizes, memory, found, spent)
 
@@ -119,12 +123,12 @@ def forecast(
 # --- time -------------------------------------------------------------------------------------------------------
 
 
-def probed(site: Site, conn: Connection, space: Space, texts: int) -> Probe:
+def probed(context: Context, conn: Connection, space: Space, texts: int) -> Probe:
     """Embeds some of the collection's texts; no transaction is open meanwhile."""
-    encoder = site.encoder(space, patience=PATIENCE)
+    encoder = context.encoder(space, patience=PATIENCE)
     encoder.check()
-    drawn = draw(conn, site.source(conn, space.collection), texts or probe_size(encoder.limits))
-    settings = site.config.settings(space.provider)
+    drawn = draw(conn, context.source(conn, space.collection), texts or probe_size(encoder.limits))
+    settings = context.config.settings(space.provider)
     most = find_price(space, settings).of(sum(map(len, drawn)) / 2)  # two characters a token: dearer than any real text
     if settings.max_cost is not None and most is not None and most > settings.max_cost:
         raise AnswerIsNo(
@@ -134,11 +138,13 @@ def probed(site: Site, conn: Connection, space: Space, texts: int) -> Probe:
     return probe(encoder, drawn)
 
 
-def _refined(site: Site, conn: Connection, space: Space, estimate: Estimate, found: Probe, price: Price) -> Estimate:
+def _refined(
+    context: Context, conn: Connection, space: Space, estimate: Estimate, found: Probe, price: Price
+) -> Estimate:
     """Tokens as the provider counted them, where it says and nothing better is known."""
     if found.tokens is None or estimate.tokens_basis != "characters":
         return estimate
-    counted, rows = count_rows(conn, site.source(conn, space.collection)), estimate.rows or 0
+    counted, rows = count_rows(conn, context.source(conn, space.collection)), estimate.rows or 0
     weight = extrapolate(found.weighed, rows, round(counted.characters * rows / max(1, counted.eligible)), "probe")
     note = "; ".join([weight.words, *estimate.note.split("; ")[1:]])
     return replace(
@@ -170,27 +176,27 @@ def _from_probe(found: Probe, estimate: Estimate, settings: EmbedderSettings) ->
     return Duration(seconds, low, high, words + ("" if found.error is not None else "; one request gives no interval"))
 
 
-def _from_ledger(site: Site, conn: Connection, space: Space, estimate: Estimate) -> Duration:
+def _from_ledger(context: Context, conn: Connection, space: Space, estimate: Estimate) -> Duration:
     """As an earlier run of the model did it."""
-    there = ledger_exists(conn, site.database.schema)
-    before = site.ledger.measured(conn, site.registry.spaces_table, space.model) if there else None
+    there = ledger_exists(conn, context.database.schema)
+    before = context.ledger.measured(conn, context.registry.spaces_table, space.model) if there else None
     if before is None:
         return Duration(None, None, None, "--probe measures it")
     seconds = before.seconds_for(estimate.rows or 0, estimate.tokens)
     return Duration(seconds, None, None, f"as {before.when} embedded {before.rows:,} rows in {before.seconds:,.1f} s")
 
 
-def _advice(site: Site, conn: Connection, found: Forecast) -> Advice:
-    changes = changes_per_second(site, conn, found.space.collection)
+def _advice(context: Context, conn: Connection, found: Forecast) -> Advice:
+    changes = changes_per_second(context, conn, found.space.collection)
     return advise(found.estimate.rows or 0, found.time.seconds, changes)
 
 
-def changes_per_second(site: Site, conn: Connection, collection: str) -> float | None:
+def changes_per_second(context: Context, conn: Connection, collection: str) -> float | None:
     """Updates and deletes since PostgreSQL's statistics began; inserts are left out, for the load was inserts too."""
     query = """select (n_tup_upd + n_tup_del) / nullif(extract(epoch from now() - coalesce(
                  (select stats_reset from pg_stat_database where datname = current_database()), pg_postmaster_start_time())), 0)::float8
                from pg_stat_user_tables where relid = %s"""
-    return scalar(conn, query, (site.source(conn, collection).oid,))  # type: ignore[no-any-return]
+    return scalar(conn, query, (context.source(conn, collection).oid,))  # type: ignore[no-any-return]
 
 
 # --- disk and memory --------------------------------------------------------------------------------------------
@@ -211,11 +217,11 @@ def _sizes(dimensions: int, vectors: int, storage: Storage, m: int | None, wal: 
     return Sizes(table, index, both + min(both, wal), graph_bytes(vectors, dimensions, storage, m))
 
 
-def _held(site: Site, conn: Connection, space: Space) -> int:
+def _held(context: Context, conn: Connection, space: Space) -> int:
     """Vectors that the space has already."""
-    there = ledger_exists(conn, site.database.schema)
-    record = site.registry.space(conn, space.collection, space.tag) if there else None
-    return site.store(conn, record).vectors(conn) if record and record.state != "retired" else 0
+    there = ledger_exists(conn, context.database.schema)
+    record = context.registry.space(conn, space.collection, space.tag) if there else None
+    return context.store(conn, record).vectors(conn) if record and record.state != "retired" else 0
 
 
 def _setting(conn: Connection, name: str) -> int:

@@ -14,7 +14,7 @@ from embedmig.database import Connection, Database, open_database, schema, trans
 from embedmig.database.ledger import Ledger, ledger_exists
 from embedmig.database.registry import Registry
 from embedmig.events import Event
-from embedmig.operations.base import Site
+from embedmig.operations.base import Context
 from embedmig.revisions.graph import Graph
 
 
@@ -33,31 +33,31 @@ class Project:
         """The migration scripts. Raises :class:`GraphError`, :class:`ScriptError`."""
         return Graph(self.config.migrations)
 
-    def site(self, *, start: bool) -> Site:
+    def context(self, *, start: bool) -> Context:
         """The database's side; ``start`` creates the embedded server where there is none yet."""
-        return self._site if start else self._looking
+        return self._context if start else self._looking
 
     @cached_property
-    def _site(self) -> Site:
-        return site_of(self.config, open_database(self.config))
+    def _context(self) -> Context:
+        return context_of(self.config, open_database(self.config))
 
     @cached_property
-    def _looking(self) -> Site:
-        return site_of(self.config, open_database(self.config, start=False))
+    def _looking(self) -> Context:
+        return context_of(self.config, open_database(self.config, start=False))
 
     @contextmanager
-    def looking(self) -> Iterator[tuple[Site, Connection]]:
+    def looking(self) -> Iterator[tuple[Context, Connection]]:
         """A read-only session."""
-        site = self.site(start=False)
-        with translated("reading"), site.database.connect("read") as conn:
+        context = self.context(start=False)
+        with translated("reading"), context.database.connect("read") as conn:
             conn.execute("set default_transaction_read_only = on")
-            schema.require_current(conn, site.database.schema)
-            yield site, conn
+            schema.require_current(conn, context.database.schema)
+            yield context, conn
 
 
-def site_of(config: Config, database: Database) -> Site:
-    """The parts of a site, put together."""
-    return Site(config, database, Ledger(database.schema), Registry(database.schema))
+def context_of(config: Config, database: Database) -> Context:
+    """The parts of a context, put together."""
+    return Context(config, database, Ledger(database.schema), Registry(database.schema))
 
 
 def open_project(path: Path | None = None, *, database: str | None = None, max_cost: float | None = None) -> Project:
@@ -65,11 +65,11 @@ def open_project(path: Path | None = None, *, database: str | None = None, max_c
     return Project(replace(configuration.load(path, database=database), max_cost=max_cost))
 
 
-def applied_revisions(site: Site, conn: Connection) -> dict[str, str]:
+def applied_revisions(context: Context, conn: Connection) -> dict[str, str]:
     """The applied revisions with their checksums; none where embedmig never ran."""
-    return site.ledger.applied(conn) if ledger_exists(conn, site.database.schema) else {}
+    return context.ledger.applied(conn) if ledger_exists(conn, context.database.schema) else {}
 
 
-def applied_heads(project: Project, site: Site, conn: Connection) -> tuple[str, ...]:
+def applied_heads(project: Project, context: Context, conn: Connection) -> tuple[str, ...]:
     """The applied revisions that no applied one builds on."""
-    return project.graph.applied_heads(applied_revisions(site, conn))
+    return project.graph.applied_heads(applied_revisions(context, conn))

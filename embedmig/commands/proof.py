@@ -12,8 +12,8 @@ from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import EmbedmigError
 from embedmig.gates.evidence import Evaluation, newest_evals
-from embedmig.gates.evidence_table import Kept, ShadowFigures
-from embedmig.operations.base import Site
+from embedmig.gates.evidence_table import EvidenceTable, ShadowFigures
+from embedmig.operations.base import Context
 from embedmig.operations.gate import evaluate_evidence
 from embedmig.types import Verdict
 
@@ -31,26 +31,26 @@ class Proof:
 
 def proof(project: Project, *, with_text: bool) -> dict[str, Proof]:
     """The evidence of every collection; without ``with_text`` no query has its text. Wants SELECT alone."""
-    with project.looking() as (site, conn):
-        if not ledger_exists(conn, site.database.schema):
+    with project.looking() as (context, conn):
+        if not ledger_exists(conn, context.database.schema):
             return {}
-        kept, needed = Kept(site.database.schema), site.config.gates.completeness
+        kept, needed = EvidenceTable(context.database.schema), context.config.gates.completeness
         found = {}
-        for name in site.config.collections:
-            records = [record for record in site.registry.spaces(conn, name) if record.state != "retired"]
+        for name in context.config.collections:
+            records = [record for record in context.registry.spaces(conn, name) if record.state != "retired"]
             newest = _newest(kept.evals(conn, name), records, needed)
             evaluations = [one if with_text else without_text(one) for one in newest]
-            gates = {record.version: _gates(project, site, conn, record) for record in records}
+            gates = {record.version: _gates(project, context, conn, record) for record in records}
             found[name] = Proof(evaluations, kept.shadows(conn, name), gates)
         return found
 
 
-def _gates(project: Project, site: Site, conn: Connection, record: SpaceRecord) -> list[Verdict]:
+def _gates(project: Project, context: Context, conn: Connection, record: SpaceRecord) -> list[Verdict]:
     try:
         asked = gate_of(project, record.collection, record.version)
     except EmbedmigError:
         return []  # a script that can't be read; the page names it
-    return evaluate_evidence(site, conn, record, asked.evidence, asked.thresholds(site).completeness)
+    return evaluate_evidence(context, conn, record, asked.evidence, asked.thresholds(context).completeness)
 
 
 def _newest(evals: list[Evaluation], records: list[SpaceRecord], needed: float) -> Iterator[Evaluation]:

@@ -16,11 +16,11 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.embedders.encoder import Encoded
 from embedmig.errors import DatabaseUnavailable, EmbedmigError, MissingExtra, UsageError
 from embedmig.gates.evidence import OVERLAP, Evaluation, Mode
-from embedmig.gates.evidence_table import Kept
-from embedmig.operations.base import Site
+from embedmig.gates.evidence_table import EvidenceTable
+from embedmig.operations.base import Context
 from embedmig.quality import compare as comparing
 from embedmig.quality import golden, golden_drawing
-from embedmig.quality.answers import Answers, answer, encode, evaluation, without_unknown
+from embedmig.quality.answers import Rankings, answer, encode, evaluation, without_unknown
 from embedmig.quality.compare import Comparison
 from embedmig.quality.golden import GoldenSet
 from embedmig.quality.measures import score
@@ -89,22 +89,22 @@ def evaluate(
     wanted = golden.read(golden_set or default_set(project, collection))
     notices: list[str] = []
     found: list[Evaluation] = []
-    with project.looking() as (site, conn):
-        records = _versions(project, site, conn, collection, version)
-        asked, left_out = without_unknown(conn, site.source(conn, collection), wanted)
+    with project.looking() as (context, conn):
+        records = _versions(project, context, conn, collection, version)
+        asked, left_out = without_unknown(conn, context.source(conn, collection), wanted)
         for record in records:
             try:
-                found += _measure(site, conn, record, asked, k, exact_only, notices)
+                found += _measure(context, conn, record, asked, k, exact_only, notices)
             except MissingExtra:
                 raise
             except EmbedmigError as error:
                 if version is not None:
                     raise
                 notices.append(f"{record.version} was passed by: {error.message}")
-        needed = site.config.gates.completeness
+        needed = context.config.gates.completeness
     if not found:
         raise UsageError(f"no version of {collection!r} could be evaluated", hint="; ".join(notices) or None)
-    stored = _keep(site, collection, found, notices)
+    stored = _keep(context, collection, found, notices)
     partial = sorted({e.version for e in found if e.completeness < needed})
     return Evaluated(
         collection, wanted.name, asked.digest, len(asked.questions), k, found, partial, stored, left_out + notices
@@ -116,8 +116,8 @@ def make_golden(project: Project, collection: str, count: int, path: Path | None
     if count < 1:
         raise UsageError("--make-golden is at least 1")
     place = path or default_set(project, collection)
-    with project.looking() as (site, conn):
-        found = golden_drawing.draw(conn, site.source(conn, collection), count, seed)
+    with project.looking() as (context, conn):
+        found = golden_drawing.draw(conn, context.source(conn, collection), count, seed)
     if not found.questions:
         raise UsageError(f"{collection!r} has no row with text to draw from")
     golden_drawing.write(place, found.questions)
@@ -140,14 +140,16 @@ def compare(
     else:
         wanted = golden.read(golden_set or default_set(project, collection))
     notices: list[str] = []
-    with project.looking() as (site, conn):
-        records = [find_space(project, site, conn, collection, version) for version in (old, new)]
+    with project.looking() as (context, conn):
+        records = [find_space(project, context, conn, collection, version) for version in (old, new)]
         if wanted.judged:
-            wanted, notices = without_unknown(conn, site.source(conn, collection), wanted)
-        mode = _mode(site, conn, records, notices)
-        before, after = (_answers(site, conn, record, wanted, k, notices, exact=mode == "exact") for record in records)
-        completeness = min(_completeness(site, conn, record) for record in records)
-        needed = site.config.gates.completeness
+            wanted, notices = without_unknown(conn, context.source(conn, collection), wanted)
+        mode = _mode(context, conn, records, notices)
+        before, after = (
+            _answers(context, conn, record, wanted, k, notices, exact=mode == "exact") for record in records
+        )
+        completeness = min(_completeness(context, conn, record) for record in records)
+        needed = context.config.gates.completeness
     ndcg = None
     if wanted.judged:
         scores = [score(wanted.questions, one.keys, k)[f"ndcg@{k}"] for one in (before, after)]
@@ -156,7 +158,7 @@ def compare(
     kept = Evaluation(
         new, wanted.name, wanted.digest, k, mode, len(wanted.questions), _overlaps(found, k), {}, completeness, beside=old
     )  # fmt: skip
-    stored = _keep(site, collection, [kept], notices)
+    stored = _keep(context, collection, [kept], notices)
     return Compared(
         collection, old, new, wanted.name, len(wanted.questions), k, mode, found, completeness, completeness < needed, stored,
         notices,
@@ -179,23 +181,29 @@ def check_k(k: int) -> None:
 
 
 def _versions(
-    project: Project, site: Site, conn: Connection, collection: str, version: str | None
+    project: Project, context: Context, conn: Connection, collection: str, version: str | None
 ) -> list[SpaceRecord]:
     """The one named, or every live one."""
     if version is not None:
-        return [find_space(project, site, conn, collection, version)]
-    found = site.registry.spaces(conn, collection) if ledger_exists(conn, site.database.schema) else []
+        return [find_space(project, context, conn, collection, version)]
+    found = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []
     live = [record for record in found if record.state != "retired"]
-    return live or [find_space(project, site, conn, collection, None)]
+    return live or [find_space(project, context, conn, collection, None)]
 
 
 def _measure(
-    site: Site, conn: Connection, record: SpaceRecord, asked: GoldenSet, k: int, exact_only: bool, notices: list[str]
+    context: Context,
+    conn: Connection,
+    record: SpaceRecord,
+    asked: GoldenSet,
+    k: int,
+    exact_only: bool,
+    notices: list[str],
 ) -> list[Evaluation]:
     """Exact search, and index search beside it so that the index's loss is not blamed on the model."""
-    resolved, encoded = _encoded(site, conn, record, asked, notices)
-    completeness = _completeness(site, conn, record)
-    modes = [True] if exact_only or not _indexed(site, conn, record) else [True, False]
+    resolved, encoded = _encoded(context, conn, record, asked, notices)
+    completeness = _completeness(context, conn, record)
+    modes = [True] if exact_only or not _indexed(context, conn, record) else [True, False]
     if not exact_only and len(modes) == 1:
         notices.append(f"{record.version} has no valid index: measured by exact search alone")
     found = []
@@ -205,35 +213,42 @@ def _measure(
     return found
 
 
-def _mode(site: Site, conn: Connection, records: Sequence[SpaceRecord], notices: list[str]) -> Mode:
+def _mode(context: Context, conn: Connection, records: Sequence[SpaceRecord], notices: list[str]) -> Mode:
     """How versions are searched that are to be compared: without an index, where one of them has none."""
-    without = [record.version for record in records if not _indexed(site, conn, record)]
+    without = [record.version for record in records if not _indexed(context, conn, record)]
     if without and len(without) < len(records):
         notices.append(f"{without[0]} has no valid index: both versions were searched exactly")
     return "exact" if without else "index"
 
 
-def _indexed(site: Site, conn: Connection, record: SpaceRecord) -> bool:
+def _indexed(context: Context, conn: Connection, record: SpaceRecord) -> bool:
     """Whether searches of the version go through an index."""
-    return site.store(conn, record).index_state(conn) == "valid"
+    return context.store(conn, record).index_state(conn) == "valid"
 
 
 def _answers(
-    site: Site, conn: Connection, record: SpaceRecord, asked: GoldenSet, k: int, notices: list[str], *, exact: bool
-) -> Answers:
+    context: Context,
+    conn: Connection,
+    record: SpaceRecord,
+    asked: GoldenSet,
+    k: int,
+    notices: list[str],
+    *,
+    exact: bool,
+) -> Rankings:
     """What this version finds."""
-    resolved, encoded = _encoded(site, conn, record, asked, notices)
+    resolved, encoded = _encoded(context, conn, record, asked, notices)
     return answer(conn, resolved, encoded, k, exact=exact)
 
 
 def _encoded(
-    site: Site, conn: Connection, record: SpaceRecord, asked: GoldenSet, notices: list[str]
+    context: Context, conn: Connection, record: SpaceRecord, asked: GoldenSet, notices: list[str]
 ) -> tuple[Resolved, Encoded]:
     """The space, and the queries in its own model's terms."""
-    store = site.store(conn, record)
+    store = context.store(conn, record)
     if not store.vectors(conn):
         raise UsageError(f"{record.version} holds no vectors yet", hint="embedmig upgrade head fills it")
-    resolved = resolve_space(conn, store, record, site.config.settings(record.space.provider))
+    resolved = resolve_space(conn, store, record, context.config.settings(record.space.provider))
     encoded = encode(resolved.encoder, [question.query for question in asked.questions])
     if encoded.rejected:
         first = next(iter(encoded.rejected.values()))
@@ -241,8 +256,8 @@ def _encoded(
     return resolved, encoded
 
 
-def _completeness(site: Site, conn: Connection, record: SpaceRecord) -> float:
-    return site.store(conn, record).counts(conn, site.registry).completeness
+def _completeness(context: Context, conn: Connection, record: SpaceRecord) -> float:
+    return context.store(conn, record).counts(conn, context.registry).completeness
 
 
 def _overlaps(found: Comparison, k: int) -> dict[str, dict[str, float]]:
@@ -250,12 +265,12 @@ def _overlaps(found: Comparison, k: int) -> dict[str, dict[str, float]]:
     return {f"overlap@{k}": found.overlap, "rbo": found.rbo} | ({OVERLAP: found.overlap_at_10} if k >= 10 else {})
 
 
-def _keep(site: Site, collection: str, found: Sequence[Evaluation], notices: list[str]) -> bool:
+def _keep(context: Context, collection: str, found: Sequence[Evaluation], notices: list[str]) -> bool:
     """Stores what was measured, on a connection that may write; a role that may not still has its figures."""
     try:
-        with site.database.connect("evidence") as conn, conn.transaction():
+        with context.database.connect("evidence") as conn, conn.transaction():
             for one in found:
-                Kept(site.database.schema).add_eval(conn, collection, one)
+                EvidenceTable(context.database.schema).add_eval(conn, collection, one)
     except (psycopg.Error, DatabaseUnavailable) as error:
         notices.append(f"the result was not stored, so it opens no gate: {first_line(error)}")
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from embedmig.commands.auditing import audit
-from embedmig.commands.launching import Launch, launch
+from embedmig.commands.launching import Eta, launch
 from embedmig.commands.project import Project
 from embedmig.commands.proof import Proof, proof
 from embedmig.commands.standing import Status, status
@@ -16,7 +16,7 @@ from embedmig.quality.audit import Audit
 
 
 @dataclass(frozen=True, slots=True)
-class Dossier:
+class Report:
     """The status, every attempt oldest first, the gate's threshold for completeness, and when what is pending could be
     live.
 
@@ -27,19 +27,19 @@ class Dossier:
     status: Status
     attempts: list[Attempt]
     threshold: float
-    launch: Launch
+    launch: Eta
     proof: Mapping[str, Proof] = field(default_factory=dict)
     audit: Audit | None = None
     with_text: bool = False
 
 
-def report(project: Project, *, audited: bool = False, with_text: bool = False, now: datetime | None = None) -> Dossier:
+def report(project: Project, *, audited: bool = False, with_text: bool = False, now: datetime | None = None) -> Report:
     """Gathers it. Works on an empty ledger too, and wants SELECT alone. ``audited`` reads every vector, and calls no model."""
     found, when = status(project), launch(project, now or datetime.now(UTC))
     evidence, holdings = proof(project, with_text=with_text), audit(project) if audited else None
-    return Dossier(found, _attempts(project), project.config.gates.completeness, when, evidence, holdings, with_text)
+    return Report(found, _attempts(project), project.config.gates.completeness, when, evidence, holdings, with_text)
 
 
 def _attempts(project: Project) -> list[Attempt]:
-    with project.looking() as (site, conn):
-        return site.ledger.attempts(conn) if ledger_exists(conn, site.database.schema) else []
+    with project.looking() as (context, conn):
+        return context.ledger.attempts(conn) if ledger_exists(conn, context.database.schema) else []

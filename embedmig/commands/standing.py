@@ -14,9 +14,9 @@ from embedmig.engine.throttle import Control, control
 from embedmig.errors import EmbedmigError
 from embedmig.gates import conditions, counting
 from embedmig.gates.evidence import Evaluation, newest_evals
-from embedmig.gates.evidence_table import Kept
+from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.gates.measuring import look, measure
-from embedmig.operations.base import Site
+from embedmig.operations.base import Context
 from embedmig.source import Source, SourceCounts, capture, count_rows
 from embedmig.types import Verdict
 
@@ -124,21 +124,21 @@ def status(project: Project, *, exact: bool = False) -> Status:
     the role may.
     """
     graph = project.graph
-    with project.looking() as (site, conn):
-        applied = applied_revisions(site, conn)
-        there = ledger_exists(conn, site.database.schema)
-        running = site.ledger.running(conn) if there else None
-        attempts = site.ledger.attempts(conn) if there else []
+    with project.looking() as (context, conn):
+        applied = applied_revisions(context, conn)
+        there = ledger_exists(conn, context.database.schema)
+        running = context.ledger.running(conn) if there else None
+        attempts = context.ledger.attempts(conn) if there else []
         return Status(
-            database=site.database.masked,
+            database=context.database.masked,
             heads=list(graph.heads()),
             current=list(graph.applied_heads(applied)),
             pending=[script.revision for script in reversed(graph.walk()) if script.revision not in applied],
-            running=attempt_line(running) | {"alive": lock_is_held(conn, site.database.schema)} if running else None,
+            running=attempt_line(running) | {"alive": lock_is_held(conn, context.database.schema)} if running else None,
             edited=[s.revision for s in graph.scripts.values() if applied.get(s.revision) not in (None, s.checksum)],
             missing_scripts=[name for name in applied if name not in graph.scripts],
             collections={
-                name: _collection_status(site, conn, name, there, exact) for name in project.config.collections
+                name: _collection_status(context, conn, name, there, exact) for name in project.config.collections
             },
             last_attempt=attempt_line(attempts[-1]) if attempts else None,
         )
@@ -153,22 +153,22 @@ def attempt_line(attempt: Attempt) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _collection_status(site: Site, conn: Connection, name: str, there: bool, exact: bool) -> CollectionStatus:
-    source = site.source(conn, name)
+def _collection_status(context: Context, conn: Connection, name: str, there: bool, exact: bool) -> CollectionStatus:
+    source = context.source(conn, name)
     if not there:
         counted, known = _source_rows(conn, source, exact)
         return CollectionStatus(source.collection.alias, None, counted.eligible, counted.blank, None, [], counted=known)
-    alias = site.registry.alias(conn, name)
+    alias = context.registry.alias(conn, name)
     flip_ms = alias.flip_ms if alias else None
-    records = site.registry.spaces(conn, name)
+    records = context.registry.spaces(conn, name)
     measured = {
-        r.id: (measure if exact else look)(conn, site.registry, source, r) for r in records if r.state != "retired"
+        r.id: (measure if exact else look)(conn, context.registry, source, r) for r in records if r.state != "retired"
     }
-    spaces = [_space_status(site, conn, record, measured.get(record.id)) for record in records]
+    spaces = [_space_status(context, conn, record, measured.get(record.id)) for record in records]
     counted, known = _source_rows(conn, source, exact, list(measured.values()))
     return CollectionStatus(
         source.collection.alias, alias.version if alias else None, counted.eligible, counted.blank, flip_ms, spaces,
-        capture.state(conn, site.registry, source), _held_back(control(conn, site.registry, name)), _rollback(records, spaces, flip_ms),
+        capture.state(conn, context.registry, source), _held_back(control(conn, context.registry, name)), _rollback(records, spaces, flip_ms),
         known,
     )  # fmt: skip
 
@@ -208,14 +208,16 @@ def _rollback(records: list[SpaceRecord], spaces: list[SpaceStatus], flip_ms: fl
     )
 
 
-def _space_status(site: Site, conn: Connection, record: SpaceRecord, found: conditions.Measured | None) -> SpaceStatus:
+def _space_status(
+    context: Context, conn: Connection, record: SpaceRecord, found: conditions.Measured | None
+) -> SpaceStatus:
     if found is None:
         return SpaceStatus(record.version, record.revision, record.state, record.space.dimensions, content="unknown")
-    counts, waits, asked = found.counts, found.waiting, site.config.gates
-    failures = [{"key": key, "reason": reason} for key, reason in site.registry.failures(conn, record.id)]
+    counts, waits, asked = found.counts, found.waiting, context.config.gates
+    failures = [{"key": key, "reason": reason} for key, reason in context.registry.failures(conn, record.id)]
     batches = [
         {"id": name, "rows": rows, "since": since.isoformat(timespec="seconds")}
-        for name, rows, since in site.registry.open_batches(conn, record.id)
+        for name, rows, since in context.registry.open_batches(conn, record.id)
     ]
     return SpaceStatus(
         version=record.version, revision=record.revision, state=record.state, dimensions=record.space.dimensions,
@@ -224,17 +226,17 @@ def _space_status(site: Site, conn: Connection, record: SpaceRecord, found: cond
         failed_rows=counts.failed, orphans=counts.orphans, untagged=counts.untagged,
         content="checked" if counts.hash_known else "unknown", index=found.index,
         gates=conditions.evaluate(found, conditions.Thresholds(asked.completeness, asked.freshness)),
-        bytes=site.store(conn, record).bytes(conn, counts.vectors), failures=failures, batches=batches, model_error=_model_error(site, record),
+        bytes=context.store(conn, record).bytes(conn, counts.vectors), failures=failures, batches=batches, model_error=_model_error(context, record),
         unaccounted=[", ".join(key) for key in found.unaccounted or ()],
         counted="exact" if found.exact else "estimated", completeness_error=round(found.error, 4),
-        counted_at=found.counted_at.isoformat(timespec="seconds") if found.counted_at else None, **_evals(site, conn, record),
+        counted_at=found.counted_at.isoformat(timespec="seconds") if found.counted_at else None, **_evals(context, conn, record),
     )  # fmt: skip
 
 
-def _evals(site: Site, conn: Connection, record: SpaceRecord) -> dict[str, Any]:
+def _evals(context: Context, conn: Connection, record: SpaceRecord) -> dict[str, Any]:
     """The fields that say what the version's quality is."""
-    known = Kept(site.database.schema).evals(conn, record.collection)
-    sound, partial = newest_evals(known, record.version, site.config.gates.completeness)
+    known = EvidenceTable(context.database.schema).evals(conn, record.collection)
+    sound, partial = newest_evals(known, record.version, context.config.gates.completeness)
     return {
         "evals": _values(sound) if sound else {},
         "evaluated": _occasion(sound) if sound else None,
@@ -254,10 +256,10 @@ def _occasion(found: Evaluation) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _model_error(site: Site, record: SpaceRecord) -> str | None:
+def _model_error(context: Context, record: SpaceRecord) -> str | None:
     """Why the space's model could not be used now: said before a rollback needs it. Calls no API."""
     try:
-        site.encoder(record.space, record.weights)
+        context.encoder(record.space, record.weights)
     except EmbedmigError as error:
         return error.message
     return record.model_error

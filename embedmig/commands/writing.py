@@ -93,8 +93,8 @@ def _outdated(project: Project) -> str:
 def _active_versions(project: Project) -> dict[str, str | None]:
     """What each alias shows now, as the ledger's side knows it; nothing where the database is out of reach."""
     try:
-        with project.looking() as (site, conn):
-            plan = plan_of(site, conn, offline=True)
+        with project.looking() as (context, conn):
+            plan = plan_of(context, conn, offline=True)
             return dict(plan.aliases)
     except EmbedmigError:
         return {}  # a script can be written without the database; the scripts say what came last
@@ -153,6 +153,6 @@ def merge(project: Project, revisions: list[str], message: str) -> Path:
 
 def rebase(project: Project, name: str) -> Path:
     """Renumbers a script that is not applied onto the one other head."""
-    with project.looking() as (site, conn):
-        applied = applied_revisions(site, conn)
+    with project.looking() as (context, conn):
+        applied = applied_revisions(context, conn)
     return authoring.rebase(project.config.migrations, name, applied)

@@ -13,11 +13,11 @@ from embedmig.config.loading import (
     Config,
     GateDefaults,
     IndexSettings,
-    Throttle,
+    ThrottleSettings,
     load,
     mask,
 )
 
 __all__ = [
-    "FILE_NAME", "CheckSettings", "Collection", "Config", "GateDefaults", "IndexSettings", "Throttle", "load", "mask",
+    "FILE_NAME", "CheckSettings", "Collection", "Config", "GateDefaults", "IndexSettings", "ThrottleSettings", "load", "mask",
 ]  # fmt: skip

@@ -57,7 +57,7 @@ class GateDefaults:
 
 
 @dataclass(frozen=True)
-class Throttle:
+class ThrottleSettings:
     """When running backfills and syncs hold back by themselves.
 
     ``replication_lag`` is the seconds that the slowest standby may be behind; ``pause_when`` a query of the user's
@@ -98,7 +98,7 @@ class Config:
     collections: Mapping[str, Collection] = field(default_factory=dict)
     embedders: Mapping[str, EmbedderSettings] = field(default_factory=dict)
     gates: GateDefaults = field(default_factory=GateDefaults)
-    throttle: Throttle = field(default_factory=Throttle)
+    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
     check: CheckSettings = field(default_factory=CheckSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
     backfill: BackfillSettings = field(default_factory=BackfillSettings)
@@ -153,7 +153,7 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         collections={name: _collection(file, name, raw) for name, raw in root.get("collections", {}).items()},
         embedders={name: _embedder(file, name, raw, environ) for name, raw in root.get("embedders", {}).items()},
         gates=GateDefaults(**file.section(("gates",), root.get("gates", {}), _GATES)),
-        throttle=Throttle(**file.section(("throttle",), root.get("throttle", {}), _THROTTLE)),
+        throttle=ThrottleSettings(**file.section(("throttle",), root.get("throttle", {}), _THROTTLE)),
         check=_check(file, root.get("check", {})),
         index=IndexSettings(**file.section(("index",), root.get("index", {}), _INDEX)),
         backfill=BackfillSettings(**file.section(("backfill",), root.get("backfill", {}), _BACKFILL)),

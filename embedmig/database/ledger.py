@@ -65,7 +65,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Reckoned:
+class RecordedEstimate:
     """What an operation of an attempt was expected to take, and what it took; None where that was not noted."""
 
     attempt: int
@@ -147,13 +147,13 @@ class Ledger:
                 return Measured(row[0], row[1], row[2], f"{row[3]} on {row[4]}")
         return None
 
-    def reckonings(self, conn: Connection, revision: str) -> list[Reckoned]:
+    def recorded_estimates(self, conn: Connection, revision: str) -> list[RecordedEstimate]:
         """What backfills of a revision were expected to take and what they took, oldest first."""
         query = sql.SQL(
             """select o.attempt, o.position, o.estimate, o.truth from {} o join {} a on a.id = o.attempt
                where a.revision = %s and (o.estimate is not null or o.truth is not null) order by o.attempt, o.position"""
         ).format(self.operations_table, self.attempts_table)
-        return [Reckoned(*row) for row in conn.execute(query, (revision,))]
+        return [RecordedEstimate(*row) for row in conn.execute(query, (revision,))]
 
     # writing
 
@@ -235,7 +235,7 @@ class Ledger:
         ).format(self.operations_table)
         conn.execute(query, (outcome, attempt, position))
 
-    def note_reckoning(
+    def record_estimate(
         self, conn: Connection, attempt: int, position: int, field: Literal["estimate", "truth"], values: dict[str, Any]
     ) -> None:
         """Keeps what an operation is expected to take, or what it took."""

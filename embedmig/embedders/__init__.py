@@ -10,9 +10,9 @@ from embedmig.config.settings import EmbedderSettings
 from embedmig.errors import EmbedderMisconfigured
 from embedmig.types import Answer, Limits, Role, Space
 
-__all__ = ["CANARY", "Embedder", "EmbedderSettings", "Factory", "create", "providers", "register"]
+__all__ = ["PROBE_TEXT", "Embedder", "EmbedderSettings", "Factory", "create", "providers", "register"]
 
-CANARY = "a harmless sentence"
+PROBE_TEXT = "a harmless sentence"
 """Sent to find out whether a model answers at all, and to tell a refused text from a refused configuration."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from embedmig.embedders import CANARY, Embedder
+from embedmig.embedders import PROBE_TEXT, Embedder
 from embedmig.embedders.pacing import Pace
 from embedmig.embedders.prices import estimate
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, InputRefused, RequestTooLarge
@@ -78,12 +78,12 @@ class Encoder:
         Raises :class:`EmbedderMisconfigured` where the model can't make this space's vectors.
         """
         try:
-            encoded = await self.encode([CANARY], "document")
+            encoded = await self.encode([PROBE_TEXT], "document")
         except BadAnswer as wrong:
             raise EmbedderMisconfigured(wrong.message, hint=wrong.hint) from wrong
         if encoded.rejected:
             raise EmbedderMisconfigured(
-                f"{self.space.model} gives no vector for {CANARY!r}: {encoded.rejected[0]}",
+                f"{self.space.model} gives no vector for {PROBE_TEXT!r}: {encoded.rejected[0]}",
                 hint="any ordinary text must have one: check the model's files or its server",
             )
         return Answer(encoded.vectors, encoded.tokens, encoded.truncated)
@@ -114,7 +114,7 @@ class Encoder:
             if isinstance(refusal, RequestTooLarge) and len(texts) > 1:
                 return join([await self._embed(part, role) for part in self._smaller(texts)])
             if not canary_passed:
-                await self._check_canary(role, refusal)
+                await self._check_probe(role, refusal)
             if len(texts) == 1:
                 return Encoded(np.zeros((1, self.space.dimensions), np.float32), 0, 0, {0: refusal.message})
             middle = len(texts) // 2
@@ -153,11 +153,11 @@ class Encoder:
             )
         return Answer(vectors, answer.tokens, answer.truncated)
 
-    async def _check_canary(self, role: Role, refusal: InputRefused) -> None:
+    async def _check_probe(self, role: Role, refusal: InputRefused) -> None:
         """Tells poison from a wrong configuration: a server that refuses any text is wrongly configured."""
         prefix = self.space.query_prefix if role == "query" else self.space.document_prefix
         try:
-            await self.embedder.embed([prefix + CANARY], role)
+            await self.embedder.embed([prefix + PROBE_TEXT], role)
         except InputRefused:
             raise EmbedderMisconfigured(
                 f"{self.space.model} refuses every text: {refusal.message}",

@@ -20,18 +20,18 @@ import numpy as np
 import pybase64
 
 from embedmig.config.settings import EmbedderSettings
-from embedmig.embedders import CANARY
+from embedmig.embedders import PROBE_TEXT
 from embedmig.embedders.pacing import (
-    Budget,
-    Fault,
     Pace,
     Pacer,
     Policy,
+    RateBudget,
     Refused,
     StillFailing,
     Transient,
+    TransientFault,
+    rate_limit_headers,
     retry_after,
-    told_by,
 )
 from embedmig.embedders.prices import estimate_tokens
 from embedmig.embedders.tokens import TokenEstimate, counted_and_allowed
@@ -88,7 +88,7 @@ class OpenAIEmbedder:
         self._client: AsyncOpenAI | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def share(self, budget: Budget) -> None:
+    def share(self, budget: RateBudget) -> None:
         """From here on stays within a budget that other workers share."""
         self._pacer.budget = budget
 
@@ -139,7 +139,7 @@ class OpenAIEmbedder:
         async def ask() -> None:
             nonlocal asked
             asked += 1
-            await self._request([CANARY], 1)
+            await self._request([PROBE_TEXT], 1)
 
         await self._pacer.run(ask, 1, patient=True)
         return asked == 1
@@ -156,15 +156,15 @@ class OpenAIEmbedder:
                 model=self._space.name,
             )
         except openai.APITimeoutError as error:
-            raise Fault(f"no answer within {self._settings.timeout:g} s") from error
+            raise TransientFault(f"no answer within {self._settings.timeout:g} s") from error
         except openai.APIConnectionError as error:
             raise self.connection_error(error) from error
         except openai.APIStatusError as error:
-            self._pacer.hear(told_by(error.response.headers), tokens)
+            self._pacer.observe(rate_limit_headers(error.response.headers), tokens)
             raise self.status_error(error) from error
         except UnicodeEncodeError as error:
             raise InputRefused("the text has a lone surrogate and can't be sent as UTF-8") from error
-        self._pacer.hear(told_by(raw.headers), tokens)
+        self._pacer.observe(rate_limit_headers(raw.headers), tokens)
         return decode(raw.content, len(texts))
 
     def request(self, texts: list[str]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class OpenAIEmbedder:
     def connection_error(self, error: Exception) -> Exception:
         cause = error.__cause__
         detail = f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else str(error)
-        return Fault(self._clean(f"connection to {self._where()}: {detail}"))
+        return TransientFault(self._clean(f"connection to {self._where()}: {detail}"))
 
     def status_error(self, error: APIStatusError) -> Exception:
         """What an HTTP status means here: wait, give up, or look at the texts."""
@@ -215,7 +215,7 @@ class OpenAIEmbedder:
         return self._transient(status, error)
 
     def _transient(self, status: int, error: APIStatusError) -> Transient:
-        kind = Refused if status in (429, 503) else Fault
+        kind = Refused if status in (429, 503) else TransientFault
         return kind(f"HTTP {status}: {self._said(error)}", retry_after(error.response.headers, time.time()))
 
     def _misconfigured(self, status: int, error: APIStatusError) -> EmbedderMisconfigured:

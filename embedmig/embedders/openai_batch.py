@@ -14,7 +14,7 @@ from random import random
 from typing import TYPE_CHECKING, TypeVar
 
 from embedmig.embedders.openai import OpenAIEmbedder, read
-from embedmig.embedders.pacing import Fault, Policy, Transient
+from embedmig.embedders.pacing import Policy, Transient, TransientFault
 from embedmig.errors import EmbedderUnavailable, Interrupted
 from embedmig.types import Answer
 
@@ -145,7 +145,7 @@ class BatchClient:
         try:
             return ask()
         except openai.APITimeoutError as error:
-            raise Fault("no answer in time") from error
+            raise TransientFault("no answer in time") from error
         except openai.APIConnectionError as error:
             raise self._embedder.connection_error(error) from error
         except openai.APIStatusError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from embedmig.embedders.token_batches import Budget
+from embedmig.embedders.token_batches import TokenBudget
 from embedmig.errors import InputRefused
 from embedmig.types import Vectors
 
@@ -41,7 +41,7 @@ class Replicas:
             self._free.put(model)
 
 
-def forward(model: Any, window: Sequence[Features], budget: Budget) -> Vectors:
+def forward(model: Any, window: Sequence[Features], budget: TokenBudget) -> Vectors:
     """``(n, d)`` float32: the sentence embeddings of all batches of ``window``, in their order.
 
     Raises :class:`InputRefused` where a single text does not fit into the device's memory.

@@ -19,7 +19,7 @@ import numpy as np
 
 from embedmig.config.settings import EmbedderSettings
 from embedmig.embedders.replicas import Replicas, forward
-from embedmig.embedders.token_batches import Budget
+from embedmig.embedders.token_batches import TokenBudget
 from embedmig.embedders.tokenizing import lengths_of, tokenize
 from embedmig.embedders.weights import hash_files, locate, package_folder
 from embedmig.errors import EmbedderMisconfigured, MissingExtra
@@ -69,9 +69,9 @@ class SentenceTransformers:
         return self._space.dtype != "float32"
 
     @cached_property
-    def budget(self) -> Budget:
+    def budget(self) -> TokenBudget:
         """Tokens through a copy at once; what a run has learned of its devices' memory it keeps to its end."""
-        return Budget(self._settings.tokens_per_batch or (BUDGET_CPU if self._on_cpu else BUDGET_GPU))
+        return TokenBudget(self._settings.tokens_per_batch or (BUDGET_CPU if self._on_cpu else BUDGET_GPU))
 
     @cached_property
     def _devices(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from psycopg import sql
 
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, Database, ident, translated
-from embedmig.embedders.pacing import LocalBudget, Told
+from embedmig.embedders.pacing import LocalRateBudget, RateLimitHeaders
 from embedmig.embedders.pacing.limits import SECONDS_PER_MINUTE, Sleep
 from embedmig.errors import DatabaseFailed
 
@@ -63,8 +63,8 @@ def fingerprint_of(settings: EmbedderSettings, provider: str) -> str:
 
 
 @dataclass
-class SharedBudget:
-    """A :class:`~embedmig.embedders.pacing.Budget` that other workers take from too; in one event loop at a time.
+class SharedRateBudget:
+    """A :class:`~embedmig.embedders.pacing.RateBudget` that other workers take from too; in one event loop at a time.
 
     The limits are those of the configuration, or those that the API tells, where these are lower or there are none.
     Where there is neither, nothing is asked of the database.
@@ -77,7 +77,7 @@ class SharedBudget:
     sleep: Sleep = asyncio.sleep
     holding: str = field(default="", init=False)
     _conn: Connection | None = field(default=None, init=False)
-    _alone: LocalBudget | None = field(default=None, init=False)
+    _alone: LocalRateBudget | None = field(default=None, init=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _per_minute: dict[str, float] = field(default_factory=dict, init=False)
     _requests: float = field(default=0.0, init=False)  # in hand
@@ -87,13 +87,13 @@ class SharedBudget:
         limits = {"requests": self.settings.requests_per_minute, "tokens": self.settings.tokens_per_minute}
         self._per_minute = {kind: limit for kind, limit in limits.items() if limit}
 
-    def hear(self, told: Told) -> None:
-        """See :class:`~embedmig.embedders.pacing.Budget`."""
+    def observe(self, told: RateLimitHeaders) -> None:
+        """See :class:`~embedmig.embedders.pacing.RateBudget`."""
         if told.per_minute:
             self._per_minute[told.kind] = min(told.limit, self._per_minute.get(told.kind, told.limit))
 
     async def take(self, tokens: float) -> None:
-        """See :class:`~embedmig.embedders.pacing.Budget`. One waits for the next slice, the others wait behind it."""
+        """See :class:`~embedmig.embedders.pacing.RateBudget`. One waits for the next slice, the others wait behind it."""
         async with self._lock:
             if self._alone is None:
                 try:
@@ -102,12 +102,12 @@ class SharedBudget:
                     if not isinstance(failed.__cause__, NOT_OURS):
                         raise
                     limits = self._per_minute.get("requests"), self._per_minute.get("tokens")
-                    self._alone = LocalBudget(*limits, sleep=self.sleep)
+                    self._alone = LocalRateBudget(*limits, sleep=self.sleep)
         if self._alone is not None:
             await self._alone.take(tokens)
 
     def give_back(self, tokens: float) -> None:
-        """See :class:`~embedmig.embedders.pacing.Budget`."""
+        """See :class:`~embedmig.embedders.pacing.RateBudget`."""
         self._tokens += tokens
         if self._alone:
             self._alone.give_back(tokens)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 
-class Budget:
+class TokenBudget:
     """How many tokens go through a model at once: halved when memory runs out, and never raised again."""
 
     def __init__(self, tokens: int) -> None:

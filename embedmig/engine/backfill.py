@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from embedmig.config import Throttle
+from embedmig.config import ThrottleSettings
 from embedmig.config.settings import BackfillSettings
 from embedmig.database import Connection, Database, translated
 from embedmig.database.registry import Registry
@@ -22,7 +22,7 @@ from embedmig.embedders.encoder import Encoder
 from embedmig.engine.outbox import TAKE, Changes
 from embedmig.engine.pipeline import Pipeline, Work, cut
 from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
-from embedmig.engine.throttle import Brake
+from embedmig.engine.throttle import Throttle
 from embedmig.errors import DatabaseFailed, EmbedmigError, Interrupted
 from embedmig.events import Event, Notice
 from embedmig.source.rows import Key, Row
@@ -40,7 +40,7 @@ POLL_SECONDS = 0.25  # how often one that has nothing to do looks whether a rang
 Order = Literal["key", "hot"]
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers that one leads: started with the ranges cut, told to end when it ends."""
 
     def start(self, collection: str, version: str, order: Order) -> None:
@@ -59,8 +59,8 @@ class Crew(Protocol):
         """Has them finish what they have in hand, and waits for them."""
 
 
-class Alone:
-    """No crew."""
+class NoWorkers:
+    """No pool."""
 
     def start(self, collection: str, version: str, order: Order) -> None:
         """Nobody."""
@@ -87,7 +87,7 @@ class Backfill:
 
     ``stop`` ends it after the batches in hand; ``guard`` raises when the run lock is lost; ``price`` and ``max_cost``
     are those of :class:`Pipeline`, as is ``fence``. It stays until every range is finished, whoever has it, and takes
-    over those of workers that die or hang. Who ``joins`` cuts no ranges. ``crew`` are workers beside it. ``counted``
+    over those of workers that die or hang. Who ``joins`` cuts no ranges. ``pool`` are workers beside it. ``counted``
     is told how many rows there are to do, on the side.
     """
 
@@ -101,10 +101,10 @@ class Backfill:
     fence: Callable[[Connection, int, int, float | None], None]
     price: float | None = None
     max_cost: float | None = None
-    throttle: Throttle = field(default_factory=Throttle)
+    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
     order: Order = "key"
     settings: BackfillSettings = field(default_factory=BackfillSettings)
-    crew: Crew = field(default_factory=Alone)
+    pool: WorkerPool = field(default_factory=NoWorkers)
     joins: bool = False
     counted: Callable[[Connection, int], None] = lambda _conn, _rows: None
     clock: Callable[[], float] = time.monotonic
@@ -114,7 +114,7 @@ class Backfill:
     _given: dict[tuple[Key, bytes], None] = field(default_factory=dict, init=False)
 
     def run(self) -> Tally:
-        """Embeds until nothing is left that this run can do; returns what it and its crew did.
+        """Embeds until nothing is left that this run can do; returns what it and its pool did.
 
         Raises :class:`Interrupted` when stopped, and what the embedder or the database raised; in every case all
         that came back from the model has been written first, where the database still takes it.
@@ -143,16 +143,16 @@ class Backfill:
 
     @contextmanager
     def _led(self) -> Iterator[None]:
-        """While this lasts, the crew is at work."""
-        self.crew.start(self.store.record.collection, self.store.record.version, self.order)
+        """While this lasts, the pool is at work."""
+        self.pool.start(self.store.record.collection, self.store.record.version, self.order)
         try:
             yield
         finally:
-            self.crew.end()
+            self.pool.end()
 
     async def _embed_everything(self) -> None:
         self._began = self.clock()
-        self._brake = Brake(
+        self._throttle = Throttle(
             self.registry,
             self.store.record.collection,
             self.stop,
@@ -166,7 +166,7 @@ class Backfill:
         try:
             over = False
             while not over:
-                if not self.crew.does_all():
+                if not self.pool.does_all():
                     await self._pipeline.run(self._batches())
                 if self.stop.is_set():
                     raise Interrupted(
@@ -188,9 +188,9 @@ class Backfill:
             return self.joins or not await asyncio.to_thread(self._ranges.extend, self._reading)
         self.guard()
         await asyncio.to_thread(self._report)
-        if error := self.crew.failure():
+        if error := self.pool.failure():
             raise error
-        if left.free and not self.crew.does_all():
+        if left.free and not self.pool.does_all():
             return False
         await asyncio.sleep(POLL_SECONDS)
         return False
@@ -226,7 +226,7 @@ class Backfill:
                 if self.clock() - self._let_through >= LIVE_SECONDS:
                     async for first in self._first(size):
                         yield first
-                await self._brake.wait(self._reading, len(work.rows))
+                await self._throttle.wait(self._reading, len(work.rows))
                 if self.clock() - renewed >= self.settings.lease / 4:
                     renewed = self.clock()
                     await asyncio.to_thread(self._renew, held)
@@ -302,20 +302,20 @@ class Backfill:
             self.counted(conn, self._total)
 
     def _look(self) -> None:
-        """What the other workers did since this one began, and what has become of the crew."""
+        """What the other workers did since this one began, and what has become of the pool."""
         whole, workers = self._ranges.total(self._writing)
         others = whole.plus(self._before, -1).plus(self._pipeline.copied, -1)
         if others.rows >= 0:  # else the next run has cut them anew already
             self._pipeline.elsewhere = others
-        self._pipeline.workers = self._brake.workers = max(1, workers)
-        for news in self.crew.news():
+        self._pipeline.workers = self._throttle.workers = max(1, workers)
+        for news in self.pool.news():
             self.report(Notice(news))
 
     def _report(self) -> None:
         if self.max_cost is not None or self.clock() - self._looked >= LOOK_SECONDS:
             self._looked = self.clock()
             self._look()
-        tally, active = self._tally, self.clock() - self._began - self._brake.held_seconds
+        tally, active = self._tally, self.clock() - self._began - self._throttle.held_seconds
         pace = self.encoder.pace
         self.report(
             Progress(
@@ -342,7 +342,7 @@ async def live_work(
         and (claims := await asyncio.to_thread(changes.claim, conn, min(max(size, CLAIM_ROWS), left)))
     ):
         left -= len(claims)
-        wanted = await asyncio.to_thread(changes.sort_out, conn, claims)
+        wanted = await asyncio.to_thread(changes.settle_unneeded, conn, claims)
         claim_of = {row.key: claim for claim, row in wanted}
         for work in cut([row for _, row in wanted], changes.store, size):
             yield replace(work, claims=tuple(claim_of[row.key] for row in work.rows))

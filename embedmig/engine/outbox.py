@@ -93,7 +93,7 @@ class Changes:
             first=ident(self.source.key[0].name),
             take=sql.Literal(TAKE),
             width=range_width(self.source),
-            rest=self._put_back_rest(outbox),
+            rest=self._release_rest(outbox),
             keys=outbox_keys(self.source, sql.SQL("taken"), at_most=TAKE),
             pending=self.registry.pending_table,
             spaces=self.registry.spaces_table,
@@ -101,7 +101,7 @@ class Changes:
             live=sql.Literal(list(LIVE)),
         )
 
-    def _put_back_rest(self, outbox: sql.Composable) -> sql.Composed:
+    def _release_rest(self, outbox: sql.Composable) -> sql.Composed:
         """What lies beyond the first ``TAKE`` keys of a range waits for its turn: no transaction distributes a million."""
         column = self.source.key[0]
         return sql.SQL(
@@ -145,7 +145,7 @@ class Changes:
             conn.execute(BY_INDEX)
             return [Claim(tuple(row[0]), row[1]) for row in conn.execute(query)]
 
-    def sort_out(self, conn: Connection, claims: Sequence[Claim]) -> list[tuple[Claim, Row]]:
+    def settle_unneeded(self, conn: Connection, claims: Sequence[Claim]) -> list[tuple[Claim, Row]]:
         """What of the claims has to be embedded. The rest is settled here: rows that are gone or no longer eligible
         leave the space, rows that the space holds already, or that the model refused as they are, need nothing.
         """
@@ -154,7 +154,7 @@ class Changes:
 
         def transaction() -> None:
             with conn.transaction():
-                self.store.take_turn(conn, alone=True)
+                self.store.wait_for_settling(conn, alone=True)
                 conn.execute(BY_INDEX)
                 self.remove_gone(conn, rest)
                 self.settle(conn, rest)
@@ -225,7 +225,7 @@ class Changes:
         if conn.execute(settled.format(current=current, **values)).rowcount < len(claims):
             conn.execute(freed.format(**values))
 
-    def put_back(self, conn: Connection, claims: Sequence[Claim], reason: str) -> None:
+    def release(self, conn: Connection, claims: Sequence[Claim], reason: str) -> None:
         """After the model failed: the entries wait, longer each time, and keep the reason."""
         low, high = BACKOFF_SECONDS
         query = sql.SQL(

@@ -137,7 +137,7 @@ class Pipeline:
     async def _embed_all(self, todo: asyncio.Queue[Work | None], done: asyncio.Queue[Embedded | None]) -> None:
         while (work := await todo.get()) is not None:
             if self.failure is not None:
-                await self._put_back(work)  # drain: the feed may be waiting for room
+                await self._release(work)  # drain: the feed may be waiting for room
                 continue
             if work.range is not None and work.range.over:
                 continue  # taken over: what the model made of it would be refused
@@ -145,7 +145,7 @@ class Pipeline:
                 await done.put(await self._embed(work))
             except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
                 self._fail(error)
-                await self._put_back(work)
+                await self._release(work)
 
     async def _embed(self, work: Work) -> Embedded:
         if not work.rows:
@@ -177,11 +177,11 @@ class Pipeline:
         self._begun += ahead
         return ahead
 
-    async def _put_back(self, work: Work) -> None:
+    async def _release(self, work: Work) -> None:
         """Claimed changes of a batch that came to nothing wait for another try."""
         if work.claims and not isinstance(self.failure, WriterFailed):
             changes = Changes(self.registry, self.store)
-            await self._with_writer(lambda: changes.put_back(self.writing, work.claims, str(self.failure)))
+            await self._with_writer(lambda: changes.release(self.writing, work.claims, str(self.failure)))
 
     # --- writing
 
@@ -237,7 +237,7 @@ class Pipeline:
         claims = [claim for item in taken for claim in item.work.claims]
         did: dict[KeyRange | None, Tally] = {}
         with self.writing.transaction():
-            self.store.take_turn(self.writing, alone=bool(claims))
+            self.store.wait_for_settling(self.writing, alone=bool(claims))
             for held, items in by_range(taken).items():
                 batches = [item.batch for item in items]
                 written = self.store.write(self.writing, self.registry, batches, first=not did)

@@ -1,7 +1,7 @@
 """The key ranges of a space that is being filled: cut once, claimed with a lease, taken over from who is gone or hangs.
 
 Every worker, on whatever machine, claims a range with SKIP LOCKED, saves in each commit how far it is, and so renews
-its lease. All times are the database's. A claim has a number of its own, its turn: who lost a range finds in the
+its lease. All times are the database's. A claim has a number of its own, its epoch: who lost a range finds in the
 transaction that would write that the turn is another's, and writes nothing.
 """
 
@@ -41,7 +41,7 @@ class KeyRange:
     """A range in this worker's hand: the keys past ``after``, up to and with ``upto``. Its batches have numbers."""
 
     id: int
-    turn: int
+    epoch: int
     after: Key | None
     upto: Key
     over: bool = False
@@ -116,7 +116,7 @@ class Ranges:
             with conn.transaction():
                 self._alone(conn)
                 if self.left(conn).unfinished:
-                    self._mistrust(conn)
+                    self._rescan(conn)
                     return
                 conn.execute(self._sql("delete from {ranges} where space = {space}"))
                 bounds = self._bounds(conn)
@@ -145,7 +145,7 @@ class Ranges:
     def _alone(self, conn: Connection) -> None:
         conn.execute("select pg_advisory_xact_lock(%s, %s)", (CUT_CLASS, self.store.record.id))
 
-    def _mistrust(self, conn: Connection) -> None:
+    def _rescan(self, conn: Connection) -> None:
         """Without triggers, nobody noted what changed in finished ranges while no worker was there: they are looked
         through again.
         """
@@ -224,7 +224,7 @@ class Ranges:
         Raises :class:`RangeLost` where the range is another's by now.
         """
         values = {
-            "id": held.id, "turn": held.turn, "position": list(reached.position) if reached.position else None,
+            "id": held.id, "turn": held.epoch, "position": list(reached.position) if reached.position else None,
             "rows": did.rows, "failed": did.failed, "truncated": did.truncated, "changed": did.changed,
             "tokens": did.tokens, "cost": did.cost,
         }  # fmt: skip

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from embedmig.config import Throttle
+from embedmig.config import ThrottleSettings
 from embedmig.database import Connection, Database, ident, scalar, translated
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders import model_check
@@ -22,7 +22,7 @@ from embedmig.embedders.encoder import Encoder
 from embedmig.engine.backfill import live_work
 from embedmig.engine.outbox import LIVE, Changes
 from embedmig.engine.pipeline import Pipeline, Work
-from embedmig.engine.throttle import Brake
+from embedmig.engine.throttle import Throttle
 from embedmig.errors import AnswerIsNo, EmbedderError, MissingExtra
 from embedmig.source import DOC_HASH, HAS_TEXT, Source
 from embedmig.stores.pgvector.adopted import writer_of
@@ -60,7 +60,7 @@ class Sync:
     price: Callable[[SpaceRecord], float | None] = lambda _: 0.0
     max_cost: Callable[[SpaceRecord], float | None] = lambda _: None
     report: Callable[[str], None] = lambda _: None
-    throttle: Throttle = field(default_factory=Throttle)
+    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
 
     def once(self, only: str | None = None) -> list[Synced]:
         """Takes in what waits now, all spaces at the same time; ``only`` names one version."""
@@ -105,15 +105,15 @@ class Sync:
                 self.registry, store, encoder, writing, self.stop, guard=lambda: None, fence=lambda *_: None,
                 committed=lambda: None, price=self.price(store.record), max_cost=self.max_cost(store.record),
             )  # fmt: skip
-            brake = Brake(self.registry, store.record.collection, self.stop, self.report, self.throttle)
-            asyncio.run(self._embed(reading, pipeline, brake))
+            throttle = Throttle(self.registry, store.record.collection, self.stop, self.report, self.throttle)
+            asyncio.run(self._embed(reading, pipeline, throttle))
         return pipeline.tally
 
-    async def _embed(self, reading: Connection, pipeline: Pipeline, brake: Brake) -> None:
+    async def _embed(self, reading: Connection, pipeline: Pipeline, throttle: Throttle) -> None:
         async def feed() -> AsyncIterator[Work]:
             size = pipeline.encoder.limits.batch_size
             async for work in live_work(reading, Changes(self.registry, pipeline.store), size):
-                await brake.wait(reading, len(work.rows))
+                await throttle.wait(reading, len(work.rows))
                 yield work
                 if pipeline.halting():
                     return

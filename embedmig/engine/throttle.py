@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from embedmig.config import Throttle
+from embedmig.config import ThrottleSettings
 from embedmig.database import Connection, literal, scalar
 from embedmig.database.registry import Registry
 
@@ -46,7 +46,7 @@ def set_control(conn: Connection, registry: Registry, collection: str, wanted: C
 
 
 @dataclass
-class Brake:
+class Throttle:
     """Asked before every batch: what an operator wants, how far the standbys are behind, what the user's query says.
 
     ``held_seconds`` is time spent waiting, which is not active time. ``workers`` share the speed that is allowed.
@@ -56,7 +56,7 @@ class Brake:
     collection: str
     stop: threading.Event
     report: Callable[[str], None]
-    throttle: Throttle = field(default_factory=Throttle)
+    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     held_seconds: float = 0.0

@@ -58,7 +58,7 @@ class ShadowFigures:
     last: datetime
 
 
-class Kept:
+class EvidenceTable:
     """Reads and writes the evidence of one schema."""
 
     def __init__(self, schema: str) -> None:

@@ -16,7 +16,7 @@ from embedmig.lint.reading import Subject
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Violation:
     """What a rule minds: in which file and line (None: the file as a whole, or no file at all), and the mend."""
 
     path: Path | None
@@ -38,7 +38,7 @@ class Finding:
     hint: str | None
 
 
-Rule = Callable[[Subject], Iterator[Fault]]
+Rule = Callable[[Subject], Iterator[Violation]]
 RULES: dict[str, Rule] = {}
 
 
@@ -67,7 +67,7 @@ def findings(subject: Subject, settings: CheckSettings) -> list[Finding]:
     return sorted(found, key=lambda one: (one.where, one.line or 0, one.code))
 
 
-def _finding(subject: Subject, code: str, fault: Fault) -> Finding:
+def _finding(subject: Subject, code: str, fault: Violation) -> Finding:
     return Finding(
         code, NAMES[code], SEVERITY.get(code, "error"), subject.name_of(fault.path), fault.line, fault.message,
         fault.hint,

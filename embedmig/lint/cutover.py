@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from embedmig.config.toml_values import parse_duration
 from embedmig.errors import ConfigError
-from embedmig.lint import Fault, rule
+from embedmig.lint import Violation, rule
 from embedmig.lint.reading import Reading, Subject
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
@@ -19,7 +19,7 @@ RETENTION_DAYS = 7  # a week of traffic: what only Monday morning shows has been
 
 
 @rule("EM001")
-def flip_without_gate(subject: Subject) -> Iterator[Fault]:
+def flip_without_gate(subject: Subject) -> Iterator[Violation]:
     """A flip to a version that no gate of the same function has passed since it was last filled.
 
     Vectors that the function itself adopts are what is being served already: showing them changes nothing.
@@ -29,7 +29,7 @@ def flip_without_gate(subject: Subject) -> Iterator[Fault]:
             yield from _ungated(reading, calls)
 
 
-def _ungated(reading: Reading, calls: Sequence[Call]) -> Iterator[Fault]:
+def _ungated(reading: Reading, calls: Sequence[Call]) -> Iterator[Violation]:
     passed: set[tuple[str, str]] = set()
     for call in calls:
         match call.operation:
@@ -40,7 +40,7 @@ def _ungated(reading: Reading, calls: Sequence[Call]) -> Iterator[Fault]:
             case BackfillSpace(space):
                 passed.discard((space.collection, space.tag))
             case FlipAlias(collection, str(version)) if (collection, version) not in passed:
-                yield Fault(
+                yield Violation(
                     reading.script.path,
                     call.line,
                     f"the alias of {collection!r} is flipped to {version} and no gate stands before it",
@@ -49,23 +49,23 @@ def _ungated(reading: Reading, calls: Sequence[Call]) -> Iterator[Fault]:
 
 
 @rule("EM002")
-def gate_without_completeness(subject: Subject) -> Iterator[Fault]:
+def gate_without_completeness(subject: Subject) -> Iterator[Violation]:
     """A gate whose threshold is whatever ``[gates]`` says on the day, which nobody reviewed."""
     for reading, call, gate in subject.calls(Gate):
         if gate.completeness is None:
             message = f"the gate on {gate.version} names no completeness"
             mend = "completeness=0.995, so that what was reviewed is what is asked"
-            yield Fault(reading.script.path, call.line, message, mend)
+            yield Violation(reading.script.path, call.line, message, mend)
 
 
 @rule("EM003")
-def retire_too_early(subject: Subject) -> Iterator[Fault]:
+def retire_too_early(subject: Subject) -> Iterator[Violation]:
     """A version is dropped before it can be known that nobody has to go back to it."""
     for reading, call, retired in subject.calls(RetireSpace):
         if _days(retired.after) < RETENTION_DAYS:
             message = f"{retired.version} is retired after {retired.after or 'no time at all'}"
             mend = f'after="{RETENTION_DAYS}d" at least, "21d" where you can: until then it is the way back'
-            yield Fault(reading.script.path, call.line, message, mend)
+            yield Violation(reading.script.path, call.line, message, mend)
 
 
 def _days(after: object) -> float:
@@ -77,21 +77,21 @@ def _days(after: object) -> float:
 
 
 @rule("EM004")
-def retire_with_flip(subject: Subject) -> Iterator[Fault]:
+def retire_with_flip(subject: Subject) -> Iterator[Violation]:
     """The way back is dropped by the very revision that takes a step from which one may have to go back."""
     for reading, call, retired in subject.calls(RetireSpace):
         if call in reading.upgrade and retired.collection in last_flips(reading.upgrade):
             message = f"{retired.version} is retired by the revision that flips the alias of {retired.collection!r}"
             mend = "retire it in a revision of its own, or by hand: embedmig retire"
-            yield Fault(reading.script.path, call.line, message, mend)
+            yield Violation(reading.script.path, call.line, message, mend)
 
 
 @rule("EM007")
-def downgrade_missing(subject: Subject) -> Iterator[Fault]:
+def downgrade_missing(subject: Subject) -> Iterator[Violation]:
     """There is no ``downgrade()``, so ``embedmig downgrade`` stops here."""
     for reading in subject.readings:
         if reading.error is None and reading.downgrade is None:
-            yield Fault(
+            yield Violation(
                 reading.script.path,
                 None,
                 f"{reading.script.revision} has no downgrade()",
@@ -100,7 +100,7 @@ def downgrade_missing(subject: Subject) -> Iterator[Fault]:
 
 
 @rule("EM008")
-def downgrade_not_inverse(subject: Subject) -> Iterator[Fault]:
+def downgrade_not_inverse(subject: Subject) -> Iterator[Violation]:
     """Each alias that ``upgrade()`` moves must be moved back to what it showed before, and no other."""
     for reading in subject.readings:
         if reading.downgrade is None or not reading.before.known:
@@ -109,7 +109,7 @@ def downgrade_not_inverse(subject: Subject) -> Iterator[Fault]:
         for collection, call in moved.items():
             yield from _not_back(reading, collection, call, back.get(collection))
         for collection in back.keys() - moved.keys():
-            yield Fault(
+            yield Violation(
                 reading.script.path,
                 back[collection].line,
                 f"downgrade() flips the alias of {collection!r}, which upgrade() leaves alone",
@@ -122,15 +122,15 @@ def last_flips(calls: Sequence[Call]) -> dict[str, Call]:
     return {call.operation.collection: call for call in calls if isinstance(call.operation, FlipAlias)}
 
 
-def _not_back(reading: Reading, collection: str, moved: Call, back: Call | None) -> Iterator[Fault]:
+def _not_back(reading: Reading, collection: str, moved: Call, back: Call | None) -> Iterator[Violation]:
     before = reading.before.aliases.get(collection)
     shown = "nothing" if before is None else before
     if back is None and target(moved) != before:
         message = f"upgrade() moves the alias of {collection!r} and downgrade() doesn't move it back to {shown}"
-        yield Fault(reading.script.path, moved.line, message, "op.flip_alias in downgrade(), behind a gate")
+        yield Violation(reading.script.path, moved.line, message, "op.flip_alias in downgrade(), behind a gate")
     elif back is not None and target(back) != before:
         message = f"downgrade() leaves the alias of {collection!r} at {target(back) or 'nothing'}; before this revision it shows {shown}"
-        yield Fault(reading.script.path, back.line, message, f"flip it to {before!r}")
+        yield Violation(reading.script.path, back.line, message, f"flip it to {before!r}")
 
 
 def target(call: Call) -> str | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from embedmig.errors import UnpinnedModel
-from embedmig.lint import Fault, rule
+from embedmig.lint import Violation, rule
 from embedmig.lint.reading import Reading, State, Subject
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.base import Operation
@@ -15,21 +15,21 @@ from embedmig.operations.recording import Call
 
 
 @rule("EM011")
-def two_heads(subject: Subject) -> Iterator[Fault]:
+def two_heads(subject: Subject) -> Iterator[Violation]:
     """Two revisions build on the same one: which comes first, nobody has decided."""
     if len(subject.heads) > 1:
         last = subject.readings[-1].script.path
         names = ", ".join(subject.heads)
-        yield Fault(last, None, f"the graph has several heads: {names}", "embedmig merge, or embedmig rebase")
+        yield Violation(last, None, f"the graph has several heads: {names}", "embedmig merge, or embedmig rebase")
 
 
 @rule("EM012")
-def edited_script(subject: Subject) -> Iterator[Fault]:
+def edited_script(subject: Subject) -> Iterator[Violation]:
     """What was applied is not what stands here."""
     for reading in subject.readings:
         applied = (subject.applied or {}).get(reading.script.revision)
         if applied not in (None, reading.script.checksum):
-            yield Fault(
+            yield Violation(
                 reading.script.path,
                 None,
                 f"{reading.script.revision} was edited after it was applied",
@@ -38,14 +38,14 @@ def edited_script(subject: Subject) -> Iterator[Fault]:
 
 
 @rule("EM013")
-def unknown_collection(subject: Subject) -> Iterator[Fault]:
+def unknown_collection(subject: Subject) -> Iterator[Violation]:
     """An operation on a collection that the configuration doesn't declare."""
     for reading in subject.readings:
         for call in reading.calls:
             name = collection_of(call.operation)
             if name is not None and name not in subject.config.collections:
                 known = ", ".join(subject.config.collections) or "none"
-                yield Fault(
+                yield Violation(
                     reading.script.path,
                     call.line,
                     f"collection {name!r} is not declared in {subject.config.path.name}",
@@ -54,41 +54,41 @@ def unknown_collection(subject: Subject) -> Iterator[Fault]:
 
 
 @rule("EM015")
-def pending(subject: Subject) -> Iterator[Fault]:
+def pending(subject: Subject) -> Iterator[Violation]:
     """A revision that the database has not had yet."""
     if subject.applied is None:
         return
     for reading in subject.readings:
         if reading.script.revision not in subject.applied:
             message = f"{reading.script.revision} is not applied"
-            yield Fault(reading.script.path, None, message, "embedmig upgrade head")
+            yield Violation(reading.script.path, None, message, "embedmig upgrade head")
 
 
 @rule("EM016")
-def missing_script(subject: Subject) -> Iterator[Fault]:
+def missing_script(subject: Subject) -> Iterator[Violation]:
     """A revision that the database has had and that has no script here."""
     if subject.broken is not None:
         return
     known = {reading.script.revision for reading in subject.readings}
     for revision in (subject.applied or {}).keys() - known:
-        yield Fault(None, None, f"{revision} is applied and has no script", "restore its file")
+        yield Violation(None, None, f"{revision} is applied and has no script", "restore its file")
 
 
 @rule("EM017")
-def unreadable_script(subject: Subject) -> Iterator[Fault]:
+def unreadable_script(subject: Subject) -> Iterator[Violation]:
     """A script that does not load, does not record, or does not fit into the graph."""
     if subject.broken is not None:
         named = re.match(r"(?P<name>[^\s:/]+\.py)(?::(?P<line>\d+))?: ", subject.broken.message)
         path = subject.config.migrations / named["name"] if named else None
         line = int(named["line"]) if named and named["line"] else None
-        yield Fault(path, line, subject.broken.message, subject.broken.hint)
+        yield Violation(path, line, subject.broken.message, subject.broken.hint)
     for reading in subject.readings:
         if reading.error is not None and not isinstance(reading.cause, UnpinnedModel):
-            yield Fault(reading.script.path, reading.line, reading.error.message, reading.error.hint)
+            yield Violation(reading.script.path, reading.line, reading.error.message, reading.error.hint)
 
 
 @rule("EM018")
-def unknown_version(subject: Subject) -> Iterator[Fault]:
+def unknown_version(subject: Subject) -> Iterator[Violation]:
     """An operation on a version that no revision up to that point makes, or that one has retired."""
     for reading in subject.readings:
         if reading.error is None and reading.before.known:
@@ -98,12 +98,12 @@ def unknown_version(subject: Subject) -> Iterator[Fault]:
             yield from _unknown(subject, reading, reading.downgrade or (), there)
 
 
-def _unknown(subject: Subject, reading: Reading, calls: tuple[Call, ...], state: State) -> Iterator[Fault]:
+def _unknown(subject: Subject, reading: Reading, calls: tuple[Call, ...], state: State) -> Iterator[Violation]:
     for call in calls:
         name, version = collection_of(call.operation), version_of(call.operation)
         if name in subject.config.collections and version and (name, version) not in state.spaces:
             made = ", ".join(tag for collection, tag in state.spaces if collection == name) or "none"
-            yield Fault(
+            yield Violation(
                 reading.script.path, call.line, f"{name!r} has no version {version} at this point", f"there are: {made}"
             )
         state = state.after([call])

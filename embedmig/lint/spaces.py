@@ -8,7 +8,7 @@ from dataclasses import fields
 from embedmig.config import Collection
 from embedmig.config.toml_lines import key_lines
 from embedmig.errors import UnpinnedModel
-from embedmig.lint import Fault, rule
+from embedmig.lint import Violation, rule
 from embedmig.lint.reading import Named, Reading, Subject
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
@@ -20,21 +20,21 @@ from embedmig.types import Chunk, Space
 
 
 @rule("EM005")
-def unpinned_model(subject: Subject) -> Iterator[Fault]:
+def unpinned_model(subject: Subject) -> Iterator[Violation]:
     """A model under a name that moves: tomorrow's vectors would be compared with today's."""
     for reading in subject.readings:
         if isinstance(reading.cause, UnpinnedModel):
-            yield Fault(reading.script.path, reading.line, reading.cause.message, reading.cause.hint)
+            yield Violation(reading.script.path, reading.line, reading.cause.message, reading.cause.hint)
 
 
 @rule("EM006")
-def index_over_limit(subject: Subject) -> Iterator[Fault]:
+def index_over_limit(subject: Subject) -> Iterator[Violation]:
     """pgvector's HNSW holds 2,000 dimensions of vector and 4,000 of halfvec: the build would fail after the load."""
     for reading, call, space in of_spaces(subject, CreateIndex):
         assert isinstance(call.operation, CreateIndex)
         storage = call.operation.form.storage
         if space.dimensions > LIMIT[storage]:
-            yield Fault(
+            yield Violation(
                 reading.script.path,
                 call.line,
                 f"an HNSW index on {storage} holds at most {LIMIT[storage]:,} dimensions, not {space.dimensions:,}",
@@ -43,14 +43,14 @@ def index_over_limit(subject: Subject) -> Iterator[Fault]:
 
 
 @rule("EM009")
-def metric_against_normalization(subject: Subject) -> Iterator[Fault]:
+def metric_against_normalization(subject: Subject) -> Iterator[Violation]:
     """Of vectors that are not of unit norm, ip prefers the long ones and l2 those of the query's own length.
 
     Under ``normalize="l2"`` cosine, l2 and ip rank alike, and cosine ranks alike whatever the norms: those fit.
     """
     for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace):
         if space.normalize == "none" and space.metric != "cosine":
-            yield Fault(
+            yield Violation(
                 reading.script.path,
                 call.line,
                 f'metric="{space.metric}" with normalize="none": the length of a vector decides what is found',
@@ -59,7 +59,7 @@ def metric_against_normalization(subject: Subject) -> Iterator[Fault]:
 
 
 @rule("EM010")
-def changed_without_version(subject: Subject) -> Iterator[Fault]:
+def changed_without_version(subject: Subject) -> Iterator[Violation]:
     """Two configurations under one tag; or chunks that the configuration cuts otherwise than the newest space."""
     for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace):
         known = reading.before.spaces.get((space.collection, space.tag))
@@ -67,7 +67,7 @@ def changed_without_version(subject: Subject) -> Iterator[Fault]:
             different = [
                 field.name for field in fields(Space) if getattr(known, field.name) != getattr(space, field.name)
             ]
-            yield Fault(
+            yield Violation(
                 reading.script.path,
                 call.line,
                 f"{space.tag} of {space.collection!r} is there already, with another {' and '.join(different)}",
@@ -77,7 +77,7 @@ def changed_without_version(subject: Subject) -> Iterator[Fault]:
         yield from _rechunked(subject, collection)
 
 
-def _rechunked(subject: Subject, collection: Collection) -> Iterator[Fault]:
+def _rechunked(subject: Subject, collection: Collection) -> Iterator[Violation]:
     made = [space for _, _, space in of_spaces(subject, CreateSpace) if space.collection == collection.name]
     if collection.chunk is None or not made or made[-1].chunk == collection.chunk:
         return
@@ -86,7 +86,7 @@ def _rechunked(subject: Subject, collection: Collection) -> Iterator[Fault]:
     message = (
         f"the newest space of {collection.name!r} has {_cut(made[-1].chunk)}, and chunk says {_cut(collection.chunk)}"
     )
-    yield Fault(path, line, message, "a change of chunking is a migration: embedmig revision writes it")
+    yield Violation(path, line, message, "a change of chunking is a migration: embedmig revision writes it")
 
 
 def _cut(chunk: Chunk | None) -> str:
@@ -94,13 +94,13 @@ def _cut(chunk: Chunk | None) -> str:
 
 
 @rule("EM014")
-def index_before_load(subject: Subject) -> Iterator[Fault]:
+def index_before_load(subject: Subject) -> Iterator[Violation]:
     """Loading into an HNSW index is five times slower than building it afterwards."""
     for reading in subject.readings:
         loaded = [number for number, call in enumerate(reading.upgrade) if isinstance(call.operation, BackfillSpace)]
         for number, call in enumerate(reading.upgrade):
             if isinstance(call.operation, CreateIndex) and _loaded_later(reading, loaded, number):
-                yield Fault(
+                yield Violation(
                     reading.script.path,
                     call.line,
                     f"the index of {call.operation.space.tag} is built before the vectors are loaded",

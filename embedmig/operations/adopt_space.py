@@ -15,7 +15,7 @@ from psycopg import sql
 from embedmig.database import Connection, ident, scalar
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import PlanError
-from embedmig.operations.base import Operation, Plan, Run
+from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.operations.create_space import draft
 from embedmig.source import Column, Source, capture, find_table, list_columns, pick
 from embedmig.source import table as sources
@@ -38,7 +38,7 @@ class AdoptSpace(Operation):
         """One line."""
         return f"adopt {self.table}.{self.column} as space {self.space.tag} of {self.space.collection}"
 
-    def validate(self, plan: Plan) -> None:
+    def validate(self, plan: PlannedState) -> None:
         """The column must be the collection's own, of the right type and length, and the version column free."""
         source = plan.source(self.space.collection)
         if self.space.chunk:
@@ -95,7 +95,7 @@ class AdoptSpace(Operation):
             sql.SQL("alter table {table} alter column {column} drop default").format(**values),
         ]
 
-    def sql(self, plan: Plan) -> list[sql.Composable] | str:
+    def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """Two statements that rewrite nothing; none where the column is there."""
         source = plan.source(self.space.collection)
         if self.version_column in list_columns(plan.conn, source.oid):
@@ -104,9 +104,9 @@ class AdoptSpace(Operation):
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and tags the rows that are there, both or neither."""
-        if known := run.site.registry.space(conn, self.space.collection, self.space.tag):
+        if known := run.context.registry.space(conn, self.space.collection, self.space.tag):
             return self._hand_over(run, conn, known)
-        source = run.site.source(conn, self.space.collection)
+        source = run.context.source(conn, self.space.collection)
         if self.version_column not in list_columns(conn, source.oid):
             for statement in self._statements(source):
                 conn.execute(statement)
@@ -115,22 +115,22 @@ class AdoptSpace(Operation):
             state="ready", adopted=True, table_name=source.table, embedding_column=self.column,
             version_column=self.version_column, writer=self.writer,
         )  # fmt: skip
-        added = run.site.registry.add_space(conn, record)
+        added = run.context.registry.add_space(conn, record)
         if self.writer == "embedmig":
             self._take_over(run, conn, added)
-        return f"{run.site.store(conn, added).vectors(conn):,} vectors tagged in place"
+        return f"{run.context.store(conn, added).vectors(conn):,} vectors tagged in place"
 
     def _hand_over(self, run: Run, conn: Connection, known: SpaceRecord) -> str:
         """Adopted before: only who writes from now on may change."""
         if known.writer == self.writer:
             return "was adopted"
-        run.site.registry.set_writer(conn, known.id, self.writer)
+        run.context.registry.set_writer(conn, known.id, self.writer)
         if self.writer == "embedmig":
             self._take_over(run, conn, known)
         return f"written by {self.writer} from now on"
 
     def _take_over(self, run: Run, conn: Connection, record: SpaceRecord) -> None:
         """embedmig writes from here on: what changes must be captured, and what it wrote be known."""
-        source = run.site.source(conn, self.space.collection)
+        source = run.context.source(conn, self.space.collection)
         conn.execute(AdoptedWriter(source, record).create())
-        capture.install(conn, run.site.registry, source, [column.name for column in source.text])
+        capture.install(conn, run.context.registry, source, [column.name for column in source.text])

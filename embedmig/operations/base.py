@@ -21,8 +21,8 @@ from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.prices import price
-from embedmig.embedders.shared_limits import SharedBudget, Traffic
-from embedmig.engine.backfill import Alone, Crew
+from embedmig.embedders.shared_limits import SharedRateBudget, Traffic
+from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.engine.sync import Sync
 from embedmig.errors import EmbedderMisconfigured, PlanError
 from embedmig.events import Event
@@ -33,7 +33,7 @@ from embedmig.types import Estimate, Space, Verdict, fingerprint
 
 
 @dataclass
-class Site:
+class Context:
     """Where a run takes place: configuration, database, ledger and registry, and the sources looked up so far."""
 
     config: Config
@@ -65,7 +65,7 @@ class Site:
         settings = replace(settings, give_up_after=min(settings.give_up_after, patience))
         embedder = create(space, settings)
         if hasattr(embedder, "share"):
-            embedder.share(SharedBudget(self.database, settings, space.provider, traffic))
+            embedder.share(SharedRateBudget(self.database, settings, space.provider, traffic))
         found = embedder.weights()
         for expected, origin in (
             (pinned, "the vectors in the database were made with"),
@@ -123,13 +123,13 @@ class PlannedSpace:
 
 
 @dataclass
-class Plan:
+class PlannedState:
     """The state that the plan will have reached; validation of each operation moves it on.
 
     ``offline`` leaves the models alone: a dry run calls none.
     """
 
-    site: Site
+    context: Context
     conn: Connection
     revision: str = ""
     offline: bool = False
@@ -138,7 +138,7 @@ class Plan:
 
     def source(self, collection: str) -> Source:
         """The collection's table."""
-        return self.site.source(self.conn, collection)
+        return self.context.source(self.conn, collection)
 
     def expect(self, collection: str, version: str) -> PlannedSpace:
         """The space that an operation needs to be there by then. Raises :class:`PlanError`."""
@@ -160,7 +160,7 @@ class Plan:
         """What embedding the collection again would take, in words."""
         counted = sources.count_rows(self.conn, self.source(space.collection))
         tokens = counted.characters / 4
-        usd = price(space, self.site.config.settings(space.provider))
+        usd = price(space, self.context.config.settings(space.provider))
         cost = "at an unknown price" if usd is None else f"about ${tokens * usd / 1e6:,.2f}"
         return f"that embeds {counted.eligible:,} rows again, some {tokens:,.0f} tokens, {cost}"
 
@@ -193,7 +193,7 @@ class Plan:
 VARIANT = 'two configurations need two tags: give one of them variant="…" or another version'
 
 
-def differences(record: SpaceRecord, space: Space, plan: Plan) -> str:
+def differences(record: SpaceRecord, space: Space, plan: PlannedState) -> str:
     """In which fields a space differs from the one registered under its tag."""
     from embedmig.database.registry import definition_of
 
@@ -211,7 +211,7 @@ class Run:
     ``aliases`` is what each alias showed when the plan was made, moved on by every flip: the other half of compare-and-set.
     """
 
-    site: Site
+    context: Context
     conn: Connection
     attempt: int
     revision: str
@@ -220,13 +220,13 @@ class Run:
     guard: Callable[[], None]
     aliases: dict[str, str | None]
     no_wait: bool = False
-    crew: Crew = field(default_factory=Alone)
+    pool: WorkerPool = field(default_factory=NoWorkers)
     position: int = 0  # of the operation under way, in the script
     verdicts: list[Verdict] = field(default_factory=list)
 
     def record(self, collection: str, version: str) -> SpaceRecord:
         """The registered space; validation has seen to it that there is one."""
-        record = self.site.registry.space(self.conn, collection, version)
+        record = self.context.registry.space(self.conn, collection, version)
         if record is None:
             raise PlanError(f"space {version} of {collection!r} is not registered")
         return record
@@ -248,15 +248,15 @@ class Operation:
         """One line for people."""
         raise NotImplementedError
 
-    def validate(self, plan: Plan) -> None:
+    def validate(self, plan: PlannedState) -> None:
         """Refuses what can't work, before anything is changed, and moves the plan on. Raises :class:`PlanError`."""
         raise NotImplementedError
 
-    def estimate(self, plan: Plan) -> Estimate:
+    def estimate(self, plan: PlannedState) -> Estimate:
         """What it would take."""
         return Estimate()
 
-    def sql(self, plan: Plan) -> list[sql.Composable] | str:
+    def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """Its statements; or, in words, why there are none."""
         return "not SQL"
 

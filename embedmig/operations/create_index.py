@@ -23,12 +23,12 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.errors import ConfigError, Interrupted, PlanError
 from embedmig.events import Notice
 from embedmig.gates import counting
-from embedmig.operations.base import Operation, Plan, Run
+from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.operations.create_space import draft
 from embedmig.stores.aliases import CHANNEL
 from embedmig.stores.index_sizes import IndexStorage, graph_bytes, index_bytes
 from embedmig.stores.pgvector import build_resources
-from embedmig.stores.pgvector.hnsw import LIMIT, RERANK, Form, storages
+from embedmig.stores.pgvector.hnsw import LIMIT, RERANK, IndexEncoding, storages
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.types import Estimate, Progress, Space
 
@@ -52,11 +52,11 @@ class CreateIndex(Operation):
     rerank: int | None = None
 
     @property
-    def form(self) -> Form:
+    def form(self) -> IndexEncoding:
         """What the index holds."""
         storage = self.storage or self.space.storage
         own = storage == self.space.storage
-        return Form(storage, 1 if own else self.rerank or RERANK[storage])
+        return IndexEncoding(storage, 1 if own else self.rerank or RERANK[storage])
 
     @property
     def transactional(self) -> bool:
@@ -69,7 +69,7 @@ class CreateIndex(Operation):
         held = "" if form.storage == self.space.storage else f", {form.storage}, {form.rerank} candidates a result"
         return f"build the HNSW index of {self.space.tag} of {self.space.collection} (m={self.m}, ef_construction={self.ef_construction}{held})"
 
-    def validate(self, plan: Plan) -> None:
+    def validate(self, plan: PlannedState) -> None:
         """Dimensions and parameters must be within what pgvector's HNSW can hold."""
         planned = plan.expect(self.space.collection, self.space.tag)
         if planned.record and planned.record.adopted:
@@ -113,34 +113,34 @@ class CreateIndex(Operation):
                 hint=way_out(space),
             )
 
-    def estimate(self, plan: Plan) -> Estimate:
+    def estimate(self, plan: PlannedState) -> Estimate:
         """Disk: what the index holds of the vectors, and the graph's links."""
         from embedmig.source import count_rows
 
         rows = count_rows(plan.conn, plan.source(self.space.collection)).eligible
         return Estimate(bytes=index_bytes(rows, self.space.dimensions, self.form.storage, self.m))
 
-    def sql(self, plan: Plan) -> list[sql.Composable]:
+    def sql(self, plan: PlannedState) -> list[sql.Composable]:
         """One statement; it waits for the backfill, which is not SQL."""
         source = plan.source(self.space.collection)
-        store = PgvectorStore(source, draft(self.space, source, plan.site.database.schema, plan.revision, ""))
+        store = PgvectorStore(source, draft(self.space, source, plan.context.database.schema, plan.revision, ""))
         return [store.create_index(self.form, concurrently=False, m=self.m, ef_construction=self.ef_construction)]
 
     def run(self, run: Run) -> str:
         """Builds it, unless a valid one is there; an INVALID leftover is dropped first."""
         record = run.record(self.space.collection, self.space.tag)
-        store = run.site.store(run.conn, record)
+        store = run.context.store(run.conn, record)
         assert isinstance(store, PgvectorStore)
         form = self.form
         build_resources.end_orphans(run.conn, record.relation.as_string(run.conn))
-        state = store.form_state(run.conn, form.storage)
+        state = store.encoding_state(run.conn, form.storage)
         if state == "valid":
             self._tell(run, record, store)
             return "is there and valid"
         room = self._room(run, record)
         if state != "none":
             run.conn.execute(store.drop_index(form.storage))
-        with translated("building the index"), run.site.database.connect("index") as building:
+        with translated("building the index"), run.context.database.connect("index") as building:
             prepare(building, room)
             statement = store.create_index(
                 form, concurrently=read(record), m=self.m, ef_construction=self.ef_construction
@@ -154,7 +154,7 @@ class CreateIndex(Operation):
         rows, form = counting.about(run.conn, record.relation), self.form
         graph = graph_bytes(rows, self.space.dimensions, form.storage, self.m)
         index = index_bytes(rows, self.space.dimensions, form.storage, self.m)
-        machine = build_resources.look(run.conn, run.site.config.index.memory)
+        machine = build_resources.look(run.conn, run.context.config.index.memory)
         memory = parse_size(self.memory) if self.memory else None
         room = build_resources.room(machine, graph, index, rows, memory=memory, workers=self.workers)
         for note in room.notes:
@@ -165,7 +165,7 @@ class CreateIndex(Operation):
         """Readers learn what to ask the index for, and the index in another form, which nobody asks any more, goes."""
         run.conn.execute(store.comment_index(self.form))
         for storage in storages(self.space):
-            if storage != self.form.storage and store.form_state(run.conn, storage) != "none":
+            if storage != self.form.storage and store.encoding_state(run.conn, storage) != "none":
                 run.conn.execute(store.drop_index(storage, concurrently=read(record)))
         run.conn.execute("select pg_notify(%s, %s)", (CHANNEL, record.collection))
 

@@ -10,7 +10,7 @@ from psycopg import sql
 from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord, definition_of
 from embedmig.errors import PlanError
-from embedmig.operations.base import Operation, Plan, Run
+from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.source import Source, capture
 from embedmig.source import table as sources
 from embedmig.stores.pgvector.table import RESERVED, PgvectorStore, table_name
@@ -28,7 +28,7 @@ class CreateSpace(Operation):
         """One line."""
         return f"create space {self.space.tag} of {self.space.collection}"
 
-    def validate(self, plan: Plan) -> None:
+    def validate(self, plan: PlannedState) -> None:
         """Table, columns and key must be there, the tag free or its own, and the model must answer."""
         source = plan.source(self.space.collection)
         refuse_reserved(source)
@@ -38,26 +38,28 @@ class CreateSpace(Operation):
             if source.collection.capture == "triggers":
                 capture.refuse_without_trigger_right(plan.conn, source)
             created = planned.record is not None
-            plan.site.probe(self.space, planned.record.weights if planned.record else "", created=created)
+            plan.context.probe(self.space, planned.record.weights if planned.record else "", created=created)
 
-    def sql(self, plan: Plan) -> list[sql.Composable] | str:
+    def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """The table; the registry's entry is embedmig's own business."""
         source = plan.source(self.space.collection)
-        return [PgvectorStore(source, draft(self.space, source, plan.site.database.schema, plan.revision, "")).create()]
+        return [
+            PgvectorStore(source, draft(self.space, source, plan.context.database.schema, plan.revision, "")).create()
+        ]
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and makes its table, both or neither."""
-        source = run.site.source(conn, self.space.collection)
+        source = run.context.source(conn, self.space.collection)
         text = [column.name for column in source.text]
-        if run.site.registry.space(conn, self.space.collection, self.space.tag):
-            capture.install(conn, run.site.registry, source, text)
+        if run.context.registry.space(conn, self.space.collection, self.space.tag):
+            capture.install(conn, run.context.registry, source, text)
             return "was there"
-        weights = run.site.encoder(self.space).embedder.weights()
-        record = draft(self.space, source, run.site.database.schema, run.revision, weights)
+        weights = run.context.encoder(self.space).embedder.weights()
+        record = draft(self.space, source, run.context.database.schema, run.revision, weights)
         conn.execute(PgvectorStore(source, record).create())
-        run.site.registry.add_space(conn, record)
+        run.context.registry.add_space(conn, record)
         # Before the backfill's first read: from here on every commit is captured, and what is older is there to be read.
-        capture.install(conn, run.site.registry, source, text)
+        capture.install(conn, run.context.registry, source, text)
         return f"table {record.table_schema}.{record.table_name}"
 
 

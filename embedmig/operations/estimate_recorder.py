@@ -59,7 +59,7 @@ def estimate_of(space: Space, settings: EmbedderSettings, rows: int, weight: Wei
     )  # fmt: skip
 
 
-class Reckoning:
+class EstimateRecorder:
     """Around a backfill: notes the estimate when the rows are counted, and the truth at the end, however it ends.
 
     It never makes a run fail: what can't be estimated or kept is left out, and said.
@@ -67,12 +67,12 @@ class Reckoning:
 
     def __init__(self, run: Run, record: SpaceRecord) -> None:
         self.run, self.record, self.space = run, record, record.space
-        self.settings = run.site.config.settings(self.space.provider)
+        self.settings = run.context.config.settings(self.space.provider)
         self.sample: list[Weighed] = []
         self.last: Progress | None = None
         self.bytes_before: int | None = None
 
-    def __enter__(self) -> Reckoning:
+    def __enter__(self) -> EstimateRecorder:
         """Before the model works: its tokenizer is not to be asked from two threads at once."""
         with self._harmless():
             self.bytes_before = self._bytes(self.run.conn)
@@ -91,7 +91,7 @@ class Reckoning:
     def _draw(self) -> list[str]:
         with self.run.conn.transaction():
             self.run.conn.execute(f"set local statement_timeout = {PATIENCE_MS}")
-            return draw(self.run.conn, self.run.site.source(self.run.conn, self.space.collection), RUN_SAMPLE)
+            return draw(self.run.conn, self.run.context.source(self.run.conn, self.space.collection), RUN_SAMPLE)
 
     def report(self, event: Event) -> None:
         """Hears what the backfill says, and passes it on."""
@@ -105,7 +105,7 @@ class Reckoning:
             return
         with self._harmless():
             found = estimate_of(self.space, self.settings, rows, extrapolate(self.sample, rows, None))
-            before = self.run.site.ledger.measured(conn, self.run.site.registry.spaces_table, self.space.model)
+            before = self.run.context.ledger.measured(conn, self.run.context.registry.spaces_table, self.space.model)
             seconds = before.seconds_for(rows, found.tokens) if before else None
             self._note(conn, "estimate", {
                 "rows": rows, "tokens": found.tokens, "tokens_error": found.tokens_error, "tokens_basis": found.tokens_basis,
@@ -116,7 +116,7 @@ class Reckoning:
         """Notes the truth: what came back from the model and was written, and by how much the space grew."""
         if self.last is None:
             return
-        with self._harmless(), self.run.site.database.connect("reckoning") as conn:
+        with self._harmless(), self.run.context.database.connect("recorder") as conn:
             done, after = self.last, self._bytes(conn)
             grown = None if self.bytes_before is None else after - self.bytes_before
             self._note(conn, "truth", {
@@ -126,11 +126,11 @@ class Reckoning:
             })  # fmt: skip
 
     def _bytes(self, conn: Connection) -> int:
-        return self.run.site.store(conn, self.record).bytes(conn, 0)
+        return self.run.context.store(conn, self.record).bytes(conn, 0)
 
     @property
     def _note(self) -> Callable[..., None]:
         run = self.run
-        return lambda conn, field, values: run.site.ledger.note_reckoning(
+        return lambda conn, field, values: run.context.ledger.record_estimate(
             conn, run.attempt, run.position, field, values
         )

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from embedmig.database import Connection, literal
 from embedmig.errors import PlanError
-from embedmig.operations.base import Operation, Plan, Run
+from embedmig.operations.base import Operation, PlannedState, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Execute(Operation):
         """One line."""
         return f"execute {' '.join(self.statement.split())[:80]}"
 
-    def validate(self, plan: Plan) -> None:
+    def validate(self, plan: PlannedState) -> None:
         """SQL can't be tried without running it; an empty one is a slip."""
         if not self.statement.strip():
             raise PlanError("op.execute has no statement")
 
-    def sql(self, plan: Plan) -> list[sql.Composable] | str:
+    def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """Itself."""
         return [literal(self.statement)]
 

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from embedmig.database import Connection, ident
 from embedmig.errors import AliasMoved, PlanError
-from embedmig.operations.base import Operation, Plan, Run
+from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.stores import aliases
 
 
@@ -27,10 +27,10 @@ class FlipAlias(Operation):
             return f"remove the alias of {self.collection}; the vectors stay"
         return f"flip the alias of {self.collection} to {self.version}"
 
-    def validate(self, plan: Plan) -> None:
+    def validate(self, plan: PlannedState) -> None:
         """The version must be there by then, and the alias's name free or the alias's own."""
         source = plan.source(self.collection)
-        aliases.refuse_foreign(plan.conn, plan.site.registry, source)
+        aliases.refuse_foreign(plan.conn, plan.context.registry, source)
         if self.version is not None:
             planned = plan.expect(self.collection, self.version)
             if not planned.has_vectors:
@@ -40,7 +40,7 @@ class FlipAlias(Operation):
                 )
         plan.aliases[self.collection] = self.version
 
-    def sql(self, plan: Plan) -> list[sql.Composable] | str:
+    def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """The view; for a space that isn't there yet, its query stands on a table that create_space will make."""
         source = plan.source(self.collection)
         schema, name = aliases.alias_name(source)
@@ -50,14 +50,14 @@ class FlipAlias(Operation):
         from embedmig.operations.create_space import draft
         from embedmig.stores import open_store
 
-        record = planned.record or draft(planned.space, source, plan.site.database.schema, plan.revision, "")
+        record = planned.record or draft(planned.space, source, plan.context.database.schema, plan.revision, "")
         return [aliases.view_statement(source, open_store(source, record), replace=True)]
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Compare and set: if the alias moved since the plan was made, nothing happens."""
-        site = run.site
-        source = site.source(conn, self.collection)
-        current = site.registry.alias(conn, self.collection, lock=True)
+        context = run.context
+        source = context.source(conn, self.collection)
+        current = context.registry.alias(conn, self.collection, lock=True)
         showing = current.version if current else None
         if showing == self.version and current is not None:
             return "shows it already"
@@ -67,12 +67,12 @@ class FlipAlias(Operation):
                 hint="look at embedmig status, then run the same command again",
             )
         if self.version is None:
-            aliases.remove(conn, site.registry, source)
+            aliases.remove(conn, context.registry, source)
             return "removed"
-        record = site.registry.space(conn, self.collection, self.version)
+        record = context.registry.space(conn, self.collection, self.version)
         if record is None or record.state == "retired":
             raise AliasMoved(f"{self.version} is no longer there to be shown; nothing was flipped")
-        aliases.point(conn, site.registry, source, site.store(conn, record), record, current)
+        aliases.point(conn, context.registry, source, context.store(conn, record), record, current)
         return f"{showing or 'nothing'} → {self.version}"
 
     def undo(self, before: str | None) -> tuple[Operation, ...]:

@@ -12,10 +12,10 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.errors import GateClosed, PlanError
 from embedmig.events import GateEvaluated
 from embedmig.gates import conditions
-from embedmig.gates.evidence_table import Kept
+from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.gates.measuring import measure
 from embedmig.gates.thresholds import NOTHING_ASKED, Evidence, Within
-from embedmig.operations.base import Operation, Plan, Run, Site
+from embedmig.operations.base import Context, Operation, PlannedState, Run
 from embedmig.types import Verdict
 
 
@@ -42,7 +42,7 @@ class Gate(Operation):
         evidence = "".join(f", {name}" for name in self.evidence.given)
         return f"gate on {self.version} of {self.collection}{share}{evidence}"
 
-    def validate(self, plan: Plan) -> None:
+    def validate(self, plan: PlannedState) -> None:
         """The space must be there by then, and the thresholds possible."""
         plan.expect(self.collection, self.version)
         if self.completeness is not None and not 0 < self.completeness <= 1:
@@ -55,7 +55,7 @@ class Gate(Operation):
         if isinstance(self.evidence.ndcg_at_10, Within):
             plan.expect(self.collection, self.evidence.ndcg_at_10.of)
 
-    def sql(self, plan: Plan) -> str:
+    def sql(self, plan: PlannedState) -> str:
         """A question, not a statement."""
         return "not SQL: compares space and source when it is reached, and stops the run if the answer is no"
 
@@ -63,10 +63,10 @@ class Gate(Operation):
         """Takes in what waits, measures, keeps the verdicts, and goes on or raises :class:`GateClosed`."""
         record = run.record(self.collection, self.version)
         if record.writer == "embedmig":
-            run.site.sync(run.conn, self.collection, run.stop).once(only=self.version)
-        asked = self.thresholds(run.site)
-        verdicts = evaluate(run.site, run.conn, record, asked)
-        verdicts += evaluate_evidence(run.site, run.conn, record, self.evidence, asked.completeness)
+            run.context.sync(run.conn, self.collection, run.stop).once(only=self.version)
+        asked = self.thresholds(run.context)
+        verdicts = evaluate(run.context, run.conn, record, asked)
+        verdicts += evaluate_evidence(run.context, run.conn, record, self.evidence, asked.completeness)
         run.verdicts.extend(verdicts)
         run.report(GateEvaluated(self.version, verdicts))
         if shut := conditions.closed(verdicts):
@@ -74,22 +74,22 @@ class Gate(Operation):
             raise GateClosed(f"the gate on {self.version} is closed: {reasons}", hint=shut[0].advice)
         return conditions.line(verdicts)
 
-    def thresholds(self, site: Site) -> conditions.Thresholds:
+    def thresholds(self, context: Context) -> conditions.Thresholds:
         """The script's, or those of ``[gates]``."""
-        given = site.config.gates
+        given = context.config.gates
         return conditions.Thresholds(
             given.completeness if self.completeness is None else self.completeness,
             given.freshness if self.freshness is None else parse_duration(self.freshness),
         )
 
 
-def evaluate(site: Site, conn: Connection, record: SpaceRecord, asked: conditions.Thresholds) -> list[Verdict]:
+def evaluate(context: Context, conn: Connection, record: SpaceRecord, asked: conditions.Thresholds) -> list[Verdict]:
     """Measures a space now. Wants SELECT alone."""
-    return conditions.evaluate(measure(conn, site.registry, site.source(conn, record.collection), record), asked)
+    return conditions.evaluate(measure(conn, context.registry, context.source(conn, record.collection), record), asked)
 
 
 def evaluate_evidence(
-    site: Site, conn: Connection, record: SpaceRecord, asked: Evidence, completeness: float
+    context: Context, conn: Connection, record: SpaceRecord, asked: Evidence, completeness: float
 ) -> list[Verdict]:
     """What evaluations, shadow reads and the clock say; ``completeness`` is what an evaluation must have had to count."""
-    return Kept(site.database.schema).judge(conn, record, asked, datetime.now(UTC), completeness)
+    return EvidenceTable(context.database.schema).judge(conn, record, asked, datetime.now(UTC), completeness)

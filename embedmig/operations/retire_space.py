@@ -14,8 +14,8 @@ from embedmig.database import Connection, scalar
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import AnswerIsNo, PlanError
 from embedmig.gates.evidence import fallen
-from embedmig.gates.evidence_table import Kept
-from embedmig.operations.base import Operation, Plan, Run, Site
+from embedmig.gates.evidence_table import EvidenceTable
+from embedmig.operations.base import Context, Operation, PlannedState, Run
 from embedmig.source import capture
 from embedmig.stores.pgvector.table import PgvectorStore
 
@@ -40,7 +40,7 @@ class RetireSpace(Operation):
             f"retire {self.version} of {self.collection}: its vectors are dropped, {self.after} after it was last shown"
         )
 
-    def validate(self, plan: Plan) -> None:
+    def validate(self, plan: PlannedState) -> None:
         """The version must be embedmig's own, and not the one that the alias shows by then."""
         planned = plan.expect(self.collection, self.version)
         parse_duration(self.after)
@@ -52,9 +52,9 @@ class RetireSpace(Operation):
             raise PlanError("adopted vectors belong to the application; embedmig doesn't drop them")
         del plan.spaces[self.collection, self.version]
 
-    def sql(self, plan: Plan) -> list[sql.Composable] | str:
+    def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """One statement."""
-        record = plan.site.registry.space(plan.conn, self.collection, self.version)
+        record = plan.context.registry.space(plan.conn, self.collection, self.version)
         return [PgvectorStore(plan.source(self.collection), record).drop()] if record else "made in this very plan"
 
     def apply(self, run: Run, conn: Connection) -> str:
@@ -62,18 +62,18 @@ class RetireSpace(Operation):
         record = run.record(self.collection, self.version)
         if record.state == "retired":
             return "was retired"
-        refuse_early(run.site, conn, record, self.after)
+        refuse_early(run.context, conn, record, self.after)
         if self.evals_stable is not None:
-            refuse_unstable(run.site, conn, record, self.evals_stable)
-        drop(run.site, conn, record)
+            refuse_unstable(run.context, conn, record, self.evals_stable)
+        drop(run.context, conn, record)
         return "dropped; there is no way back to it but to embed again"
 
 
-def refuse_early(site: Site, conn: Connection, record: SpaceRecord, after: str) -> None:
+def refuse_early(context: Context, conn: Connection, record: SpaceRecord, after: str) -> None:
     """Raises :class:`AnswerIsNo` while the version is shown, was shown too recently, or is still read."""
     if record.adopted:
         raise PlanError("adopted vectors belong to the application; embedmig doesn't drop them")
-    alias = site.registry.alias(conn, record.collection)
+    alias = context.registry.alias(conn, record.collection)
     if record.state == "active" or (alias and alias.version == record.version):
         raise AnswerIsNo(f"{record.version} is what the alias shows", hint="only a retained version can be retired")
     if record.state != "retained":
@@ -91,13 +91,15 @@ def refuse_early(site: Site, conn: Connection, record: SpaceRecord, after: str) 
         )
 
 
-def refuse_unstable(site: Site, conn: Connection, record: SpaceRecord, count: int) -> None:
+def refuse_unstable(context: Context, conn: Connection, record: SpaceRecord, count: int) -> None:
     """Raises :class:`AnswerIsNo` while what the alias shows has not proved as good as the version that is to go."""
-    alias = site.registry.alias(conn, record.collection)
-    shown = site.registry.space(conn, record.collection, alias.version) if alias and alias.version else None
+    alias = context.registry.alias(conn, record.collection)
+    shown = context.registry.space(conn, record.collection, alias.version) if alias and alias.version else None
     if shown is None:
         raise AnswerIsNo(f"the alias of {record.collection} shows nothing that could stand in for {record.version}")
-    known = Kept(site.database.schema).known(conn, shown, datetime.now(UTC), site.config.gates.completeness)
+    known = EvidenceTable(context.database.schema).known(
+        conn, shown, datetime.now(UTC), context.config.gates.completeness
+    )
     if reason := fallen(known, record.version, count):
         raise AnswerIsNo(reason, hint=f"{record.version} is kept until then: it is the way back")
 
@@ -112,23 +114,23 @@ def seconds_since_read(conn: Connection, record: SpaceRecord) -> float | None:
     return scalar(conn, query, (record.table_schema, record.table_name, record.state_since))  # type: ignore[no-any-return]
 
 
-def drop(site: Site, conn: Connection, record: SpaceRecord) -> None:
+def drop(context: Context, conn: Connection, record: SpaceRecord) -> None:
     """Inside a transaction: table, waiting changes and dead letters go, the registry's entry stays."""
-    source = site.source(conn, record.collection)
+    source = context.source(conn, record.collection)
     conn.execute(PgvectorStore(source, record).drop())
-    for table in (site.registry.pending_table, site.registry.failed_table, site.registry.hot_table):
+    for table in (context.registry.pending_table, context.registry.failed_table, context.registry.hot_table):
         conn.execute(sql.SQL("delete from {} where space = %s").format(table), (record.id,))
-    site.registry.set_state(conn, record.id, "retired")
-    live = [found for found in site.registry.spaces(conn, record.collection) if found.state != "retired"]
+    context.registry.set_state(conn, record.id, "retired")
+    live = [found for found in context.registry.spaces(conn, record.collection) if found.state != "retired"]
     if not any(found.writer == "embedmig" for found in live):
-        capture.uninstall(conn, site.registry, source)
+        capture.uninstall(conn, context.registry, source)
 
 
-def retire_now(site: Site, conn: Connection, record: SpaceRecord) -> float:
+def retire_now(context: Context, conn: Connection, record: SpaceRecord) -> float:
     """By hand: drops the space and leaves a ledger row that marks the point of no return. Returns milliseconds."""
     began = time.monotonic()
     with conn.transaction():
         conn.execute("set local lock_timeout = '500ms'")
-        drop(site, conn, record)
-        site.ledger.note_retirement(conn, record.revision, record.version)
+        drop(context, conn, record)
+        context.ledger.note_retirement(conn, record.revision, record.version)
     return (time.monotonic() - began) * 1000

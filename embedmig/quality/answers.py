@@ -27,7 +27,7 @@ CHUNKS = 5  # hits asked for per row wanted, where a row has several
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Rankings:
     """For each question the hits, best first, each row once; and the search's milliseconds, the model's aside."""
 
     hits: Sequence[Sequence[Hit]]
@@ -51,7 +51,7 @@ def encode(encoder: Encoder, texts: Sequence[str]) -> Encoded:
     return asyncio.run(ask())
 
 
-def answer(conn: Connection, resolved: Resolved, encoded: Encoded, k: int, *, exact: bool) -> Answers:
+def answer(conn: Connection, resolved: Resolved, encoded: Encoded, k: int, *, exact: bool) -> Rankings:
     """Asks a space every question; one that the model refused finds nothing."""
     hits: list[list[Hit]] = []
     times = []
@@ -64,7 +64,7 @@ def answer(conn: Connection, resolved: Resolved, encoded: Encoded, k: int, *, ex
         found = nearest(conn, resolved, vector.tolist(), depth, exact=exact)
         times.append((time.perf_counter() - began) * 1000)
         hits.append(rows_once(found)[:k])
-    return Answers(hits, times)
+    return Rankings(hits, times)
 
 
 def rows_once(hits: Sequence[Hit]) -> list[Hit]:
@@ -76,7 +76,7 @@ def rows_once(hits: Sequence[Hit]) -> list[Hit]:
 
 
 def evaluation(
-    golden: GoldenSet, version: str, answers: Answers, k: int, *, exact: bool, completeness: float
+    golden: GoldenSet, version: str, answers: Rankings, k: int, *, exact: bool, completeness: float
 ) -> tuple[Evaluation, dict[str, Scores]]:
     """What an answer is worth, with each question's scores."""
     scores = score(golden.questions, answers.keys, k)

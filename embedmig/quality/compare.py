@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from embedmig.quality.answers import Answers
+from embedmig.quality.answers import Rankings
 from embedmig.quality.golden import GoldenSet
 from embedmig.quality.measures import Scores, interval, overlap, rank_biased_overlap, summary
 from embedmig.types import Hit
@@ -73,7 +73,7 @@ class Comparison:
     distances: list[Quantile]
 
 
-def compare(golden: GoldenSet, old: Answers, new: Answers, k: int, ndcg: tuple[Scores, Scores] | None) -> Comparison:
+def compare(golden: GoldenSet, old: Rankings, new: Rankings, k: int, ndcg: tuple[Scores, Scores] | None) -> Comparison:
     """Sets two versions' answers side by side; ``ndcg`` holds each question's score under each, where it is judged."""
     import numpy as np
 
@@ -108,7 +108,7 @@ def opinion(ndcg: tuple[Scores, Scores] | None) -> Opinion:
 
 
 def changed(
-    golden: GoldenSet, old: Answers, new: Answers, shared: Scores, biased: Scores, ndcg: tuple[Scores, Scores] | None
+    golden: GoldenSet, old: Rankings, new: Rankings, shared: Scores, biased: Scores, ndcg: tuple[Scores, Scores] | None
 ) -> list[ChangedQuery]:
     """The queries whose answers changed most, by overlap, then by rank-biased overlap."""
     order = sorted(range(len(shared)), key=lambda n: (shared[n], biased[n], n))[:CHANGED]
@@ -130,7 +130,7 @@ def slices(golden: GoldenSet, shared: Scores, ndcg: tuple[Scores, Scores] | None
     return found
 
 
-def distances(old: Answers, new: Answers) -> list[Quantile]:
+def distances(old: Rankings, new: Rankings) -> list[Quantile]:
     """Equal shares of the results: as many of the old version's lie below ``old`` as of the new one's below ``new``.
 
     A cut at a distance of the old model lets as many through as one at the other distance lets through of the new.

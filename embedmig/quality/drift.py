@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 else:
     np = Later("numpy")
 
-Answer = Literal["yes", "no", "can't tell"]
+DriftVerdict = Literal["yes", "no", "can't tell"]
 
 NEIGHBOURS = 10
 KEPT = 0.95
@@ -51,7 +51,7 @@ class Drift:
 
     before: str
     after: str
-    reindex: Answer
+    reindex: DriftVerdict
     reason: str
     texts: int = 0
     cosine_median: float | None = None
@@ -99,7 +99,7 @@ def judge(tag: str, other: str, before: Vectors, after: Vectors) -> Drift:
     )  # fmt: skip
 
 
-def decide(interval: tuple[float, float]) -> tuple[Answer, str]:
+def decide(interval: tuple[float, float]) -> tuple[DriftVerdict, str]:
     """The interval of the overlap against what may be lost."""
     low, high = interval
     between = f"{low:.3f} to {high:.3f} of the ten nearest are kept"

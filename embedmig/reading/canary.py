@@ -9,7 +9,7 @@ from random import Random
 
 from embedmig.database import first_line
 from embedmig.errors import UsageError
-from embedmig.stores.search import Gone, NotReady, Resolved
+from embedmig.stores.search import Resolved, VersionGone, VersionNotReady
 
 SHARE = 0.1
 RETRY_SECONDS = 5.0  # a version that couldn't be asked is left alone for so long
@@ -57,8 +57,8 @@ class Canary:
     def failed(self, error: Exception) -> None:
         """It couldn't answer: the alias's version does. A version that is gone is not asked again."""
         self.resolved = None
-        self._over = isinstance(error, Gone)
+        self._over = isinstance(error, VersionGone)
         self._not_before = self._clock() + RETRY_SECONDS
-        if not self._warned and not isinstance(error, NotReady):
+        if not self._warned and not isinstance(error, VersionNotReady):
             self._warned = True
             log.warning("canary %s can't answer, the alias does: %s", self.version, first_line(error))

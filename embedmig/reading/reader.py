@@ -27,7 +27,7 @@ from embedmig.errors import AliasMoved, EmbedmigError, UsageError
 from embedmig.reading.canary import Canary
 from embedmig.reading.shadow import Shadow, ShadowTask
 from embedmig.stores.aliases import CHANNEL, space_of
-from embedmig.stores.pgvector.hnsw import form_of
+from embedmig.stores.pgvector.hnsw import encoding_of
 from embedmig.stores.search import (
     Resolved,
     column_names,
@@ -254,7 +254,7 @@ class Reader:
         space, weights = space_of(record.encoder)
         encoder = encoder_for(space, weights, self._settings.get(space.provider))
         keys, columns = split_columns(names)
-        form = form_of(self._conn, relation)
+        form = encoding_of(self._conn, relation)
         rows = planned_rows(self._conn, relation)
         return Resolved(relation, keys, columns, record.version, record.fingerprint or "", encoder, form, rows)
 

@@ -20,9 +20,9 @@ from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, Database, first_line
 from embedmig.database.registry import Registry
 from embedmig.errors import DatabaseUnavailable, EmbedderError, UsageError
-from embedmig.gates.evidence_table import Kept, ShadowRead
+from embedmig.gates.evidence_table import EvidenceTable, ShadowRead
 from embedmig.quality.measures import overlap
-from embedmig.stores.search import NotReady, Resolved, encode_query, nearest, resolve_version
+from embedmig.stores.search import Resolved, VersionNotReady, encode_query, nearest, resolve_version
 from embedmig.types import Hit
 
 QUEUE = 100  # reads that wait; more are dropped
@@ -120,7 +120,7 @@ class ShadowWorker:
     ) -> None:
         self.collection, self.version = collection, version
         self._database, self._settings, self._keep_texts = database, settings, keep_texts
-        self._registry, self._kept = Registry(database.schema), Kept(database.schema)
+        self._registry, self._kept = Registry(database.schema), EvidenceTable(database.schema)
         self._conn: Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._other: Resolved | None = None
@@ -136,7 +136,7 @@ class ShadowWorker:
             self._served += 1
             if self._served % PRUNE_EVERY == 0:
                 self._kept.prune_reads(conn, self.collection, self.version)
-        except (DatabaseUnavailable, NotReady, psycopg.OperationalError):
+        except (DatabaseUnavailable, VersionNotReady, psycopg.OperationalError):
             return
         except psycopg.errors.UndefinedTable:
             self._other = None  # retired a moment ago, or the alias is away: the registry knows

@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from embedmig.commands import Duration, Forecast, Outlook, Shown, Sizes
+from embedmig.commands import Duration, Forecast, Plan, Shown, Sizes
 from embedmig.report.tables import plan_tables, size
 
 
-def plan_page(outlook: Outlook) -> RenderableType:
+def plan_page(outlook: Plan) -> RenderableType:
     """``embedmig plan``."""
     advice = [Text(f"{name}: {advice.strategy}: {advice.reason}") for name, advice in outlook.advice.items()]
     return Group(plan_tables(outlook.revisions, as_sql=False), *map(_forecast, outlook.forecasts), *advice)
@@ -90,11 +90,11 @@ def shown_script(shown: Shown) -> RenderableType:
         lines.append(
             f"  {attempt['started_at'][:19]}  {attempt['direction']}  {attempt['status']}  {attempt['rows_done']:,} rows  by {attempt['by']}"
         )
-        lines += [f"    {line}" for one in attempt["backfills"] for line in reckoning_lines(one)]
+        lines += [f"    {line}" for one in attempt["backfills"] for line in estimate_lines(one)]
     return Text("\n".join(lines))
 
 
-def reckoning_lines(found: Mapping[str, Any]) -> list[str]:
+def estimate_lines(found: Mapping[str, Any]) -> list[str]:
     """The estimate of a backfill beside the truth, one figure a column."""
     rows = [("estimated", found["estimate"]), ("took", found["truth"])]
     return [f"{name:<10} {_figures(values)}" for name, values in rows if values]

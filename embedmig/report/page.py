@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from embedmig.commands.reporting import Dossier
+from embedmig.commands.reporting import Report
 from embedmig.commands.standing import Status
 from embedmig.report.tables import percent, size
 from embedmig.revisions.authoring import template_dir
@@ -15,7 +15,7 @@ from embedmig.types import Verdict
 SHOWN_ATTEMPTS = 50
 
 
-def page(dossier: Dossier, *, now: datetime) -> str:
+def page(dossier: Report, *, now: datetime) -> str:
     """Renders everything that is known as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -42,7 +42,7 @@ def page(dossier: Dossier, *, now: datetime) -> str:
     )
 
 
-def gates_on_evidence(dossier: Dossier, collection: str, version: str) -> list[Verdict]:
+def gates_on_evidence(dossier: Report, collection: str, version: str) -> list[Verdict]:
     """What the version's own script asks beside what ``status`` shows."""
     found = dossier.proof.get(collection)
     return found.gates.get(version, []) if found else []

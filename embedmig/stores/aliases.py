@@ -145,14 +145,14 @@ def remove(conn: Connection, registry: Registry, source: Source) -> None:
     conn.execute("select pg_notify(%s, %s)", (CHANNEL, source.collection.name))
 
 
-def take_away(conn: Connection, registry: Registry, source: Source) -> None:
+def drop_dependents(conn: Connection, registry: Registry, source: Source) -> None:
     """Inside a transaction: drops the view, and keeps its owner, comment and grants in the registry."""
     if rights := save_rights(conn, *alias_name(source)):
         conn.execute(sql.SQL("drop view {}").format(ident(*alias_name(source))))
         registry.save_alias_rights(conn, source.collection.name, rights.as_json())
 
 
-def bring_back(conn: Connection, registry: Registry, source: Source, store: Store) -> None:
+def rebuild_dependents(conn: Connection, registry: Registry, source: Source, store: Store) -> None:
     """Inside a transaction: makes the view of what is active anew, and gives back the rights it had."""
     put_view(conn, source, store)
     registry.save_encoder(conn, source.collection.name, encoder_of(store.record, source))

@@ -21,7 +21,7 @@ from embedmig.source import table as sources
 from embedmig.source.rows import Key
 from embedmig.stores import Store, open_store
 from embedmig.stores.aliases import collection_of
-from embedmig.stores.pgvector.hnsw import OPERATOR, Form, form_of
+from embedmig.stores.pgvector.hnsw import OPERATOR, IndexEncoding, encoding_of
 from embedmig.types import Hit, Space
 
 
@@ -35,7 +35,7 @@ class Resolved:
     version: str
     fingerprint: str
     encoder: Encoder
-    form: Form | None = None  # the stand-in that the index holds; None: the vectors themselves
+    form: IndexEncoding | None = None  # the stand-in that the index holds; None: the vectors themselves
     rows: int = 0  # about how many it shows
 
 
@@ -55,16 +55,16 @@ def resolve_space(conn: Connection, store: Store, record: SpaceRecord, settings:
     relation = sql.SQL("({}) as shown").format(store.view())
     encoder = encoder_for(record.space, record.weights, settings)
     keys, columns = split_columns(column_names(conn, relation))
-    form = None if record.adopted else form_of(conn, record.relation)
+    form = None if record.adopted else encoding_of(conn, record.relation)
     rows = planned_rows(conn, relation)
     return Resolved(relation, keys, columns, record.version, record.fingerprint, encoder, form, rows)
 
 
-class NotReady(UsageError):
+class VersionNotReady(UsageError):
     """The version is still being built: what it lacks would look like what it doesn't find."""
 
 
-class Gone(UsageError):
+class VersionGone(UsageError):
     """The version is not there, or no more."""
 
 
@@ -73,15 +73,15 @@ def resolve_version(
 ) -> Resolved:
     """A version beside the one that the alias shows, from what the database says of it.
 
-    Wants SELECT on the registry, the source and the space. Raises :class:`NotReady`, :class:`Gone`, and
+    Wants SELECT on the registry, the source and the space. Raises :class:`VersionNotReady`, :class:`VersionGone`, and
     :class:`UsageError` where the alias shows nothing.
     """
     alias, record = registry.alias(conn, collection), registry.space(conn, collection, version)
     if record is None or record.state == "retired":
         what = "is retired" if record else "is not there"
-        raise Gone(f"version {version} of {collection!r} {what}", hint="embedmig status shows those there are")
+        raise VersionGone(f"version {version} of {collection!r} {what}", hint="embedmig status shows those there are")
     if record.state == "building":
-        raise NotReady(f"version {version} of {collection!r} is still being built", hint="embedmig upgrade head")
+        raise VersionNotReady(f"version {version} of {collection!r} is still being built", hint="embedmig upgrade head")
     if alias is None or alias.encoder is None:
         raise UsageError(f"the alias of {collection!r} shows no version yet", hint="embedmig upgrade head")
     source = sources.resolve(conn, collection_of(alias.encoder))
@@ -127,7 +127,7 @@ def nearest(
     exact = exact or (bool(where) and few(conn, current, wanted, values))
     form = None if exact else current.form
     candidates = k * form.rerank if form else k
-    query = (_by_stand_in(current, form, wanted) if form else _by_vector(current, wanted, exact=exact))  # fmt: skip
+    query = (_by_quantized(current, form, wanted) if form else _by_vector(current, wanted, exact=exact))  # fmt: skip
     values["candidates"] = candidates
     with conn.transaction():
         # Filters and deleted rows thin an index scan out: it goes on until k rows are found.
@@ -175,11 +175,13 @@ def _by_vector(current: Resolved, wanted: sql.Composable, *, exact: bool, limite
     )  # fmt: skip
 
 
-def _by_stand_in(current: Resolved, form: Form, wanted: sql.Composable) -> sql.Composed:
+def _by_quantized(current: Resolved, form: IndexEncoding, wanted: sql.Composable) -> sql.Composed:
     """Candidates out of the index in the order of their stand-ins, ranked by the vectors themselves."""
     space = current.encoder.space
     near = sql.SQL("{} {} {}").format(
-        form.stand_in(space, ident("embedding")), form.operator(space), form.stand_in(space, sql.Placeholder("vector"))
+        form.quantized(space, ident("embedding")),
+        form.operator(space),
+        form.quantized(space, sql.Placeholder("vector")),
     )
     return sql.SQL(
         """select {shown} from (

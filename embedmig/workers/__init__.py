@@ -13,10 +13,10 @@ from embedmig.config import Config
 from embedmig.database import Database, translated
 from embedmig.database.ledger import Ledger
 from embedmig.database.registry import Registry
-from embedmig.engine.backfill import Alone, Crew, Order
+from embedmig.engine.backfill import NoWorkers, Order, WorkerPool
 from embedmig.errors import UnknownTarget
-from embedmig.operations.backfill import Orders, fence_of_joined, fill
-from embedmig.operations.base import Site
+from embedmig.operations.backfill import FillOrders, fence_of_joined, fill
+from embedmig.operations.base import Context
 from embedmig.types import Tally
 
 Executor = Literal["processes", "ray"]
@@ -33,7 +33,9 @@ class Task:
     order: Order
 
 
-def crew_of(config: Config, database: Database, executor: Executor = "processes", workers: int | None = None) -> Crew:
+def pool_of(
+    config: Config, database: Database, executor: Executor = "processes", workers: int | None = None
+) -> WorkerPool:
     """The workers that a run is to have. Of processes, the one that runs is the first; a cluster's do all the work.
 
     Raises :class:`MissingExtra` where Ray is asked for and is not installed.
@@ -45,16 +47,18 @@ def crew_of(config: Config, database: Database, executor: Executor = "processes"
     from embedmig.workers.processes import Processes
 
     others = (workers or config.backfill.workers) - 1
-    return Processes(config, database, others) if others else Alone()
+    return Processes(config, database, others) if others else NoWorkers()
 
 
 def work(task: Task, stop: threading.Event) -> Tally:
     """Helps at a space until every range is finished, or ``stop`` is set."""
     schema = task.database.schema
-    site = Site(task.config, task.database, Ledger(schema), Registry(schema))
-    with translated("working"), site.database.connect("worker") as conn:
-        record = site.registry.space(conn, task.collection, task.version)
+    context = Context(task.config, task.database, Ledger(schema), Registry(schema))
+    with translated("working"), context.database.connect("worker") as conn:
+        record = context.registry.space(conn, task.collection, task.version)
         if record is None:
             raise UnknownTarget(f"collection {task.collection!r} has no space {task.version}")
-        orders = Orders(lambda _: None, stop, lambda: None, fence_of_joined(site, record), task.order, joins=True)
-        return fill(site, conn, record, orders)
+        orders = FillOrders(
+            lambda _: None, stop, lambda: None, fence_of_joined(context, record), task.order, joins=True
+        )
+        return fill(context, conn, record, orders)

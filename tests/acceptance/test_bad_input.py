@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 MODELS = """
 import numpy as np
 
-from embedmig.canary_texts import TEXTS
+from embedmig.embedders.model_check import TEXTS
 
 HARMLESS = {"a harmless sentence", *TEXTS}
 

@@ -19,7 +19,7 @@ import yaml
 from embedmig import Reader, commands
 from embedmig.cli import app
 from embedmig.config import loading as configuration
-from embedmig.gates.evidence_table import Kept
+from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.operations import op
 from embedmig.types import Space
 from tests.project import NEW_TAG, OLD_TAG, Project
@@ -256,7 +256,7 @@ def test_the_recipe_of_rights_for_shadow_reads_is_enough_and_without_it_only_the
         with Reader(url, "docs", canary=OLD_TAG, share=1.0) as reader:
             assert {hit.version for hit in reader.search("supersonic flutter")} == {OLD_TAG}
         with psycopg.connect(url, autocommit=True) as conn:
-            assert Kept("embedmig").prune_reads(conn, "docs", OLD_TAG, keep=0) == 1
+            assert EvidenceTable("embedmig").prune_reads(conn, "docs", OLD_TAG, keep=0) == 1
     finally:
         with project.connect() as conn:
             conn.execute(f"drop owned by {role}; drop role {role}")

@@ -47,7 +47,7 @@ def test_changes_of_value_are_captured_and_mentions_are_not(live: Project) -> No
 def test_the_rows_of_one_statement_are_noted_as_a_range_and_each_of_them_is_synced(
     live: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedmig.changes.TAKE", 500)
+    monkeypatch.setattr("embedmig.engine.outbox.TAKE", 500)
     insert = "insert into documents select n, 'bulk', 'body of row ' || n from"
     with live.connect() as conn:
         conn.execute(f"{insert} generate_series(1000, 6999) n")

@@ -10,7 +10,7 @@ import pytest
 from embedmig import commands
 from embedmig.commands import SpaceStatus
 from embedmig.gates import counting
-from tests.inside import Fake, space_script, spaces, tag, upgrade
+from tests.in_process import Fake, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 

@@ -14,7 +14,7 @@ from embedmig.errors import EXIT_NO, ModelChanged, PlanError, UnknownTarget, Usa
 from embedmig.quality.drift import Drift, decide
 from embedmig.testing import FakeEmbedder, fake_vectors
 from embedmig.types import Answer, Role, Space
-from tests.inside import space_script, tag, upgrade
+from tests.in_process import space_script, tag, upgrade
 from tests.project import CONFIG, Project
 
 DIMENSIONS = 8

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from embedmig import Reader, commands
 from embedmig.errors import AnswerIsNo, EmbedmigError, GateClosed, PlanError, UnknownTarget, UsageError
-from embedmig.gates.evidence_table import Kept
+from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.quality.golden_drawing import SHOWS
 from embedmig.report.evidence import compared_page, evaluated_table
 from embedmig.report.page import page
@@ -321,7 +321,7 @@ def test_a_shadow_takes_its_share_and_the_oldest_reads_are_forgotten(both: Proje
     wanted = [f"wave {number}" for number in range(20) if chance.random() < 0.5]
     assert [row[-1] for row in both.rows(READS + " order by id")] == wanted
     with both.connect() as conn:
-        Kept("embedmig").prune_reads(conn, "docs", NEW_TAG, keep=3)
+        EvidenceTable("embedmig").prune_reads(conn, "docs", NEW_TAG, keep=3)
     assert [row[-1] for row in both.rows(READS + " order by id")] == wanted[-3:]
 
 

@@ -18,7 +18,7 @@ from embedmig.stores import search
 from embedmig.stores.pgvector import build_resources
 from embedmig.stores.pgvector.build_resources import Machine, room
 from embedmig.stores.pgvector.hnsw import Form
-from tests.inside import Fake, space_script, spaces, tag, upgrade
+from tests.in_process import Fake, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 

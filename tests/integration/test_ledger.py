@@ -14,9 +14,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, pool
 
 from embedmig import commands
-from embedmig.database import RunLock, connections, schema
+from embedmig.database import LOCK_CLASS, RunLock, schema
 from embedmig.errors import EXIT_NO, CutoverBlocked, DatabaseUnsuitable, GateClosed, LockHeld, PlanError
-from tests.inside import Fake, downgrade, space_script, spaces, tag, upgrade
+from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import Project
 from tests.waiting import wait_until
 
@@ -118,7 +118,7 @@ def test_no_two_attempts_run_at_once(two: Project, conn: psycopg.Connection) -> 
 
 def test_whoever_looks_is_not_kept_out_by_a_run_and_whoever_writes_is(two: Project, conn: psycopg.Connection) -> None:
     upgrade(two, "0001")
-    with RunLock(two.opened().site(start=True).database):
+    with RunLock(two.opened().context(start=True).database):
         assert commands.status(two.opened()).current == ["0001"]
         with pytest.raises(LockHeld, match="another run holds the lock"):
             upgrade(two)
@@ -131,13 +131,14 @@ def test_a_run_whose_server_process_still_ends_is_waited_for(
     two: Project, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after ``kill -9``: the server notices a moment later, and the same command comes at once."""
-    monkeypatch.setattr(connections, "LOCK_PATIENCE", "30s")
-    locks = "select pid from pg_locks where locktype = 'advisory' and classid = %s and granted = %s"
-    with RunLock(two.opened().site(start=True).database), ThreadPoolExecutor() as threads:
-        [holder] = conn.execute(locks, (connections.LOCK_CLASS, True)).fetchone() or (None,)
+    monkeypatch.setattr("embedmig.database.run_lock.LOCK_PATIENCE", "30s")
+    locks = """select l.pid from pg_locks l join pg_database d on d.oid = l.database and d.datname = current_database()
+               where l.locktype = 'advisory' and l.classid = %s and l.granted = %s"""
+    with RunLock(two.opened().context(start=True).database), ThreadPoolExecutor() as threads:
+        [holder] = conn.execute(locks, (LOCK_CLASS, True)).fetchone() or (None,)
         after = threads.submit(upgrade, two)
         wait_until(
-            lambda: after.done() or conn.execute(locks, (connections.LOCK_CLASS, False)).fetchone(),
+            lambda: after.done() or conn.execute(locks, (LOCK_CLASS, False)).fetchone(),
             "the next run to wait",
         )
         conn.execute("select pg_terminate_backend(%s)", (holder,))

@@ -26,8 +26,8 @@ from embedmig.errors import (
 from embedmig.stores.pgvector.adopted import writer_of
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Limits, Space
-from tests.disturbing import Daemon, Moments, disturbed
-from tests.inside import space_script, tag
+from tests.fault_injection import Daemon, Moments, disturbed
+from tests.in_process import space_script, tag
 from tests.integration.test_live_traffic import DIMENSIONS, unit_vectors
 from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project
@@ -360,10 +360,10 @@ def test_no_type_of_text_column_and_no_predicate_makes_a_writer_fail(project: Pr
 def test_a_long_outbox_is_distributed_in_transactions_of_bounded_size(live: Live) -> None:
     rows = 2 * TAKE + 5
     live.do(f"insert into embedmig.outbox_docs select n from generate_series(1, {rows}) n")
-    site = live.opened.site(start=True)
-    with site.database.connect("test") as conn:
-        record = site.registry.spaces(conn, "docs")[0]
-        changes = Changes(site.registry, writer_of(site.source(conn, "docs"), record))
+    context = live.opened.context(start=True)
+    with context.database.connect("test") as conn:
+        record = context.registry.spaces(conn, "docs")[0]
+        changes = Changes(context.registry, writer_of(context.source(conn, "docs"), record))
         left = []
         while changes.distribute(conn):
             left.append(live.project.one("select count(*) from embedmig.outbox_docs"))

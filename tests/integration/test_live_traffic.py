@@ -37,8 +37,8 @@ from embedmig.stores import Batch
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.testing import fake_vectors
 from embedmig.types import Limits
-from tests.disturbing import APART, Daemon, Moments, disturbed
-from tests.inside import Fake, space_script, tag
+from tests.fault_injection import APART, Daemon, Moments, disturbed
+from tests.in_process import Fake, space_script, tag
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 
@@ -340,15 +340,15 @@ def test_a_batch_that_is_written_late_undoes_nothing_that_was_taken_in_meanwhile
 
 
 def test_a_row_that_is_in_two_batches_of_one_commit_is_written(traffic: Traffic) -> None:
-    site = traffic.opened.site(start=True)
-    with site.database.connect("writer") as conn:
-        record = site.registry.spaces(conn, "docs")[0]
-        store = site.store(conn, record)
+    context = traffic.opened.context(start=True)
+    with context.database.connect("writer") as conn:
+        record = context.registry.spaces(conn, "docs")[0]
+        store = context.store(conn, record)
         assert isinstance(store, PgvectorStore)
         store.prepare_writer(conn)
         text = "title\n\nbody 3"
         row = Row(("3",), text, hashlib.sha256(text.encode()).digest())
         batch = Batch([row], [Piece(0, 1, 0, len(text))], unit_vectors([text], DIMENSIONS[0]))
         with conn.transaction():
-            assert store.write(conn, site.registry, [batch, batch]) == 2
+            assert store.write(conn, context.registry, [batch, batch]) == 2
     traffic.expect_exact_at_rest()

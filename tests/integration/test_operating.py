@@ -15,8 +15,8 @@ from embedmig.report.live import Live as Screen
 from embedmig.stores.pgvector.adopted import writer_of
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Limits, Progress
-from tests.disturbing import Daemon
-from tests.inside import Fake, space_script, tag
+from tests.fault_injection import Daemon
+from tests.in_process import Fake, space_script, tag
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 
@@ -93,10 +93,10 @@ def test_an_outbox_of_a_million_entries_is_handed_out_in_bounded_transactions_an
     with busy.connect() as conn:
         conn.execute("delete from strain")
         conn.execute("insert into embedmig.outbox_docs select n % 20000 from generate_series(1, 1000000) n")
-    site = busy.opened().site(start=True)
-    with site.database.connect("test") as conn:
-        record = site.registry.spaces(conn, "docs")[0]
-        changes = Changes(site.registry, writer_of(site.source(conn, "docs"), record))
+    context = busy.opened().context(start=True)
+    with context.database.connect("test") as conn:
+        record = context.registry.spaces(conn, "docs")[0]
+        changes = Changes(context.registry, writer_of(context.source(conn, "docs"), record))
         passes = 1
         while changes.distribute(conn):
             passes += 1

@@ -55,8 +55,8 @@ def test_of_a_big_corpus_tokens_are_extrapolated_with_an_interval_that_holds_the
     small: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = forecast(small).estimate.tokens
-    monkeypatch.setattr("embedmig.estimating.EXACT_CHARACTERS", 1000)
-    monkeypatch.setattr("embedmig.estimating.SAMPLE", 100)
+    monkeypatch.setattr("embedmig.planning.tokens.EXACT_CHARACTERS", 1000)
+    monkeypatch.setattr("embedmig.planning.tokens.SAMPLE", 100)
     found = forecast(small).estimate
     assert found.tokens_basis == "sample"
     assert found.tokens is not None
@@ -293,7 +293,7 @@ def test_an_upgrade_keeps_its_estimate_and_the_truth_beside_it(small: Project) -
 def test_of_a_run_that_was_stopped_each_attempt_has_its_own_part(
     small: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedmig.pipeline.COMMIT_ROWS", 10)  # one batch a commit, and at most a few under way
+    monkeypatch.setattr("embedmig.engine.pipeline.COMMIT_ROWS", 10)  # one batch a commit, and at most a few under way
     small.configure(CONFIG, "\n[embedders.wordllama]\nbatch_size = 10\nconcurrency = 1\n")
     stop = threading.Event()
 
@@ -315,8 +315,8 @@ def test_an_estimate_that_can_not_be_made_or_kept_stops_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("embedmig.operations.reckoning.draw", broken)
-    monkeypatch.setattr("embedmig.ledger.Ledger.note_reckoning", broken)
+    monkeypatch.setattr("embedmig.operations.estimate_recorder.draw", broken)
+    monkeypatch.setattr("embedmig.database.ledger.Ledger.record_estimate", broken)
     commands.upgrade(small.opened())
     assert commands.status(small.opened()).settled
     assert small.json("show", "0001")["attempts"][0]["backfills"] == []

@@ -9,7 +9,7 @@ import pytest
 
 from embedmig import Reader, commands
 from embedmig.errors import EmbedmigError
-from tests.inside import Fake, space_script, tag, upgrade
+from tests.in_process import Fake, space_script, tag, upgrade
 from tests.project import CONFIG, Project
 
 

@@ -14,9 +14,9 @@ from embedmig.database import Database, schema
 from embedmig.embedders import EmbedderSettings
 from embedmig.embedders.encoder import Encoded, Encoder
 from embedmig.embedders.openai import OpenAIEmbedder
-from embedmig.embedders.pacing import Pacer, Policy, Told
+from embedmig.embedders.pacing import Pacer, Policy, RateLimitHeaders
 from embedmig.embedders.pacing.limits import SECONDS_PER_MINUTE
-from embedmig.embedders.shared_limits import SLICE_SECONDS, SharedBudget, Traffic
+from embedmig.embedders.shared_limits import SLICE_SECONDS, SharedRateBudget, Traffic
 from embedmig.types import Space
 from tests.openai_server import OpenAIServer
 
@@ -30,7 +30,7 @@ class Worker:
 
     def __init__(self, database: Database, traffic: Traffic = "bulk", settings: EmbedderSettings = LIMITS) -> None:
         self.waits: list[float] = []
-        self.budget = SharedBudget(database, settings, "openai", traffic, sleep=self._note)
+        self.budget = SharedRateBudget(database, settings, "openai", traffic, sleep=self._note)
 
     async def _note(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -121,7 +121,7 @@ def test_a_limit_that_only_the_api_tells_is_shared_too(workers: Any) -> None:
     assert one.takes(1000 * RATE) == 0.0
     limit = RATE * SECONDS_PER_MINUTE
     for worker in (one, other):
-        worker.budget.hear(Told("tokens", limit, limit / 2, reset=30.0))
+        worker.budget.observe(RateLimitHeaders("tokens", limit, limit / 2, reset=30.0))
     one.takes(100 * RATE)
     assert other.takes(RATE) == pytest.approx(99, abs=3)
 
@@ -161,7 +161,7 @@ def encode(server: OpenAIServer, database: Database, texts: list[str], traffic: 
         tokens_per_minute=server.api.options.tokens_per_minute, reserve=0.0,
     )  # fmt: skip
     embedder = OpenAIEmbedder(SPACE, settings, Pacer(concurrency=8, policy=Policy(base=0.01, cap=0.1)))
-    embedder.share(SharedBudget(database, settings, "openai", traffic))
+    embedder.share(SharedRateBudget(database, settings, "openai", traffic))
 
     async def main() -> Encoded:
         try:

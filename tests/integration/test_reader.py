@@ -67,10 +67,10 @@ def test_a_reader_outlives_a_lost_connection(moved: Project) -> None:
 def test_rows_that_a_lazy_reader_found_are_embedded_first(moved: Project) -> None:
     project = moved.opened()
     with moved.connect() as conn, Reader(moved.url, "docs", lazy=True) as reader:
-        site = project.site(start=True)
-        record = site.registry.space(conn, "docs", OLD_TAG)
+        context = project.context(start=True)
+        record = context.registry.space(conn, "docs", OLD_TAG)
         assert record is not None
-        site.registry.set_state(conn, record.id, "building")  # as a second space being built would be
+        context.registry.set_state(conn, record.id, "building")  # as a second space being built would be
         found = [hit.key for hit in reader.search("buckling of a shell", 3)]
         hot = conn.execute("select key, reads from embedmig.hot_rows order by key").fetchall()
         assert [tuple(key) for key, _ in hot] == sorted(found)

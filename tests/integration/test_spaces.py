@@ -18,7 +18,7 @@ from embedmig import commands
 from embedmig.autogenerate import include_object
 from embedmig.errors import PlanError
 from embedmig.testing import fake_vectors
-from tests.inside import Fake, downgrade, space_script, spaces, tag, upgrade
+from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from embedmig import commands
 from embedmig.errors import EXIT_INTERRUPTED, EXIT_NO, EXIT_USAGE
-from tests.inside import Fake, space_script, spaces, upgrade
+from tests.in_process import Fake, space_script, spaces, upgrade
 from tests.model import Model, unit_vectors
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from embedmig.engine import throttle
-from embedmig.engine.throttle import Brake, Control
+from embedmig.engine.throttle import Control, Throttle
 
 
 @pytest.mark.parametrize("batch", [1, 64, 500])
@@ -21,7 +21,7 @@ def test_rows_are_let_through_at_the_speed_that_was_asked_for(monkeypatch: pytes
         now[0] += seconds
 
     monkeypatch.setattr(throttle, "control", lambda *_: Control(rows_per_second=250.0))
-    held: Any = Brake(None, "docs", threading.Event(), said.append, clock=lambda: now[0], sleep=sleep)  # type: ignore[arg-type]
+    held: Any = Throttle(None, "docs", threading.Event(), said.append, clock=lambda: now[0], sleep=sleep)  # type: ignore[arg-type]
 
     async def embed(rows: int) -> None:
         for _ in range(0, rows, batch):
@@ -44,7 +44,7 @@ def test_workers_share_the_speed_that_is_allowed(monkeypatch: pytest.MonkeyPatch
         now += duration
 
     nothing: Any = None
-    held = Brake(nothing, "docs", threading.Event(), lambda _: None, clock=lambda: now, sleep=sleep, workers=workers)
+    held = Throttle(nothing, "docs", threading.Event(), lambda _: None, clock=lambda: now, sleep=sleep, workers=workers)
     for _ in range(2):  # the first goes at once, the second when the first has had its time
         asyncio.run(held.wait(nothing, 100))
     assert now == pytest.approx(seconds)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from embedmig import testing
-from embedmig.embedders import CANARY, EmbedderSettings, create, prices, providers
+from embedmig.embedders import PROBE_TEXT, EmbedderSettings, create, prices, providers
 from embedmig.embedders.encoder import Encoded, Encoder, pack, row_faults, unit
 from embedmig.embedders.weights import is_prefix
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, InputRefused, RequestTooLarge
@@ -115,7 +115,7 @@ def test_the_probe_calls_a_wrong_dimension_a_matter_of_configuration() -> None:
 def test_the_probe_gives_one_vector() -> None:
     embedder = FakeEmbedder()
     assert asyncio.run(Encoder(fake_space(), embedder).probe()).vectors.shape == (1, 8)
-    assert embedder.calls == [[CANARY]]
+    assert embedder.calls == [[PROBE_TEXT]]
 
 
 def test_too_few_vectors_are_asked_for_once_more_and_then_are_an_error() -> None:

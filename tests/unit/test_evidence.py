@@ -15,7 +15,7 @@ from embedmig.errors import PlanError, UsageError
 from embedmig.gates.evidence import Evaluation, Known, Pair, fallen, newest_evals, verdicts
 from embedmig.gates.thresholds import Evidence
 from embedmig.quality import compare, golden
-from embedmig.quality.answers import Answers, rows_once, worst
+from embedmig.quality.answers import Rankings, rows_once, worst
 from embedmig.quality.golden import GoldenSet, Question
 from embedmig.quality.measures import interval, overlap, rank_biased_overlap, score
 from embedmig.reading.canary import Canary
@@ -178,8 +178,8 @@ def test_a_comparison_says_better_only_where_the_uncertainty_leaves_no_doubt() -
 
 
 def test_a_threshold_on_the_old_distance_is_carried_over_by_what_it_lets_through() -> None:
-    old = Answers([[Hit((str(n),), 0, "OLD", n / 100) for n in range(101)]], [])
-    new = Answers([[Hit((str(n),), 0, "NEW", 0.5 + n / 200) for n in range(101)]], [])
+    old = Rankings([[Hit((str(n),), 0, "OLD", n / 100) for n in range(101)]], [])
+    new = Rankings([[Hit((str(n),), 0, "NEW", 0.5 + n / 200) for n in range(101)]], [])
     carried = {one.share: (one.old, one.new) for one in compare.distances(old, new)}
     assert carried[0.25] == pytest.approx((0.25, 0.625))
 

@@ -31,7 +31,7 @@ class SimulatedTime(asyncio.SelectorEventLoop):
 
 @dataclass
 class Server:
-    """Answers after ``seconds(in_flight, number of the request)``."""
+    """Rankings after ``seconds(in_flight, number of the request)``."""
 
     seconds: Callable[[int, int], float]
     in_flight: int = 0

@@ -11,15 +11,15 @@ import pytest
 
 from embedmig.embedders.pacing import (
     Bucket,
-    Fault,
     Limiter,
     Pacer,
     Policy,
+    RateLimitHeaders,
     Refused,
     StillFailing,
-    Told,
+    TransientFault,
+    rate_limit_headers,
     retry_after,
-    told_by,
 )
 from embedmig.embedders.pacing.limits import SECONDS_PER_MINUTE, seconds_in
 from embedmig.errors import EmbedderUnavailable
@@ -127,11 +127,14 @@ def test_faults_back_off_exponentially_with_full_jitter_up_to_the_cap() -> None:
 
 def test_a_call_that_only_meets_faults_is_handed_back_to_look_at_its_content() -> None:
     with pytest.raises(StillFailing, match="HTTP 500"):
-        run(pacer(Time(), policy=Policy(faults=3)), *[Fault("HTTP 500")] * 3)
+        run(pacer(Time(), policy=Policy(faults=3)), *[TransientFault("HTTP 500")] * 3)
 
 
 def test_a_patient_call_outlasts_any_number_of_faults() -> None:
-    assert run(pacer(Time(), policy=Policy(base=0.1, cap=1.0)), *[Fault("x")] * 50, "done", patient=True) == "done"
+    assert (
+        run(pacer(Time(), policy=Policy(base=0.1, cap=1.0)), *[TransientFault("x")] * 50, "done", patient=True)
+        == "done"
+    )
 
 
 def test_other_errors_pass_through_at_once_and_give_their_place_back() -> None:
@@ -282,7 +285,7 @@ def test_a_reset_is_read_in_every_form(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("left", ["-1", "x", "2000", "inf"])
 def test_headers_that_make_no_sense_say_nothing(left: str) -> None:
-    assert told_by({"x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": left}) == []
+    assert rate_limit_headers({"x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": left}) == []
 
 
 def test_when_the_server_says_that_little_is_left_calls_wait_until_there_is_enough() -> None:
@@ -290,7 +293,7 @@ def test_when_the_server_says_that_little_is_left_calls_wait_until_there_is_enou
         paced = pacer(time)
 
         async def call() -> str:
-            paced.hear([Told("tokens", 60_000, 500, reset=59.5)], 100)
+            paced.observe([RateLimitHeaders("tokens", 60_000, 500, reset=59.5)], 100)
             return "done"
 
         await paced.run(call, 100)
@@ -307,7 +310,7 @@ def test_no_call_waits_beyond_the_reset_that_the_server_names() -> None:
         paced = pacer(time)
 
         async def call() -> str:
-            paced.hear([Told("requests", 600, 0, reset=0.25)], 1)
+            paced.observe([RateLimitHeaders("requests", 600, 0, reset=0.25)], 1)
             return "done"
 
         for _ in range(3):
@@ -319,6 +322,6 @@ def test_no_call_waits_beyond_the_reset_that_the_server_names() -> None:
 
 
 def test_what_does_not_come_back_by_the_minute_is_not_taken_for_a_minutes_limit() -> None:
-    assert Told("tokens", 60_000, 30_000, reset=30.0).per_minute
-    assert not Told("requests", 10, 5, reset=0.5).per_minute
-    assert not Told("requests", 14_400, 14_000, reset=2400.0).per_minute
+    assert RateLimitHeaders("tokens", 60_000, 30_000, reset=30.0).per_minute
+    assert not RateLimitHeaders("requests", 10, 5, reset=0.5).per_minute
+    assert not RateLimitHeaders("requests", 14_400, 14_000, reset=2400.0).per_minute

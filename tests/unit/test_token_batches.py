@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmig.embedders.token_batches import Budget, batches
+from embedmig.embedders.token_batches import TokenBudget, batches
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=200)
 
@@ -23,7 +23,7 @@ def test_every_text_is_in_one_batch_and_no_batch_is_over_the_budget_but_of_a_sin
 
 
 def test_a_budget_is_halved_from_what_did_not_fit_and_never_grows() -> None:
-    budget = Budget(1000)
+    budget = TokenBudget(1000)
     budget.shrink_below(600)
     assert budget.tokens == 300
     budget.shrink_below(4000)

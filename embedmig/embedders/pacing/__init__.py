@@ -4,10 +4,17 @@ Pure: clock, sleep and chance are injected, and it knows no HTTP client and no d
 """
 
 from embedmig.embedders.pacing.level import Congestion, Limiter
-from embedmig.embedders.pacing.limits import Bucket, Budget, LocalBudget, Told, retry_after, told_by
-from embedmig.embedders.pacing.pacer import Fault, Pace, Pacer, Policy, Refused, StillFailing, Transient
+from embedmig.embedders.pacing.limits import (
+    Bucket,
+    LocalRateBudget,
+    RateBudget,
+    RateLimitHeaders,
+    rate_limit_headers,
+    retry_after,
+)
+from embedmig.embedders.pacing.pacer import Pace, Pacer, Policy, Refused, StillFailing, Transient, TransientFault
 
 __all__ = [
-    "Bucket", "Budget", "Congestion", "Fault", "Limiter", "LocalBudget", "Pace", "Pacer", "Policy", "Refused",
-    "StillFailing", "Told", "Transient", "retry_after", "told_by",
+    "Bucket", "RateBudget", "Congestion", "TransientFault", "Limiter", "LocalRateBudget", "Pace", "Pacer", "Policy", "Refused",
+    "StillFailing", "RateLimitHeaders", "Transient", "retry_after", "rate_limit_headers",
 ]  # fmt: skip

@@ -38,7 +38,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RateLimitHeaders:
     """What an answer says of a limit: ``left`` of ``limit`` now, all of it again in ``reset`` seconds."""
 
     kind: str
@@ -58,7 +58,7 @@ class Told:
         return min((self.limit - self.left) / self.reset, steady) if self.reset > 0 else steady
 
 
-def told_by(headers: Mapping[str, str]) -> list[Told]:
+def rate_limit_headers(headers: Mapping[str, str]) -> list[RateLimitHeaders]:
     """The limits in ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}``, those that make sense.
 
     https://developers.openai.com/api/docs/guides/rate-limits; some servers send zeros or -1 where there is no limit.
@@ -70,7 +70,7 @@ def told_by(headers: Mapping[str, str]) -> list[Told]:
         except (KeyError, ValueError):
             continue
         if 0 < limit < math.inf and 0 <= left <= limit:
-            found.append(Told(kind, limit, left, seconds_in(headers.get(f"x-ratelimit-reset-{kind}", ""))))
+            found.append(RateLimitHeaders(kind, limit, left, seconds_in(headers.get(f"x-ratelimit-reset-{kind}", ""))))
     return found
 
 
@@ -113,12 +113,12 @@ class ToldBucket:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._told: Told | None = None
+        self._told: RateLimitHeaders | None = None
         self._seen = clock()
         self._left = self._reset_at = 0.0
         self._on_the_way = 0.0
 
-    def hear(self, told: Told, amount: float) -> None:
+    def observe(self, told: RateLimitHeaders, amount: float) -> None:
         """A call of ``amount`` was answered; others on their way may be in what is said or not: they are taken as not."""
         self._told, self._seen, self._left = told, self._clock(), told.left - (self._on_the_way - amount)
         self._reset_at = self._seen + told.reset
@@ -141,7 +141,7 @@ class ToldBucket:
         self._on_the_way -= amount
 
 
-class Budget(Protocol):
+class RateBudget(Protocol):
     """What a minute allows, of this worker or of all that share it."""
 
     @property
@@ -157,7 +157,7 @@ class Budget(Protocol):
         """Corrects what was taken on an estimate; negative where it was more."""
         ...
 
-    def hear(self, told: Told) -> None:
+    def observe(self, told: RateLimitHeaders) -> None:
         """What the API says of a limit of its own."""
         ...
 
@@ -170,7 +170,7 @@ class Budget(Protocol):
         ...
 
 
-class LocalBudget:
+class LocalRateBudget:
     """The limits of the configuration, for this process alone."""
 
     def __init__(
@@ -183,7 +183,7 @@ class LocalBudget:
         self.holding = ""
 
     async def take(self, tokens: float) -> None:
-        """See :class:`Budget`."""
+        """See :class:`RateBudget`."""
         waits = {
             "requests_per_minute": self._requests.take(1) if self._requests else 0.0,
             "tokens_per_minute": self._tokens.take(tokens) if self._tokens else 0.0,
@@ -195,12 +195,12 @@ class LocalBudget:
             self.holding = ""
 
     def give_back(self, tokens: float) -> None:
-        """See :class:`Budget`."""
+        """See :class:`RateBudget`."""
         if self._tokens:
             self._tokens.give_back(tokens)
 
-    def hear(self, told: Told) -> None:
-        """Alone, to go by each answer is enough."""
+    def observe(self, told: RateLimitHeaders) -> None:
+        """NoWorkers, to go by each answer is enough."""
 
     async def hold(self, seconds: float) -> None:
         """Nobody else is to be told."""

@@ -1,6 +1,6 @@
 """Runs calls within the limits, again and again until they succeed or patience is over.
 
-A call says with :class:`Refused` that the API wants us to slow down and with :class:`Fault` that it failed; everything
+A call says with :class:`Refused` that the API wants us to slow down and with :class:`TransientFault` that it failed; everything
 else that it raises goes to the caller.
 
 Refusals (429) never count as failed attempts: the same request, in full, is sent again when the API allows it.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from embedmig.embedders.pacing.level import Congestion, Limiter
-from embedmig.embedders.pacing.limits import Budget, Clock, LocalBudget, Sleep, Told, ToldBucket
+from embedmig.embedders.pacing.limits import Clock, LocalRateBudget, RateBudget, RateLimitHeaders, Sleep, ToldBucket
 from embedmig.errors import EmbedderUnavailable
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Refused(Transient):
     """The API asks for fewer requests (429, 503)."""
 
 
-class Fault(Transient):
+class TransientFault(Transient):
     """The API failed: 5xx, a time-out, a torn connection."""
 
 
@@ -99,7 +99,7 @@ class Pacer:
         chance: Chance = random.random,
     ) -> None:
         self.policy = policy or Policy()
-        self.budget: Budget = LocalBudget(requests_per_minute, tokens_per_minute, clock, sleep)
+        self.budget: RateBudget = LocalRateBudget(requests_per_minute, tokens_per_minute, clock, sleep)
         self._clock, self._sleep, self._chance = clock, sleep, chance
         self._limiter, self._congestion = Limiter(concurrency), Congestion()
         self._told = {kind: ToldBucket(clock) for kind in ("requests", "tokens")}
@@ -141,11 +141,11 @@ class Pacer:
         """Tells what a call really took where ``run`` was given an estimate."""
         self.budget.give_back(estimated - used)
 
-    def hear(self, limits: Sequence[Told], tokens: int) -> None:
+    def observe(self, limits: Sequence[RateLimitHeaders], tokens: int) -> None:
         """What the answer to a call of ``tokens`` says of the API's own limits; told from within the call."""
         for told in limits:
-            self._told[told.kind].hear(told, 1 if told.kind == "requests" else tokens)
-            self.budget.hear(told)
+            self._told[told.kind].observe(told, 1 if told.kind == "requests" else tokens)
+            self.budget.observe(told)
 
     async def _attempt(self, call: Callable[[], Awaitable[T]], tokens: int, attempts: _Attempts) -> T:
         await self.budget.take(tokens)

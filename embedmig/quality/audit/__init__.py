@@ -9,7 +9,7 @@ from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.quality.audit.checks import audit_alias, audit_collection, audit_space, untagged_columns
-from embedmig.quality.audit.context import Grounds
+from embedmig.quality.audit.context import AuditContext
 from embedmig.quality.audit.finding import AuditFinding, Sampled
 from embedmig.quality.audit.reembedding import sample_space
 
@@ -35,7 +35,7 @@ class Audit:
     findings: list[AuditFinding] = field(default_factory=list)
 
 
-def audit(grounds: Grounds, conn: Connection, collections: list[str], *, sample: int = 0, seed: int = 0) -> Audit:
+def audit(context: AuditContext, conn: Connection, collections: list[str], *, sample: int = 0, seed: int = 0) -> Audit:
     """Looks at every space of some collections, and at vector columns that no space accounts for.
 
     ``sample`` vectors of each space are made anew by the model that is said to have made them; which ones, ``seed``
@@ -43,33 +43,33 @@ def audit(grounds: Grounds, conn: Connection, collections: list[str], *, sample:
     """
     found = Audit()
     for name in collections:
-        for space, findings in _audit(grounds, conn, name, sample, seed):
+        for space, findings in _audit(context, conn, name, sample, seed):
             found.spaces.extend([space] if space else [])
             found.findings.extend(findings)
     return found
 
 
 def _audit(
-    grounds: Grounds, conn: Connection, name: str, sample: int, seed: int
+    context: AuditContext, conn: Connection, name: str, sample: int, seed: int
 ) -> Iterator[tuple[Audited | None, list[AuditFinding]]]:
-    source = grounds.source(conn, name)
-    records = grounds.registry.spaces(conn, name) if ledger_exists(conn, grounds.database.schema) else []
+    source = context.source(conn, name)
+    records = context.registry.spaces(conn, name) if ledger_exists(conn, context.database.schema) else []
     yield None, untagged_columns(conn, source, records)
     if not records:
         return
     yield (
         None,
-        [*audit_collection(conn, grounds.registry, source, records), *audit_alias(conn, grounds.registry, source)],
+        [*audit_collection(conn, context.registry, source, records), *audit_alias(conn, context.registry, source)],
     )
     for record in records:
         if record.state != "retired":
-            yield _audit_space(grounds, conn, record, records, sample, seed)
+            yield _audit_space(context, conn, record, records, sample, seed)
 
 
 def _audit_space(
-    grounds: Grounds, conn: Connection, record: SpaceRecord, records: list[SpaceRecord], sample: int, seed: int
+    context: AuditContext, conn: Connection, record: SpaceRecord, records: list[SpaceRecord], sample: int, seed: int
 ) -> tuple[Audited, list[AuditFinding]]:
-    source = grounds.source(conn, record.collection)
-    vectors, findings = audit_space(conn, grounds.registry, source, record, records)
-    drawn, foreign = sample_space(grounds, conn, source, record, sample, seed) if sample and vectors else (None, [])
+    source = context.source(conn, record.collection)
+    vectors, findings = audit_space(conn, context.registry, source, record, records)
+    drawn, foreign = sample_space(context, conn, source, record, sample, seed) if sample and vectors else (None, [])
     return Audited(record.collection, record.version, record.state, vectors, drawn), [*findings, *foreign]

@@ -29,7 +29,7 @@ INDEX_FROM = 1_000  # below, reading every vector is quicker than an index
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class RowCheck:
     """A fault that a row shows by itself: a condition over the relation ``r`` that :func:`relation_of` gives."""
 
     code: str
@@ -44,7 +44,7 @@ def audit_space(
     """How many vectors a space has, and what is wrong with them; one snapshot, two passes."""
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read")
-        vectors, found = run_probes(conn, source, record, probes_of(conn, source, record, records))
+        vectors, found = run_checks(conn, source, record, row_checks(conn, source, record, records))
         found += against_source(conn, registry, source, record)
         found += audit_index(conn, source, record, vectors)
     return vectors, found
@@ -66,7 +66,9 @@ def relation_of(source: Source, record: SpaceRecord) -> sql.Composed:
     )
 
 
-def probes_of(conn: Connection, source: Source, record: SpaceRecord, records: Sequence[SpaceRecord]) -> Iterator[Probe]:
+def row_checks(
+    conn: Connection, source: Source, record: SpaceRecord, records: Sequence[SpaceRecord]
+) -> Iterator[RowCheck]:
     """What is asked of every vector. In an adopted column other versions may stand beside this one."""
     tags = [
         one.version
@@ -75,20 +77,20 @@ def probes_of(conn: Connection, source: Source, record: SpaceRecord, records: Se
     ]
     mine = sql.SQL("r.version = {}").format(sql.Literal(record.version))
     yield _untagged(conn, source, record)
-    yield Probe(
+    yield RowCheck(
         "unknown-version",
         sql.SQL("r.version <> all({})").format(sql.Literal(tags)),
         "carry a version that embedmig doesn't know",
         "find the writer: select the version column of these keys; no alias shows them",
     )
-    yield Probe(
+    yield RowCheck(
         "wrong-dimensions",
         sql.SQL("{} and r.dims <> {}").format(mine, sql.Literal(record.space.dimensions)),
         f"don't have the {record.space.dimensions} dimensions that the version says",
         "they are of another model: embed these rows anew, or clear them",
     )
-    yield Probe("nan", sql.SQL("r.norm = 'NaN'"), "hold NaN", "check the disk: pgvector takes no NaN in")
-    yield Probe(
+    yield RowCheck("nan", sql.SQL("r.norm = 'NaN'"), "hold NaN", "check the disk: pgvector takes no NaN in")
+    yield RowCheck(
         "zero",
         sql.SQL("{} and r.norm = 0").format(mine),
         "are zero: nearest to everything or to nothing",
@@ -96,7 +98,7 @@ def probes_of(conn: Connection, source: Source, record: SpaceRecord, records: Se
     )
     if record.space.normalize == "l2":
         far = sql.SQL("{} and r.norm > 0 and abs(r.norm - 1) > {}")
-        yield Probe(
+        yield RowCheck(
             "not-unit",
             far.format(mine, sql.Literal(NORM_TOLERANCE[record.space.storage])),
             "are not of unit norm, which the version's norm-l2 says",
@@ -104,46 +106,53 @@ def probes_of(conn: Connection, source: Source, record: SpaceRecord, records: Se
         )
 
 
-def _untagged(conn: Connection, source: Source, record: SpaceRecord) -> Probe:
+def _untagged(conn: Connection, source: Source, record: SpaceRecord) -> RowCheck:
     """Adoption tags all rows that are there, so what is untagged now came later: from a writer that sets no version."""
     condition = sql.SQL("r.version is null")
     query = "select atthasmissing from pg_attribute where attrelid = %s and attname = %s"
     if record.adopted and scalar(conn, query, (source.oid, record.version_column)):
-        return Probe(
+        return RowCheck(
             "writer",
             condition,
             "were written since the adoption by something that sets no version; no search finds them",
             f'let it set {record.version_column} with the vector, or adopt with writer="embedmig"',
         )
-    return Probe(
+    return RowCheck(
         "untagged", condition, "carry no version; no search finds them", "set it where it is known what made them"
     )
 
 
-def run_probes(
-    conn: Connection, source: Source, record: SpaceRecord, probes: Iterator[Probe]
+def run_checks(
+    conn: Connection, source: Source, record: SpaceRecord, row_checks: Iterator[RowCheck]
 ) -> tuple[int, list[AuditFinding]]:
     """Counts all faults in one pass; looks some keys up for those that are there."""
-    asked = list(probes)
+    asked = list(row_checks)
     relation = relation_of(source, record)
-    counts = [sql.SQL("count(*) filter (where {})").format(probe.condition) for probe in asked]
+    counts = [sql.SQL("count(*) filter (where {})").format(row_check.condition) for row_check in asked]
     tagged = sql.SQL("count(*) filter (where r.version = {})").format(sql.Literal(record.version))
     query = sql.SQL("select count(*), {} from {}").format(sql.SQL(", ").join([tagged, *counts]), relation)
     row = conn.execute(query).fetchone()
     assert row is not None
     found = [
-        finding(record, probe, count, row[0], some_keys(conn, sql.SQL("select r.key from {} where {}").format(relation, probe.condition)))
-        for probe, count in zip(asked, row[2:], strict=True)
+        finding(record, row_check, count, row[0], some_keys(conn, sql.SQL("select r.key from {} where {}").format(relation, row_check.condition)))
+        for row_check, count in zip(asked, row[2:], strict=True)
         if count
     ]  # fmt: skip
     return row[1], found
 
 
-def finding(record: SpaceRecord, probe: Probe, count: int, of: int, keys: list[str]) -> AuditFinding:
+def finding(record: SpaceRecord, row_check: RowCheck, count: int, of: int, keys: list[str]) -> AuditFinding:
     """A fault with its numbers."""
-    message = f"{count:,} of {of:,} vectors {probe.message}"
+    message = f"{count:,} of {of:,} vectors {row_check.message}"
     return AuditFinding(
-        probe.code, record.collection, record.version, count, count / of if of else None, message, probe.hint, keys
+        row_check.code,
+        record.collection,
+        record.version,
+        count,
+        count / of if of else None,
+        message,
+        row_check.hint,
+        keys,
     )
 
 

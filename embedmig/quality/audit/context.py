@@ -11,9 +11,9 @@ from embedmig.source import Source
 from embedmig.types import Space
 
 
-class Grounds(Protocol):
+class AuditContext(Protocol):
     """The database's side of a project: where the vectors are, their sources, and the models that are said to have made
-    them. The site of a run is one.
+    them. The context of a run is one.
     """
 
     database: Database

@@ -19,7 +19,7 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.model_check import cosines_of
 from embedmig.lazy import Later
-from embedmig.quality.audit.context import Grounds
+from embedmig.quality.audit.context import AuditContext
 from embedmig.quality.audit.finding import KEYS_SHOWN, AuditFinding, Sampled
 from embedmig.source import DOC_HASH, HAS_TEXT, Source
 
@@ -52,14 +52,14 @@ class Drawn:
 
 
 def sample_space(
-    grounds: Grounds, conn: Connection, source: Source, record: SpaceRecord, size: int, seed: int
+    context: AuditContext, conn: Connection, source: Source, record: SpaceRecord, size: int, seed: int
 ) -> tuple[Sampled, list[AuditFinding]]:
     """Draws up to ``size`` vectors at random, embeds their texts, and counts those that the model did not make.
 
     No transaction is open while the model works. Raises what the model raises.
     """
     drawn = draw(conn, source, record, size, seed)
-    cosines = asyncio.run(compare(grounds.encoder(record.space, record.weights), drawn))
+    cosines = asyncio.run(compare(context.encoder(record.space, record.weights), drawn))
     measured = cosines[np.isfinite(cosines)]
     foreign = [one.key for one, cosine in zip(drawn, cosines, strict=True) if cosine < FOREIGN_BELOW]
     checked = len(measured)

@@ -33,7 +33,7 @@ MARK = "embedmig "  # what the comment on an index begins with that a search has
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class IndexEncoding:
     """What an index holds of each vector, and how many candidates a search takes from it for each result it wants."""
 
     storage: IndexStorage
@@ -43,7 +43,7 @@ class Form:
         """For the comment on the index, which every reader may read."""
         return MARK + json.dumps(asdict(self))
 
-    def stand_in(self, space: Space, of: sql.Composable) -> sql.Composed:
+    def quantized(self, space: Space, of: sql.Composable) -> sql.Composed:
         """What is kept of a vector, as SQL.
 
         The column is cast to its bare type first, because the alias does so: an index is used where its expression is
@@ -76,17 +76,17 @@ def index_name(table: str, space: Space, storage: IndexStorage) -> str:
     return (table if len(table + suffix) <= 63 else table[: 63 - 9 - len(suffix)] + table[-9:]) + suffix
 
 
-def create(table: sql.Identifier, name: str, space: Space, form: Form, m: int, ef_construction: int, *, concurrently: bool) -> sql.Composed:  # fmt: skip
+def create(table: sql.Identifier, name: str, space: Space, form: IndexEncoding, m: int, ef_construction: int, *, concurrently: bool) -> sql.Composed:  # fmt: skip
     """``CREATE INDEX`` under the name of its form."""
     own = form.storage == space.storage
     column = ident("embedding")
     return sql.SQL("create index {} {} on {} using hnsw ({} {}) with (m = {}, ef_construction = {})").format(
         sql.SQL("concurrently" if concurrently else ""), ident(name), table,
-        column if own else sql.SQL("({})").format(form.stand_in(space, column)), form.operator_class(space), m, ef_construction,
+        column if own else sql.SQL("({})").format(form.quantized(space, column)), form.operator_class(space), m, ef_construction,
     )  # fmt: skip
 
 
-def form_of(conn: Connection, relation: sql.Composable) -> Form | None:
+def encoding_of(conn: Connection, relation: sql.Composable) -> IndexEncoding | None:
     """The stand-in that searches of a table, or of a view of it, have to ask for; None: the vectors themselves.
 
     From the catalog, which every role may read.
@@ -102,4 +102,4 @@ def form_of(conn: Connection, relation: sql.Composable) -> Form | None:
         {"name": name},
     ).fetchall()
     said = [row[0] for row in rows if row[0] and row[0].startswith(MARK)]
-    return Form(**json.loads(said[0].removeprefix(MARK))) if said else None
+    return IndexEncoding(**json.loads(said[0].removeprefix(MARK))) if said else None

@@ -216,7 +216,7 @@ class PgvectorStore:
         )
         conn.execute("set enable_hashjoin = off; set enable_mergejoin = off")
 
-    def take_turn(self, conn: Connection, *, alone: bool) -> None:
+    def wait_for_settling(self, conn: Connection, *, alone: bool) -> None:
         """Inside a transaction, before it looks at the data: who settles changes waits for batches that are being
         written, and they for it.
 
@@ -290,10 +290,10 @@ class PgvectorStore:
 
     def index_state(self, conn: Connection) -> IndexState:
         """The best state among the forms that the space's HNSW index may have: one that is valid is enough."""
-        found = {self.form_state(conn, storage) for storage in hnsw.storages(self.space)}
+        found = {self.encoding_state(conn, storage) for storage in hnsw.storages(self.space)}
         return next((state for state in ("valid", "building", "invalid") if state in found), "none")
 
-    def form_state(self, conn: Connection, storage: IndexStorage) -> IndexState:
+    def encoding_state(self, conn: Connection, storage: IndexStorage) -> IndexState:
         """The state of the index in one form; an INVALID one is what a killed concurrent build leaves behind."""
         return index_state(conn, self.record.table_schema, self.index_name(storage))
 
@@ -301,12 +301,14 @@ class PgvectorStore:
         """Fixed, and another for each form."""
         return hnsw.index_name(self.record.table_name, self.space, storage)
 
-    def create_index(self, form: hnsw.Form, *, concurrently: bool, m: int, ef_construction: int) -> sql.Composed:
+    def create_index(
+        self, form: hnsw.IndexEncoding, *, concurrently: bool, m: int, ef_construction: int
+    ) -> sql.Composed:
         """Builds the HNSW index under its fixed name."""
         name = self.index_name(form.storage)
         return hnsw.create(self.table, name, self.space, form, m, ef_construction, concurrently=concurrently)
 
-    def comment_index(self, form: hnsw.Form) -> sql.Composed:
+    def comment_index(self, form: hnsw.IndexEncoding) -> sql.Composed:
         """Tells searches what to ask for; an index over the vectors themselves needs nothing said."""
         comment = sql.SQL("null") if form.storage == self.space.storage else sql.Literal(form.comment())
         return sql.SQL("comment on index {} is {}").format(

@@ -8,7 +8,7 @@ from typing import Any
 
 from embedmig import commands, embedders
 from embedmig.commands import Ran, SpaceStatus
-from embedmig.embedders import CANARY
+from embedmig.embedders import PROBE_TEXT
 from embedmig.embedders.model_check import TEXTS
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Space
@@ -31,7 +31,7 @@ class Fake:
     def seen(self) -> Counter[str]:
         """Every text that was asked for as a document or a query, probes and canary texts left out."""
         seen = sum((one.seen for one in self.made), Counter[str]())
-        for harmless in (CANARY, *TEXTS):
+        for harmless in (PROBE_TEXT, *TEXTS):
             del seen[harmless]
         return seen
 
