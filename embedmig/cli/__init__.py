@@ -10,14 +10,14 @@ import sys
 import tempfile
 import traceback
 
-from embedmig.cli.terminal import app, settings
+from embedmig.cli.application import app, settings
 from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO, EmbedmigError
 
 # Importing them adds their commands, in the order of --help.
 # isort: off
 from embedmig.cli import migrating  # noqa: F401
 from embedmig.cli import inspecting  # noqa: F401
-from embedmig.cli import proving  # noqa: F401
+from embedmig.cli import evidence  # noqa: F401
 from embedmig.cli import operating  # noqa: F401
 
 # isort: on

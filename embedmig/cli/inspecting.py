@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from embedmig.cli.terminal import INSPECTING, Target, app, interruptible, settings
+from embedmig.cli.application import INSPECTING, Target, app, interruptible, settings
 from embedmig.errors import EXIT_NO, UsageError
 
 

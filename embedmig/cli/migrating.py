@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedmig.cli.terminal import (
+from embedmig.cli.application import (
     MIGRATING,
     AsSql,
     DryRun,

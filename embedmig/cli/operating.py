@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from embedmig.cli.terminal import (
+from embedmig.cli.application import (
     OPERATING,
     Collection,
     ExecutorName,

@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedmig.commands.asking import Found, gate, search
-    from embedmig.commands.auditing import audit, drift
-    from embedmig.commands.looking import HistoryEntry, Shown, check, current, heads, history, show
-    from embedmig.commands.migrating import PlannedOperation, PlannedRevision, Ran, downgrade, dry_run, stamp, upgrade
-    from embedmig.commands.operating import (
+    from embedmig.commands.search import Found, gate, search
+    from embedmig.commands.audit import audit, drift
+    from embedmig.commands.history import HistoryEntry, Shown, check, current, heads, history, show
+    from embedmig.commands.upgrade import PlannedOperation, PlannedRevision, Ran, downgrade, dry_run, stamp, upgrade
+    from embedmig.commands.sync import (
         Retired,
         alias_drop,
         alias_rebuild,
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
         sync,
         throttle,
     )
-    from embedmig.commands.planning import Duration, Forecast, Plan, Sizes, plan
+    from embedmig.commands.plan import Duration, Forecast, Plan, Sizes, plan
     from embedmig.commands.project import Project, open_project
-    from embedmig.commands.proving import Compared, Evaluated, Made, compare, evaluate, make_golden
-    from embedmig.commands.reporting import report
-    from embedmig.commands.standing import CollectionStatus, Rollback, SpaceStatus, Status, status
-    from embedmig.commands.writing import Wanted, init, merge, rebase, revision
+    from embedmig.commands.evaluate import Compared, Evaluated, Made, compare, evaluate, make_golden
+    from embedmig.commands.report import report
+    from embedmig.commands.status import CollectionStatus, Rollback, SpaceStatus, Status, status
+    from embedmig.commands.revision import Wanted, init, merge, rebase, revision
     from embedmig.lint import Finding
 
 __all__ = [
@@ -40,17 +40,17 @@ __all__ = [
 ]  # fmt: skip
 
 _ROOMS = {
-    "embedmig.commands.asking": "Found gate search",
-    "embedmig.commands.auditing": "audit drift",
-    "embedmig.commands.looking": "HistoryEntry Shown check current heads history show",
-    "embedmig.commands.migrating": "PlannedOperation PlannedRevision Ran downgrade dry_run stamp upgrade",
-    "embedmig.commands.operating": "Retired alias_drop alias_rebuild backfill follow pause resume retire sync throttle",
-    "embedmig.commands.planning": "Duration Forecast Plan Sizes plan",
+    "embedmig.commands.search": "Found gate search",
+    "embedmig.commands.audit": "audit drift",
+    "embedmig.commands.history": "HistoryEntry Shown check current heads history show",
+    "embedmig.commands.upgrade": "PlannedOperation PlannedRevision Ran downgrade dry_run stamp upgrade",
+    "embedmig.commands.sync": "Retired alias_drop alias_rebuild backfill follow pause resume retire sync throttle",
+    "embedmig.commands.plan": "Duration Forecast Plan Sizes plan",
     "embedmig.commands.project": "Project open_project",
-    "embedmig.commands.proving": "Compared Evaluated Made compare evaluate make_golden",
-    "embedmig.commands.reporting": "report",
-    "embedmig.commands.standing": "CollectionStatus Rollback SpaceStatus Status status",
-    "embedmig.commands.writing": "Wanted init merge rebase revision",
+    "embedmig.commands.evaluate": "Compared Evaluated Made compare evaluate make_golden",
+    "embedmig.commands.report": "report",
+    "embedmig.commands.status": "CollectionStatus Rollback SpaceStatus Status status",
+    "embedmig.commands.revision": "Wanted init merge rebase revision",
     "embedmig.lint": "Finding",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}

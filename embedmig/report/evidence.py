@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embedmig.commands.proving import Compared, Evaluated, Made
+from embedmig.commands.evaluate import Compared, Evaluated, Made
 from embedmig.gates.evidence import Evaluation
 from embedmig.quality.compare import ChangedQuery
 from embedmig.report.tables import percent

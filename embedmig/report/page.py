@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from embedmig.commands.reporting import Report
-from embedmig.commands.standing import Status
+from embedmig.commands.report import Report
+from embedmig.commands.status import Status
 from embedmig.report.tables import percent, size
 from embedmig.revisions.authoring import template_dir
 from embedmig.types import Verdict

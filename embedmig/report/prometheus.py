@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from embedmig.commands.standing import CollectionStatus, SpaceStatus, Status
+from embedmig.commands.status import CollectionStatus, SpaceStatus, Status
 
 Sample = tuple[str, dict[str, str], float]
 

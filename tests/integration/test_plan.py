@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from embedmig import commands
-from embedmig.commands.launching import launch
+from embedmig.commands.eta import launch
 from embedmig.embedders.prices import PRICES_OF
 from embedmig.errors import AnswerIsNo, EmbedderUnavailable, Interrupted
 from embedmig.report.page import page
@@ -205,7 +205,7 @@ def test_a_probe_of_a_model_that_can_not_be_reached_says_so(project: Project, mo
     project.documents(5)
     project.space_script("0001", model="openai/text-embedding-3-small", version="1", dimensions=64)
     project.configure(CONFIG, '\n[embedders.openai]\nbase_url = "http://127.0.0.1:9"\n')
-    monkeypatch.setattr("embedmig.commands.planning.PATIENCE", 0.1)
+    monkeypatch.setattr("embedmig.commands.plan.PATIENCE", 0.1)
     with pytest.raises(EmbedderUnavailable, match="no success from the API"):
         forecast(project, probe_texts=5)
     project.configure(CONFIG)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from embedmig.cli.terminal import INSPECTING, Collection, OneCollection, VersionTag, app, settings
+from embedmig.cli.application import INSPECTING, Collection, OneCollection, VersionTag, app, settings
 from embedmig.errors import EXIT_NO
 
 

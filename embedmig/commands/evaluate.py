@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 
-from embedmig.commands.asking import find_space
+from embedmig.commands.search import find_space
 from embedmig.commands.project import Project
 from embedmig.database import Connection, first_line
 from embedmig.database.ledger import ledger_exists

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from embedmig.commands.asking import gate_of
+from embedmig.commands.search import gate_of
 from embedmig.commands.project import Project
 from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists

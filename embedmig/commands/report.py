@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from embedmig.commands.auditing import audit
-from embedmig.commands.launching import Eta, launch
+from embedmig.commands.audit import audit
+from embedmig.commands.eta import Eta, launch
 from embedmig.commands.project import Project
-from embedmig.commands.proof import Proof, proof
-from embedmig.commands.standing import Status, status
+from embedmig.commands.evidence import Proof, proof
+from embedmig.commands.status import Status, status
 from embedmig.database.ledger import Attempt, ledger_exists
 from embedmig.quality.audit import Audit
 

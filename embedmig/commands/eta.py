@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from embedmig.commands.migrating import steps_between
+from embedmig.commands.upgrade import steps_between
 from embedmig.commands.project import Project
 from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from embedmig.commands.migrating import PlannedOperation, PlannedRevision, dry_run, steps_between
+from embedmig.commands.upgrade import PlannedOperation, PlannedRevision, dry_run, steps_between
 from embedmig.commands.project import Project
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, scalar

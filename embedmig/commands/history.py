@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from embedmig.commands.project import Project, applied_heads, applied_revisions
-from embedmig.commands.standing import attempt_line
+from embedmig.commands.status import attempt_line
 from embedmig.database.ledger import RecordedEstimate, ledger_exists
 from embedmig.errors import EmbedmigError
 from embedmig.lint import Finding, findings
