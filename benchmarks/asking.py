@@ -12,10 +12,10 @@ from pathlib import Path
 
 from psycopg import sql
 
+import embedmig
 from benchmarks.place import CONFIG, Place
 from benchmarks.startup import once
-from embedmig import commands
-from embedmig.commands import open_project
+from embedmig import open_project
 
 EMBEDMIG = str(Path(sysconfig.get_path("scripts")) / "embedmig")
 SPACE = """
@@ -64,7 +64,7 @@ def project(place: Place, rows: int) -> Path:
     with place.connect() as conn:
         conn.execute("create extension if not exists vector")
         conn.execute(f"create table {table} (id bigint primary key, title text, body text)")
-        commands.upgrade(open_project(folder / "embedmig.toml"))  # of nothing: no model has to work
+        embedmig.upgrade(open_project(folder / "embedmig.toml"))  # of nothing: no model has to work
         space = conn.execute(f"select table_name from embedmig_{rows}.spaces").fetchone()
         assert space is not None
         conn.execute(f"alter table {table} disable trigger user")

@@ -24,10 +24,10 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
+import embedmig
 from benchmarks.place import DICTIONARY, ROOT, Corpus, Place, dictionary, opened
 from benchmarks.run import machine
-from embedmig import commands
-from embedmig.commands import Project
+from embedmig import Project
 
 ROWS = 4_000
 DIMENSIONS = 256
@@ -68,7 +68,7 @@ class Detected:
 def measure(place: Place, corpus: Corpus, storage: str, sample: int, seeds: int) -> list[Detected]:
     """Fills a space, and audits it under every share and seed."""
     project = place.project(corpus, {"0001": SCRIPT.format(storage=storage)})
-    commands.upgrade(project)
+    embedmig.upgrade(project)
     with place.connect() as conn:
         table = conn.execute("select format('%I.%I', table_schema, table_name) from embedmig.spaces").fetchone()[0]  # type: ignore[index]
         make_strangers(conn, table, storage, strangers(corpus))
@@ -115,7 +115,7 @@ def detect(
     for seed in range(seeds):
         chosen = f"select id from strangers order by hashtextextended(id::text, {10_000 + seed}) limit round({share} * (select count(*) from strangers))"
         conn.execute(f"update {table} e set embedding = s.embedding from strangers s where e.id = s.id and s.id in ({chosen})")  # fmt: skip
-        found = commands.audit(project, "docs", sample=sample, seed=seed)
+        found = embedmig.audit(project, "docs", sample=sample, seed=seed)
         assert found.spaces[0].sample is not None
         assert bool(found.spaces[0].sample.foreign) == any(one.code == "foreign" for one in found.findings)
         samples.append(found.spaces[0].sample)

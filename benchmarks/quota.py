@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
+import embedmig
 from benchmarks.place import ROOT, Place, opened
-from embedmig import commands
 from embedmig.database import schema
 from embedmig.types import Space
 
@@ -57,7 +57,7 @@ def measure(place: Place, workers: int, limits: str, seconds: float) -> Run:
     with server() as api:
         config = place.folder / "embedmig.toml"
         config.write_text(CONFIG.format(url=place.url, api=api, limits=limits))
-        context = commands.open_project(config).context(start=True)
+        context = embedmig.open_project(config).context(start=True)
         schema.upgrade(context.database)
         command = [sys.executable, "-m", "benchmarks.quota", "--embed", str(config)]
         processes = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) for _ in range(workers)]
@@ -106,7 +106,7 @@ def server() -> Iterator[str]:
 
 def embed(config: Path) -> None:
     """A worker: embeds until it is killed."""
-    context = commands.open_project(config).context(start=False)
+    context = embedmig.open_project(config).context(start=False)
     encoder = context.encoder(SPACE, traffic="bulk")
     texts = ["of ordinary length " * length for length in range(4, 20) for _ in range(4)]
 

@@ -18,10 +18,10 @@ from statistics import median
 import psycopg
 from psycopg import sql
 
+import embedmig
 from benchmarks import flip
 from benchmarks.place import CONFIG, ROOT, Place
-from embedmig import Reader, commands
-from embedmig.commands import Project, open_project
+from embedmig import Project, Reader, open_project
 from embedmig.operations.retire_space import retire_now
 
 SPACE = """
@@ -102,7 +102,7 @@ def filled(place: Place, rows: int) -> tuple[Project, dict[str, sql.Identifier]]
         conn.execute("drop schema if exists embedmig cascade; drop table if exists documents cascade")
         conn.execute("create table documents (id bigint primary key, title text, body text, tenant_id int)")
         conn.execute("create index on documents (tenant_id)")
-        commands.upgrade(open_project(folder / "embedmig.toml"))  # of nothing: no model has to work
+        embedmig.upgrade(open_project(folder / "embedmig.toml"))  # of nothing: no model has to work
         conn.execute("alter table documents disable trigger user")
         conn.execute(
             sql.SQL(

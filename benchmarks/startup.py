@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import embedmig
 from benchmarks.place import ROOT, Corpus, Place
-from embedmig import commands
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 ENV = """
@@ -70,7 +70,7 @@ class Pair:
 def measure(place: Place, found: Corpus, repeats: int) -> dict[str, list[Pair]]:
     """Pairs for ``--help`` and for ``upgrade head``; the first of each, which fills caches, is left out."""
     project = place.project(found, {"0001": SPACE})
-    commands.upgrade(project)
+    embedmig.upgrade(project)
     ours, theirs = project.config.path.parent, alembic_project(place)
     once([str(SCRIPTS / "alembic"), "upgrade", "head"], theirs)
     return {

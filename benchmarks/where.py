@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import embedmig
 from benchmarks import efficiency
 from benchmarks.document import rewrite
 from benchmarks.peers.__main__ import api
 from benchmarks.place import ROOT, Corpus, Place, dictionary, docstrings, opened
 from benchmarks.run import machine
-from embedmig import commands
 from embedmig.embedders import encoder, openai
 from embedmig.engine import pipeline
 from embedmig.events import Event, OperationFinished, OperationStarted
@@ -157,7 +157,7 @@ def measure(place: Place, corpus: Corpus, dimensions: int) -> dict[str, dict[str
         backends = Backends(place)
         backends.start()
         with counted(watch):
-            commands.upgrade(project, report=listen)
+            embedmig.upgrade(project, report=listen)
         inside = backends.over()
     efficiency.check(place, len(corpus.rows))
     (cpu_began, wall_began), (cpu_ended, wall_ended) = marks[OperationStarted], marks[OperationFinished]

@@ -1,7 +1,8 @@
 """embedmig makes a change of embedding model an ordinary database migration.
 
 Scripts import :class:`Space`, :class:`Chunk`, ``op`` and :func:`within`; applications import :class:`Reader` or
-:class:`AsyncReader`.
+:class:`AsyncReader`; programs call the commands as functions. All that stands in ``__all__`` is the public API, which
+docs/python.md describes. No public name is a submodule's: importing ``embedmig.report`` must not hide a function.
 """
 
 from __future__ import annotations
@@ -10,24 +11,171 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedmig.commands.alias import alias_drop as alias_drop
+    from embedmig.commands.alias import alias_rebuild as alias_rebuild
+    from embedmig.commands.audit import audit as audit
+    from embedmig.commands.backfill import backfill as backfill
+    from embedmig.commands.check import check as check
+    from embedmig.commands.compare import ComparisonResult as ComparisonResult
+    from embedmig.commands.compare import compare as compare
+    from embedmig.commands.current import current as current
+    from embedmig.commands.downgrade import downgrade as downgrade
+    from embedmig.commands.drift import drift as drift
+    from embedmig.commands.dry_run import PlannedOperation as PlannedOperation
+    from embedmig.commands.dry_run import PlannedRevision as PlannedRevision
+    from embedmig.commands.dry_run import dry_run as dry_run
+    from embedmig.commands.evaluate import DrawnGoldenSet as DrawnGoldenSet
+    from embedmig.commands.evaluate import EvaluationResult as EvaluationResult
+    from embedmig.commands.evaluate import evaluate as evaluate
+    from embedmig.commands.evaluate import make_golden as make_golden
+    from embedmig.commands.gate import gate as gate
+    from embedmig.commands.heads import heads as heads
+    from embedmig.commands.history import HistoryEntry as HistoryEntry
+    from embedmig.commands.history import history as history
+    from embedmig.commands.init import init as init
+    from embedmig.commands.merge import merge as merge
+    from embedmig.commands.plan import Forecast as Forecast
+    from embedmig.commands.plan import Plan as Plan
+    from embedmig.commands.plan import plan as plan
+    from embedmig.commands.project import Project as Project
+    from embedmig.commands.project import ProjectLike as ProjectLike
+    from embedmig.commands.project import open_project as open_project
+    from embedmig.commands.rebase import rebase as rebase
+    from embedmig.commands.report import Report as Report
+    from embedmig.commands.report import gather_report as gather_report
+    from embedmig.commands.retire import RetiredSpace as RetiredSpace
+    from embedmig.commands.retire import retire as retire
+    from embedmig.commands.revision import revision as revision
+    from embedmig.commands.running import RunResult as RunResult
+    from embedmig.commands.search import SearchResult as SearchResult
+    from embedmig.commands.search import search as search
+    from embedmig.commands.server import server_url as server_url
+    from embedmig.commands.server import stop_server as stop_server
+    from embedmig.commands.show import RevisionDetails as RevisionDetails
+    from embedmig.commands.show import show as show
+    from embedmig.commands.stamp import stamp as stamp
+    from embedmig.commands.status import CollectionStatus as CollectionStatus
+    from embedmig.commands.status import Rollback as Rollback
+    from embedmig.commands.status import SpaceStatus as SpaceStatus
+    from embedmig.commands.status import Status as Status
+    from embedmig.commands.status import status as status
+    from embedmig.commands.sync import follow as follow
+    from embedmig.commands.sync import sync as sync
+    from embedmig.commands.throttle import pause as pause
+    from embedmig.commands.throttle import resume as resume
+    from embedmig.commands.throttle import throttle as throttle
+    from embedmig.commands.upgrade import upgrade as upgrade
+    from embedmig.config.settings import EmbedderSettings as EmbedderSettings
+    from embedmig.engine.sync import Synced as Synced
+    from embedmig.errors import AliasMoved as AliasMoved
+    from embedmig.errors import AnswerIsNo as AnswerIsNo
+    from embedmig.errors import BadAnswer as BadAnswer
+    from embedmig.errors import ConfigError as ConfigError
+    from embedmig.errors import CutoverBlocked as CutoverBlocked
+    from embedmig.errors import DatabaseFailed as DatabaseFailed
+    from embedmig.errors import DatabaseUnavailable as DatabaseUnavailable
+    from embedmig.errors import DatabaseUnsuitable as DatabaseUnsuitable
+    from embedmig.errors import EmbedderError as EmbedderError
+    from embedmig.errors import EmbedderMisconfigured as EmbedderMisconfigured
+    from embedmig.errors import EmbedderUnavailable as EmbedderUnavailable
+    from embedmig.errors import EmbedmigError as EmbedmigError
+    from embedmig.errors import GateClosed as GateClosed
+    from embedmig.errors import GraphError as GraphError
+    from embedmig.errors import InputRefused as InputRefused
+    from embedmig.errors import Interrupted as Interrupted
+    from embedmig.errors import LockHeld as LockHeld
+    from embedmig.errors import MissingExtra as MissingExtra
+    from embedmig.errors import ModelChanged as ModelChanged
+    from embedmig.errors import PlanError as PlanError
+    from embedmig.errors import RequestTooLarge as RequestTooLarge
+    from embedmig.errors import RunSuperseded as RunSuperseded
+    from embedmig.errors import ScriptError as ScriptError
+    from embedmig.errors import SourceError as SourceError
+    from embedmig.errors import UnknownTarget as UnknownTarget
+    from embedmig.errors import UnpinnedModel as UnpinnedModel
+    from embedmig.errors import UsageError as UsageError
+    from embedmig.errors import WorkersLost as WorkersLost
     from embedmig.gates.thresholds import within as within
+    from embedmig.lint import Finding as Finding
     from embedmig.operations import op as op
+    from embedmig.quality.audit import Audit as Audit
+    from embedmig.quality.drift import Drift as Drift
     from embedmig.reading.reader import AsyncReader as AsyncReader
+    from embedmig.reading.reader import QueryVector as QueryVector
     from embedmig.reading.reader import Reader as Reader
+    from embedmig.report.page import write_report as write_report
     from embedmig.types import Chunk as Chunk
+    from embedmig.types import Hit as Hit
     from embedmig.types import Space as Space
+    from embedmig.types import Tally as Tally
+    from embedmig.types import Verdict as Verdict
 
 __version__ = "0.1.0"
-__all__ = ["AsyncReader", "Chunk", "Reader", "Space", "op", "within", "__version__"]
+__all__ = [
+    "__version__", "AliasMoved", "AnswerIsNo", "AsyncReader", "Audit", "BadAnswer", "Chunk", "CollectionStatus",
+    "ComparisonResult", "ConfigError", "CutoverBlocked", "DatabaseFailed", "DatabaseUnavailable",
+    "DatabaseUnsuitable", "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
+    "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed", "GraphError",
+    "HistoryEntry", "Hit", "InputRefused", "Interrupted", "LockHeld", "MissingExtra", "ModelChanged", "Plan",
+    "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "Report",
+    "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded", "ScriptError",
+    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "Synced", "Tally", "UnknownTarget",
+    "UnpinnedModel", "UsageError", "Verdict", "WorkersLost", "alias_drop", "alias_rebuild", "audit", "backfill",
+    "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
+    "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase", "resume",
+    "retire", "revision", "search", "server_url", "show", "stamp", "status", "stop_server", "sync", "throttle",
+    "upgrade", "within", "write_report",
+]  # fmt: skip
 
-_HOMES = {
-    "Chunk": "embedmig.types",
-    "Space": "embedmig.types",
-    "AsyncReader": "embedmig.reading.reader",
-    "Reader": "embedmig.reading.reader",
-    "op": "embedmig.operations",
-    "within": "embedmig.gates.thresholds",
+_PUBLIC = {
+    "embedmig.commands.alias": "alias_drop alias_rebuild",
+    "embedmig.commands.audit": "audit",
+    "embedmig.commands.backfill": "backfill",
+    "embedmig.commands.check": "check",
+    "embedmig.commands.compare": "ComparisonResult compare",
+    "embedmig.commands.current": "current",
+    "embedmig.commands.downgrade": "downgrade",
+    "embedmig.commands.drift": "drift",
+    "embedmig.commands.dry_run": "PlannedOperation PlannedRevision dry_run",
+    "embedmig.commands.evaluate": "DrawnGoldenSet EvaluationResult evaluate make_golden",
+    "embedmig.commands.gate": "gate",
+    "embedmig.commands.heads": "heads",
+    "embedmig.commands.history": "HistoryEntry history",
+    "embedmig.commands.init": "init",
+    "embedmig.commands.merge": "merge",
+    "embedmig.commands.plan": "Forecast Plan plan",
+    "embedmig.commands.project": "Project ProjectLike open_project",
+    "embedmig.commands.rebase": "rebase",
+    "embedmig.commands.report": "Report gather_report",
+    "embedmig.commands.retire": "RetiredSpace retire",
+    "embedmig.commands.revision": "revision",
+    "embedmig.commands.running": "RunResult",
+    "embedmig.commands.search": "SearchResult search",
+    "embedmig.commands.server": "server_url stop_server",
+    "embedmig.commands.show": "RevisionDetails show",
+    "embedmig.commands.stamp": "stamp",
+    "embedmig.commands.status": "CollectionStatus Rollback SpaceStatus Status status",
+    "embedmig.commands.sync": "follow sync",
+    "embedmig.commands.throttle": "pause resume throttle",
+    "embedmig.commands.upgrade": "upgrade",
+    "embedmig.config.settings": "EmbedderSettings",
+    "embedmig.engine.sync": "Synced",
+    "embedmig.errors": """
+        EmbedmigError UsageError ConfigError ScriptError GraphError UnknownTarget MissingExtra PlanError
+        UnpinnedModel SourceError DatabaseUnavailable DatabaseUnsuitable DatabaseFailed RunSuperseded
+        WorkersLost CutoverBlocked AliasMoved EmbedderError EmbedderMisconfigured EmbedderUnavailable
+        InputRefused RequestTooLarge BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
+    """,
+    "embedmig.gates.thresholds": "within",
+    "embedmig.lint": "Finding",
+    "embedmig.operations": "op",
+    "embedmig.quality.audit": "Audit",
+    "embedmig.quality.drift": "Drift",
+    "embedmig.reading.reader": "AsyncReader QueryVector Reader",
+    "embedmig.report.page": "write_report",
+    "embedmig.types": "Chunk Hit Space Tally Verdict",
 }
+_HOMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
@@ -35,3 +183,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedmig import commands, embedders
-from embedmig.commands import Ran, SpaceStatus
+import embedmig
+from embedmig import RunResult, SpaceStatus, embedders
 from embedmig.embedders import PROBE_TEXT
 from embedmig.embedders.model_check import TEXTS
 from embedmig.testing import FakeEmbedder
@@ -41,19 +41,19 @@ class Fake:
         return self
 
 
-def upgrade(project: Project, target: str = "head") -> Ran:
+def upgrade(project: Project, target: str = "head") -> RunResult:
     """``embedmig upgrade`` without the process."""
-    return commands.upgrade(project.opened(), target)
+    return embedmig.upgrade(project.opened(), target)
 
 
-def downgrade(project: Project, target: str = "-1") -> Ran:
+def downgrade(project: Project, target: str = "-1") -> RunResult:
     """``embedmig downgrade`` without the process."""
-    return commands.downgrade(project.opened(), target)
+    return embedmig.downgrade(project.opened(), target)
 
 
 def spaces(project: Project, collection: str = "docs") -> list[SpaceStatus]:
     """The spaces of a collection, as ``embedmig status`` shows them."""
-    return commands.status(project.opened()).collections[collection].spaces
+    return embedmig.status(project.opened()).collections[collection].spaces
 
 
 def space_script(

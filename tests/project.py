@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from embedmig import commands
+import embedmig
 
 Embed = Callable[[list[str], int], Any]
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "embedmig")
@@ -142,9 +142,9 @@ class Project:
         with self.connect() as conn:
             return conn.execute(query).fetchall()  # type: ignore[arg-type]
 
-    def opened(self) -> commands.Project:
+    def opened(self) -> embedmig.Project:
         """The project for calls within this process, read anew."""
-        return commands.open_project(self.folder / "embedmig.toml", database=self.url)
+        return embedmig.open_project(self.folder / "embedmig.toml", database=self.url)
 
     def expect_exact(self, where: str = "true", embed: Embed | None = None) -> None:
         """Every live space of ``docs`` holds what embedding the source from scratch would give: no more, no less.
@@ -171,7 +171,7 @@ class Project:
         # Byte code may be kept: without it every process would compile SQLAlchemy anew.
         dropped = ("EMBEDMIG_", "PYTHONDONTWRITEBYTECODE")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-        path = os.pathsep.join([str(self.folder), str(Path(commands.__file__).parents[2])])  # the tree that is tested
+        path = os.pathsep.join([str(self.folder), str(Path(embedmig.__file__).parents[1])])  # the tree that is tested
         return clean | {"TEST_DATABASE_URL": self.url, "PYTHONPATH": path} | self.environment
 
     def run(self, *arguments: str, expect: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,6 @@ from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO, EmbedmigErro
 # isort: off
 from embedmig.cli import migrating  # noqa: F401
 from embedmig.cli import inspecting  # noqa: F401
-from embedmig.cli import evidence  # noqa: F401
 from embedmig.cli import operating  # noqa: F401
 
 # isort: on

@@ -1,4 +1,4 @@
-"""The one application, the options before a command, and what commands share: arguments, display, Ctrl-C."""
+"""The application: the options before a command, how a result is shown, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedmig import __version__
-from embedmig.errors import EXIT_INTERRUPTED, UsageError
+from embedmig.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from embedmig.commands import Project
+    from embedmig import Project
     from embedmig.report.live import Live
-    from embedmig.workers import Executor
 
 EXAMPLE = """
 Makes a change of embedding model an ordinary database migration.
@@ -78,7 +77,7 @@ class Settings:
 
     def project(self, max_cost: float | None = None) -> Project:
         """Reads the configuration."""
-        from embedmig.commands import open_project
+        from embedmig import open_project
 
         return open_project(self.config, database=self.database, max_cost=max_cost)
 
@@ -118,33 +117,6 @@ def options(
 def from_here(path: Path) -> str:
     """A path as the current directory sees it, where it lies below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-# --- arguments that several commands take ---------------------------------------------------------------------
-
-Target = Annotated[str, typer.Argument(help="head, heads, +1, 0002, 2, a unique prefix, label@head.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the plan with rows, tokens, cost and disk; change nothing.")
-]
-AsSql = Annotated[bool, typer.Option("--sql", help="Print the SQL of what is SQL; change nothing.")]
-Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="As in \\[collections.NAME].")]
-OneCollection = Annotated[
-    str | None, typer.Argument(metavar="[COLLECTION]", help="One collection; all of them if none is named.")
-]
-VersionTag = Annotated[str | None, typer.Option("--version", metavar="TAG", help="A version's tag.")]
-MaxCost = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Stop before this run costs more.")]
-
-Workers = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="So many workers share the embedding.  [as configured, or 1]")
-]
-ExecutorName = Annotated[str, typer.Option("--executor", help="Where they run: processes (of this machine), or ray.")]
-
-
-def executor_of(name: str) -> Executor:
-    """Raises :class:`UsageError` for what is none."""
-    if name not in ("processes", "ray"):
-        raise UsageError(f"{name!r} is not an executor", hint="processes or ray")
-    return name  # type: ignore[return-value]  # checked above
 
 
 # --- around a run ----------------------------------------------------------------------------------------------

@@ -1,16 +1,19 @@
-"""Commands that look: where things stand, what scripts say, what an upgrade would take."""
+"""The panel Inspecting: commands that look, and measure."""
 
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from embedmig.cli.application import INSPECTING, Target, app, interruptible, settings
+import embedmig
+from embedmig.cli.application import INSPECTING, app, interruptible, settings
+from embedmig.cli.arguments import Collection, OneCollection, Target, VersionTag
 from embedmig.errors import EXIT_NO, UsageError
+
+Golden = Annotated[Path | None, typer.Option("--golden", metavar="FILE", help="A golden set.  [evals/COLLECTION.yaml]")]
 
 
 @app.command(rich_help_panel=INSPECTING)
@@ -25,13 +28,12 @@ def status(
     ] = "text",
 ) -> None:
     """Where everything stands: revisions, aliases, spaces, gates. Read-only."""
-    from embedmig import commands
     from embedmig.report.tables import status_table
 
     if watch:
         _watch()
         return
-    found = commands.status(settings.project(), exact=exact)
+    found = embedmig.status(settings.project(), exact=exact)
     if form == "prometheus":
         from embedmig.report.prometheus import exposition
 
@@ -50,14 +52,13 @@ def _watch() -> None:
 
     from rich.live import Live as Screen
 
-    from embedmig import commands
     from embedmig.report.tables import status_table
 
     project = settings.project()
     with interruptible() as stop, Screen(console=settings.out, screen=sys.stdout.isatty()) as screen:
         while not stop.is_set():
             began = time.monotonic()
-            screen.update(status_table(commands.status(project)), refresh=True)
+            screen.update(status_table(embedmig.status(project)), refresh=True)
             stop.wait(max(2.0, 10 * (time.monotonic() - began)))
 
 
@@ -70,54 +71,41 @@ def report(
     with_text: Annotated[bool, typer.Option("--with-text", help="Show the texts of queries, and keys.")] = False,
 ) -> None:
     """One self-contained HTML page: what is live, what is running, how far it is, how good, what happened."""
-    from embedmig import commands
-    from embedmig.report.page import page
-
-    found = commands.report(settings.project(), audited=audit, with_text=with_text)
-    html = page(found, now=datetime.now(UTC))
-    try:
-        output.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{output} can't be written: {error.strerror}", hint="-o names another file") from error
-    settings.show("report", {"path": str(output)}, lambda: str(output))
+    path = embedmig.write_report(settings.project(), output, audited=audit, with_text=with_text)
+    settings.show("report", {"path": path}, lambda: str(path))
 
 
 @app.command(rich_help_panel=INSPECTING)
 def history() -> None:
     """Every revision, newest first."""
-    from embedmig import commands
     from embedmig.report.tables import history_lines
 
-    entries = commands.history(settings.project())
+    entries = embedmig.history(settings.project())
     settings.show("revisions", entries, lambda: history_lines(entries))
 
 
 @app.command(rich_help_panel=INSPECTING)
 def heads() -> None:
     """The revisions that nothing builds on."""
-    from embedmig import commands
     from embedmig.report.tables import history_lines
 
-    entries = commands.heads(settings.project())
+    entries = embedmig.heads(settings.project())
     settings.show("revisions", entries, lambda: history_lines(entries))
 
 
 @app.command(rich_help_panel=INSPECTING)
 def current() -> None:
     """The applied heads."""
-    from embedmig import commands
-
-    applied = commands.current(settings.project())
+    applied = embedmig.current(settings.project())
     settings.show("current", applied, lambda: "\n".join(applied))
 
 
 @app.command(rich_help_panel=INSPECTING)
 def show(name: Annotated[str, typer.Argument(metavar="REV", help="head, 0002, 2, a unique prefix.")]) -> None:
     """One revision: its operations, checksum and attempts."""
-    from embedmig import commands
     from embedmig.report.forecasts import shown_script
 
-    shown = commands.show(settings.project(), name)
+    shown = embedmig.show(settings.project(), name)
     settings.show("shown", shown, lambda: shown_script(shown))
 
 
@@ -127,13 +115,12 @@ def check(
     form: Annotated[str, typer.Option("--format", help="text, json, github (annotations) or sarif.")] = "text",
 ) -> None:
     """For CI: careless scripts, edited ones, what is pending; docs/rules has a page a code. Exit 3 if anything is found."""
-    from embedmig import commands
     from embedmig.report.findings import github_lines, sarif_document, text_lines
 
     if form not in ("text", "json", "github", "sarif"):
         raise UsageError(f"format {form!r} is not known", hint="text, json, github or sarif")
     project = settings.project()
-    findings, folder = commands.check(project, offline=offline), project.config.path.parent
+    findings, folder = embedmig.check(project, offline=offline), project.config.path.parent
     if form == "github":
         print(github_lines(findings, folder), end="\n" if findings else "")
     elif form == "sarif":
@@ -157,9 +144,103 @@ def plan(
     ] = None,
 ) -> None:
     """What an upgrade would take, and which strategy fits. Changes nothing, and calls no model but with --probe."""
-    from embedmig import commands
     from embedmig.report.forecasts import plan_page
 
     texts = probe_texts or (0 if probe else None)
-    planned = commands.plan(settings.project(), target, probe_texts=texts)
+    planned = embedmig.plan(settings.project(), target, probe_texts=texts)
     settings.show("plan", planned, lambda: plan_page(planned))
+
+
+@app.command(rich_help_panel=INSPECTING)
+def gate(collection: Collection, version: VersionTag = None) -> None:
+    """Evaluate the gate of the newest space, or of a version; change nothing. Exit 0 open, 3 closed."""
+    from embedmig.report.tables import verdict_table
+
+    verdicts = embedmig.gate(settings.project(), collection, version)
+    settings.show("gates", verdicts, lambda: verdict_table(verdicts))
+    if not all(verdict.passed for verdict in verdicts):
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(rich_help_panel=INSPECTING)
+def audit(
+    collection: OneCollection = None,
+    sample: Annotated[int, typer.Option("--sample", metavar="N", help="Embed N texts of each space anew and compare; 0: none.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Which ones: the same seed draws the same.")] = 0,
+) -> None:  # fmt: skip
+    """What is really in the store, spaces and your own tables. Read-only. Exit 3 if anything is found."""
+    from embedmig.report.findings import audit_page
+
+    found = embedmig.audit(settings.project(), collection, sample=sample, seed=seed)
+    settings.show("audit", found, lambda: audit_page(found))
+    if found.findings:
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(rich_help_panel=INSPECTING)
+def drift(
+    collection: Collection,
+    model: Annotated[str, typer.Option(help="PROVIDER/MODEL that is to make the vectors from now on.")],
+    model_version: Annotated[str, typer.Option(help="The version that pins what the model's name stands for.")],
+    dimensions: Annotated[int | None, typer.Option(help="Length of its vectors; the active version's unless given.")] = None,
+    sample: Annotated[int, typer.Option("--sample", metavar="N", help="How many texts both models embed.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", help="Which ones: the same seed draws the same.")] = 0,
+) -> None:  # fmt: skip
+    """Does a new version of a model need the vectors made anew? Exit 0: no. 3: yes, or can't tell."""
+    from embedmig.report.findings import drift_page
+
+    asked = {"model": model, "version": model_version, "dimensions": dimensions, "sample": sample, "seed": seed}
+    found = embedmig.drift(settings.project(), collection, **asked)  # type: ignore[arg-type]  # as typer parsed them
+    settings.show("drift", found, lambda: drift_page(found))
+    if found.reindex != "no":
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(rich_help_panel=INSPECTING)
+def search(
+    collection: Collection,
+    text: Annotated[str, typer.Argument(help="The query.")],
+    k: Annotated[int, typer.Option("-k", help="How many rows.")] = 10,
+    version: VersionTag = None,
+) -> None:  # fmt: skip
+    """Encode with the model that made the vectors, and read through the alias."""
+    from embedmig.report.tables import hits_table
+
+    found = embedmig.search(settings.project(), collection, text, k, version)
+    settings.show("found", found, lambda: hits_table(found))
+
+
+@app.command(name="eval", rich_help_panel=INSPECTING)
+def evaluate(
+    collection: Collection,
+    version: VersionTag = None,
+    golden: Golden = None,
+    k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
+    make_golden: Annotated[int | None, typer.Option("--make-golden", metavar="N", help="Draw N known items from the corpus into the file, and measure nothing.")] = None,
+    exact_only: Annotated[bool, typer.Option("--exact-only", help="Leave the index out: the model's own quality alone.")] = False,
+) -> None:  # fmt: skip
+    """Measure quality on a golden set, of every live version or of one, and keep the result."""
+    from embedmig.report.evidence import evaluated_table, made_lines
+
+    if make_golden is not None:
+        made = embedmig.make_golden(settings.project(), collection, make_golden, golden)
+        settings.show("made", made, lambda: made_lines(made))
+        return
+    found = embedmig.evaluate(settings.project(), collection, version, golden_set=golden, k=k, exact_only=exact_only)
+    settings.show("evaluated", found, lambda: evaluated_table(found))
+
+
+@app.command(rich_help_panel=INSPECTING)
+def compare(
+    collection: Collection,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A version's tag.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The tag of the version to set beside it.")],
+    golden: Golden = None,
+    queries: Annotated[Path | None, typer.Option("--queries", metavar="FILE", help="Queries without judgements, one a line.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
+) -> None:  # fmt: skip
+    """Two versions side by side: what they share, what changes most, which is better and how sure that is."""
+    from embedmig.report.evidence import compared_page
+
+    found = embedmig.compare(settings.project(), collection, old, new, golden_set=golden, queries=queries, k=k)
+    settings.show("compared", found, lambda: compared_page(found))

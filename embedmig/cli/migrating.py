@@ -1,38 +1,21 @@
-"""Commands that write scripts and carry them out."""
+"""The panel Migrating: commands that write scripts and carry them out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from embedmig.cli.application import (
-    MIGRATING,
-    AsSql,
-    DryRun,
-    ExecutorName,
-    MaxCost,
-    Target,
-    Workers,
-    app,
-    executor_of,
-    from_here,
-    interruptible,
-    live,
-    settings,
-)
-
-if TYPE_CHECKING:
-    from embedmig.commands import Ran
+import embedmig
+from embedmig.cli.application import MIGRATING, app, from_here, interruptible, live, settings
+from embedmig.cli.arguments import AsSql, DryRun, ExecutorName, MaxCost, Target, Workers, executor_of
 
 
 @app.command(rich_help_panel=MIGRATING)
 def init(directory: Annotated[Path, typer.Argument(help="Where.")] = Path()) -> None:
     """Begin a project: embedmig.toml, migrations/ and a first revision."""
-    from embedmig import commands
-
-    paths = [str(path) for path in commands.init(directory)]
+    paths = [str(path) for path in embedmig.init(directory)]
     settings.show("files", paths, lambda: "\n".join(paths))
 
 
@@ -57,15 +40,16 @@ def revision(
     branch_label: Annotated[str | None, typer.Option(help="A label for the branch that begins here.")] = None,
 ) -> None:  # fmt: skip
     """Write the next migration script, complete and ready to run."""
-    from embedmig import commands
-
     given = {
         "model": model, "version": model_version, "dimensions": dimensions, "normalize": normalize, "metric": metric,
         "storage": storage, "dtype": dtype, "document_prefix": document_prefix, "query_prefix": query_prefix,
     }  # fmt: skip
     fields = {name: value for name, value in given.items() if value is not None}
-    wanted = commands.Wanted(message, collection, fields, adopt, autogenerate, empty, head, branch_label, strategy)  # type: ignore[arg-type]  # checked there
-    path = from_here(commands.revision(settings.project(), wanted))
+    made = embedmig.revision(
+        settings.project(), message, collection=collection, fields=fields, adopt=adopt, autogenerate=autogenerate, empty=empty,
+        strategy=strategy, head=head, label=branch_label,  # type: ignore[arg-type]  # checked there
+    )  # fmt: skip
+    path = from_here(made)
     settings.show("revision", {"path": path}, lambda: path)
 
 
@@ -98,17 +82,15 @@ def downgrade(
 def _migrate(
     direction: Any, target: str, dry_run: bool, as_sql: bool, max_cost: float | None = None, **more: Any
 ) -> None:
-    from embedmig import commands
-
     project = settings.project(max_cost)
     if dry_run or as_sql:
         from embedmig.report.tables import plan_tables
 
-        planned = commands.dry_run(project, direction, target)
+        planned = embedmig.dry_run(project, direction, target)
         settings.show("plan", planned, lambda: plan_tables(planned, as_sql=as_sql))
         return
     with live() as shown, interruptible() as stop:
-        ran: Ran = getattr(commands, direction)(project, target, report=shown, stop=stop, **more)
+        ran: embedmig.RunResult = getattr(embedmig, direction)(project, target, report=shown, stop=stop, **more)
     if settings.json:
         settings.show("ran", ran, lambda: "")
     elif not ran.revisions:
@@ -118,9 +100,7 @@ def _migrate(
 @app.command(rich_help_panel=MIGRATING)
 def stamp(target: Annotated[str, typer.Argument(metavar="REV", help="A revision, head, heads or base.")]) -> None:
     """Record revisions as applied without running them."""
-    from embedmig import commands
-
-    ran = commands.stamp(settings.project(), target)
+    ran = embedmig.stamp(settings.project(), target)
     settings.show("ran", ran, lambda: f"at {', '.join(ran.current) or 'base'}")
 
 
@@ -130,9 +110,7 @@ def merge(
     message: Annotated[str, typer.Option("--message", "-m", help="What the revision is for.")] = "merge",
 ) -> None:  # fmt: skip
     """Write a script that joins several heads."""
-    from embedmig import commands
-
-    path = from_here(commands.merge(settings.project(), revisions or [], message))
+    path = from_here(embedmig.merge(settings.project(), revisions or [], message))
     settings.show("revision", {"path": path}, lambda: path)
 
 
@@ -143,7 +121,5 @@ def rebase(
     ],
 ) -> None:
     """Renumber a script that is not applied onto the one other head."""
-    from embedmig import commands
-
-    path = from_here(commands.rebase(settings.project(), name))
+    path = from_here(embedmig.rebase(settings.project(), name))
     settings.show("revision", {"path": path}, lambda: path)

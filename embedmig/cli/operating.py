@@ -1,4 +1,4 @@
-"""Commands for whoever runs it: backfill, sync, brakes, alias, retirement, the embedded server."""
+"""The panel Operating: commands that keep things running."""
 
 from __future__ import annotations
 
@@ -7,20 +7,9 @@ from typing import Annotated
 
 import typer
 
-from embedmig.cli.application import (
-    OPERATING,
-    Collection,
-    ExecutorName,
-    MaxCost,
-    OneCollection,
-    VersionTag,
-    Workers,
-    app,
-    executor_of,
-    interruptible,
-    live,
-    settings,
-)
+import embedmig
+from embedmig.cli.application import OPERATING, app, interruptible, live, settings
+from embedmig.cli.arguments import Collection, ExecutorName, MaxCost, OneCollection, VersionTag, Workers, executor_of
 from embedmig.errors import EXIT_FAILED, EXIT_NO, UsageError
 
 Why = Annotated[str, typer.Option("--reason", help="Shown by status to whoever wonders.")]
@@ -35,10 +24,8 @@ def backfill(
     max_cost: MaxCost = None,
 ) -> None:
     """Help to fill a space, the newest or a version's: beside a running upgrade, or after one that did not wait."""
-    from embedmig import commands
-
     with live() as shown, interruptible() as stop:
-        tally = commands.backfill(
+        tally = embedmig.backfill(
             settings.project(max_cost),
             collection,
             version,
@@ -62,14 +49,13 @@ def sync(
     ] = False,
 ) -> None:
     """Take the changes that wait into every live space."""
-    from embedmig import commands
     from embedmig.report.tables import synced_table
 
     with interruptible() as stop:
         if follow:
             _follow(collection, stop)
             return
-        found = commands.sync(settings.project(), collection, repair=repair, retry_failed=retry_failed, stop=stop)
+        found = embedmig.sync(settings.project(), collection, repair=repair, retry_failed=retry_failed, stop=stop)
     settings.show("spaces", found, lambda: synced_table(found))
     if codes := {one.exit_code for one in found if one.error}:
         raise typer.Exit(EXIT_NO if codes == {EXIT_NO} else EXIT_FAILED)
@@ -77,29 +63,24 @@ def sync(
 
 def _follow(collection: str | None, stop: threading.Event) -> None:
     """The daemon: a health line when something was done, and every 30 seconds."""
-    from embedmig import commands
     from embedmig.report.live import HealthLine
 
     health = HealthLine(settings.err)
-    commands.follow(settings.project(), collection, report=health, stop=stop)
+    embedmig.follow(settings.project(), collection, report=health, stop=stop)
     settings.err.print("stopped; what was claimed is settled")
 
 
 @app.command(rich_help_panel=OPERATING)
 def pause(collection: OneCollection = None, reason: Why = "") -> None:
     """Hold running backfills and syncs, within a batch."""
-    from embedmig import commands
-
-    names = commands.pause(settings.project(), collection, reason)
+    names = embedmig.pause(settings.project(), collection, reason)
     settings.show("paused", names, lambda: f"paused: {', '.join(names)}; embedmig resume lets them go on")
 
 
 @app.command(rich_help_panel=OPERATING)
 def resume(collection: OneCollection = None) -> None:
     """Let paused backfills and syncs go on."""
-    from embedmig import commands
-
-    names = commands.resume(settings.project(), collection)
+    names = embedmig.resume(settings.project(), collection)
     settings.show("resumed", names, lambda: f"going on: {', '.join(names)}")
 
 
@@ -110,9 +91,7 @@ def throttle(
     reason: Why = "",
 ) -> None:
     """Hold running backfills and syncs to a speed."""
-    from embedmig import commands
-
-    names = commands.throttle(settings.project(), _speed(speed), collection, reason)
+    names = embedmig.throttle(settings.project(), _speed(speed), collection, reason)
     how = "as fast as it goes" if speed == "off" else f"held to {_speed(speed):g} rows/s"
     settings.show("throttled", names, lambda: f"{', '.join(names)}: {how}")
 
@@ -132,11 +111,9 @@ def alias(
     collection: Collection,
 ) -> None:
     """Take the alias view away for a schema change of the source, and bring it back."""
-    from embedmig import commands
-
     if action not in ("drop", "rebuild"):
         raise UsageError(f"alias {action}: is not an action", hint="drop or rebuild")
-    name = getattr(commands, f"alias_{action}")(settings.project(), collection)
+    name = getattr(embedmig, f"alias_{action}")(settings.project(), collection)
     done = {"drop": "dropped; embedmig alias rebuild brings it back", "rebuild": "is there"}[action]
     settings.show("alias", {"alias": name, "action": action}, lambda: f"{name} {done}")
 
@@ -155,27 +132,22 @@ def retire(
     ] = None,
 ) -> None:
     """Drop the vectors of an old version, for good. Exit 3 while it is too early."""
-    from embedmig import commands
     from embedmig.report.tables import size
 
     asked = {"after": after, "confirm": confirm, "evals_stable": evals_stable}
-    gone = commands.retire(settings.project(), collection, version, **asked)  # type: ignore[arg-type]  # as typer parsed them
+    gone = embedmig.retire(settings.project(), collection, version, **asked)  # type: ignore[arg-type]  # as typer parsed them
     settings.show("retired", gone, lambda: f"{gone.version}: {size(gone.bytes)} freed in {gone.milliseconds:.0f} ms")
 
 
 @app.command(rich_help_panel=OPERATING)
 def server(action: Annotated[str, typer.Argument(help="url, start or stop.")] = "url") -> None:
     """The embedded PostgreSQL: print its URL for psql, start it, stop it."""
-    from embedmig.database import open_database, stop_embedded
-
-    config = settings.project().config
-    if config.database != "embedded":
-        raise UsageError("the database is not the embedded one", hint='database = "embedded" in embedmig.toml')
+    project = settings.project()
     if action == "stop":
-        stopped = stop_embedded(config.data_dir / "postgres")
+        stopped = embedmig.stop_server(project)
         settings.show("stopped", {"stopped": stopped}, lambda: "stopped" if stopped else "it wasn't running")
     elif action in ("url", "start"):
-        url = open_database(config).url
+        url = embedmig.server_url(project)
         settings.show("url", {"url": url}, lambda: url)
     else:
         raise UsageError(f"server {action}: is not an action", hint="url, start or stop")

@@ -1,67 +1,22 @@
-"""Asking what is really there: audit and drift."""
+"""audit: what is really in the store."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from embedmig.commands.project import Project
-from embedmig.database import Connection
-from embedmig.database.ledger import ledger_exists
-from embedmig.database.registry import SpaceRecord
-from embedmig.errors import UnknownTarget, UsageError
-from embedmig.operations.base import Context
+from embedmig.commands.project import ProjectLike, opened
+from embedmig.errors import UsageError
 from embedmig.quality.audit import Audit
-from embedmig.quality.audit import audit as look
+from embedmig.quality.audit import audit as examine
 from embedmig.quality.audit.reembedding import MAX_SAMPLE
-from embedmig.quality.drift import Drift, draw_texts, measure
 
 
-def audit(project: Project, collection: str | None = None, *, sample: int = 0, seed: int = 0) -> Audit:
+def audit(project: ProjectLike = None, collection: str | None = None, *, sample: int = 0, seed: int = 0) -> Audit:
     """What is really in the store: one collection, or all of them. Changes nothing; SELECT rights are enough.
 
     ``sample`` vectors of each space are embedded anew, which calls the model; the same ``seed`` draws the same ones.
     """
+    project = opened(project)
     if not 0 <= sample <= MAX_SAMPLE:
         raise UsageError(f"a sample of {sample:,} is not possible", hint=f"--sample goes from 1 to {MAX_SAMPLE:,}")
     names = [project.config.collection(collection).name] if collection else list(project.config.collections)
     with project.looking() as (context, conn):
-        return look(context, conn, names, sample=sample, seed=seed)
-
-
-def drift(
-    project: Project,
-    collection: str,
-    *,
-    model: str,
-    version: str,
-    dimensions: int | None = None,
-    sample: int = 500,
-    seed: int = 0,
-) -> Drift:
-    """Whether the active version's vectors can stay if ``model`` at ``version`` makes the new ones. Changes nothing.
-
-    Prefixes, normalization and chunks are those of the active version. Raises what either model raises, and
-    :class:`PlanError` for a version that is not pinned.
-    """
-    if not 1 <= sample <= MAX_SAMPLE:
-        raise UsageError(f"a sample of {sample:,} is not possible", hint=f"--sample goes from 1 to {MAX_SAMPLE:,}")
-    project.config.collection(collection)
-    with project.looking() as (context, conn):
-        record = _shown(context, conn, collection)
-        space = record.space
-        wanted = replace(
-            space, model=model, version=version, dimensions=dimensions or space.dimensions, weights="", variant=""
-        )
-        old, new = context.encoder(space, record.weights), context.encoder(wanted)
-        new.embedder.check_version()
-        texts = draw_texts(conn, context.source(conn, collection), space, sample, seed)
-    return measure(old, new, texts)
-
-
-def _shown(context: Context, conn: Connection, collection: str) -> SpaceRecord:
-    """The version that the alias shows, else the newest that there is."""
-    known = ledger_exists(conn, context.database.schema)
-    records = [one for one in context.registry.spaces(conn, collection) if one.state != "retired"] if known else []
-    if not records:
-        raise UnknownTarget(f"collection {collection!r} has no version to compare with", hint="embedmig status")
-    return next((one for one in records if one.state == "active"), records[-1])
+        return examine(context, conn, names, sample=sample, seed=seed)

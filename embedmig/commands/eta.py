@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from embedmig.commands.upgrade import steps_between
 from embedmig.commands.project import Project
+from embedmig.commands.running import steps_between
 from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
@@ -29,18 +29,18 @@ class Eta:
     held_by: str
 
 
-def launch(project: Project, now: datetime) -> Eta:
+def eta(project: Project, now: datetime) -> Eta:
     """Follows the pending operations: backfills take their time, soaks and ``not_before`` of gates make them wait."""
     try:
         with project.looking() as (context, conn):
             steps = steps_between(project, conn, context, "upgrade", "heads")
             operations = [operation for step in steps for operation in step.operations]
-            return _launch(context, conn, operations, now)
+            return _eta(context, conn, operations, now)
     except EmbedmigError as error:
         return Eta(None, f"unknown: {error.message}")
 
 
-def _launch(context: Context, conn: Connection, operations: list[Operation], now: datetime) -> Eta:
+def _eta(context: Context, conn: Connection, operations: list[Operation], now: datetime) -> Eta:
     flips = [place for place, operation in enumerate(operations) if isinstance(operation, FlipAlias)]
     if not operations:
         return Eta(None, "nothing is pending")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from embedmig.commands.search import gate_of
+from embedmig.commands.gate import gate_of
 from embedmig.commands.project import Project
 from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists
@@ -19,7 +19,7 @@ from embedmig.types import Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class CollectionEvidence:
     """Of one collection: the newest evaluation of each live version that has one, oldest version first; its shadow
     reads, those read last first; and for each version what its script's gate asks of the evidence.
     """
@@ -29,7 +29,7 @@ class Proof:
     gates: dict[str, list[Verdict]]
 
 
-def proof(project: Project, *, with_text: bool) -> dict[str, Proof]:
+def evidence(project: Project, *, with_text: bool) -> dict[str, CollectionEvidence]:
     """The evidence of every collection; without ``with_text`` no query has its text. Wants SELECT alone."""
     with project.looking() as (context, conn):
         if not ledger_exists(conn, context.database.schema):
@@ -41,7 +41,7 @@ def proof(project: Project, *, with_text: bool) -> dict[str, Proof]:
             newest = _newest(kept.evals(conn, name), records, needed)
             evaluations = [one if with_text else without_text(one) for one in newest]
             gates = {record.version: _gates(project, context, conn, record) for record in records}
-            found[name] = Proof(evaluations, kept.shadows(conn, name), gates)
+            found[name] = CollectionEvidence(evaluations, kept.shadows(conn, name), gates)
         return found
 
 

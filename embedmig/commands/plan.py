@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from embedmig.commands.upgrade import PlannedOperation, PlannedRevision, dry_run, steps_between
-from embedmig.commands.project import Project
+from embedmig.commands.dry_run import PlannedOperation, PlannedRevision, dry_run
+from embedmig.commands.project import ProjectLike, opened
+from embedmig.commands.running import steps_between
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, scalar
 from embedmig.database.ledger import ledger_exists
@@ -76,11 +77,12 @@ class Plan:
     advice: dict[str, Advice]
 
 
-def plan(project: Project, target: str = "head", *, probe_texts: int | None = None) -> Plan:
+def plan(project: ProjectLike = None, target: str = "head", *, probe_texts: int | None = None) -> Plan:
     """What an upgrade would take. Calls a model only where ``probe_texts`` asks for it; 0 means as many as are wanted.
 
     Raises what the model raises, and :class:`AnswerIsNo` where the probe could cost more than ``max_cost``.
     """
+    project = opened(project)
     if probe_texts is not None and not 0 <= probe_texts <= MOST_PROBED:
         raise UsageError(f"a probe of {probe_texts:,} texts is not possible", hint=f"from 1 to {MOST_PROBED:,}")
     planned = dry_run(project, "upgrade", target)

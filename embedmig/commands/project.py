@@ -13,6 +13,7 @@ from embedmig.config import loading as configuration
 from embedmig.database import Connection, Database, open_database, schema, translated
 from embedmig.database.ledger import Ledger, ledger_exists
 from embedmig.database.registry import Registry
+from embedmig.errors import UsageError
 from embedmig.events import Event
 from embedmig.operations.base import Context
 from embedmig.revisions.graph import Graph
@@ -54,15 +55,45 @@ class Project:
             schema.require_current(conn, context.database.schema)
             yield context, conn
 
+    @contextmanager
+    def working(self) -> Iterator[tuple[Context, Connection]]:
+        """A session that may write. Raises :class:`UsageError` on a database that embedmig has not run on."""
+        context = self.context(start=True)
+        with translated("working"), context.database.connect("operate") as conn:
+            if not ledger_exists(conn, context.database.schema):
+                raise UsageError("embedmig has not run on this database yet", hint="embedmig upgrade head")
+            yield context, conn
+
+    def collections(self, name: str | None = None) -> list[str]:
+        """The collection named, else all of them. Raises :class:`ConfigError` where none has the name."""
+        return [self.config.collection(name).name] if name else list(self.config.collections)
+
+
+ProjectLike = Project | Path | str | None
+"""What a command is called with: a project, the path of a configuration, or None for the one that the command line
+would find."""
+
 
 def context_of(config: Config, database: Database) -> Context:
     """The parts of a context, put together."""
     return Context(config, database, Ledger(database.schema), Registry(database.schema))
 
 
-def open_project(path: Path | None = None, *, database: str | None = None, max_cost: float | None = None) -> Project:
-    """Reads the configuration; connects to nothing yet. Raises :class:`ConfigError`."""
-    return Project(replace(configuration.load(path, database=database), max_cost=max_cost))
+def open_project(
+    path: Path | str | None = None, *, database: str | None = None, max_cost: float | None = None
+) -> Project:
+    """Reads the configuration at ``path``, else the one that the command line would find; connects to nothing yet.
+
+    ``database`` (a URL, ``env:NAME`` or ``embedded``) goes before the file's. ``max_cost`` is what one run may spend, in
+    US dollars. Raises :class:`ConfigError`.
+    """
+    file = Path(path) if path is not None else None
+    return Project(replace(configuration.load(file, database=database), max_cost=max_cost))
+
+
+def opened(project: ProjectLike) -> Project:
+    """The project meant. Raises :class:`ConfigError`."""
+    return project if isinstance(project, Project) else open_project(project)
 
 
 def applied_revisions(context: Context, conn: Connection) -> dict[str, str]:

@@ -1,42 +1,53 @@
-"""Writing scripts: init, revision, merge, rebase."""
+"""revision: writes the next script."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedmig.commands.project import Project, applied_revisions
+from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.errors import EmbedmigError, UsageError
 from embedmig.revisions import authoring
 from embedmig.runner import plan_of, step_of
 from embedmig.types import MAX_INDEX_DIMENSIONS, Space
 
 
-def init(directory: Path) -> list[Path]:
-    """Begins a project; returns the files written."""
-    return authoring.init(directory)
-
-
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What ``embedmig revision`` was asked for; ``fields`` are those of :class:`Space` that were given."""
+    """What a script with operations is made from; see :func:`revision`."""
 
-    message: str
-    collection: str | None = None
-    fields: dict[str, Any] = field(default_factory=dict)
-    adopt: str | None = None
-    autogenerate: bool = False
-    empty: bool = False
-    head: str = "head"
-    label: str | None = None
-    strategy: authoring.Strategy = "all-at-once"
+    collection: str | None
+    fields: Mapping[str, Any]
+    adopt: str | None
+    autogenerate: bool
+    strategy: authoring.Strategy
 
 
-def revision(project: Project, wanted: Wanted) -> Path:
-    """Writes the next script and returns its path. Raises :class:`UsageError`."""
-    body = authoring.empty_body() if wanted.empty else _body(project, wanted)
-    return authoring.new_revision(project.graph, wanted.message, body, head=wanted.head, label=wanted.label)
+def revision(
+    project: ProjectLike,
+    message: str,
+    *,
+    collection: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    adopt: str | None = None,
+    autogenerate: bool = False,
+    empty: bool = False,
+    strategy: authoring.Strategy = "all-at-once",
+    head: str = "head",
+    label: str | None = None,
+) -> Path:
+    """Writes the next script and returns its path. Raises :class:`UsageError`.
+
+    ``fields`` are those of :class:`Space`: ``{"model": …, "version": …, "dimensions": …}``. ``adopt`` is the
+    TABLE.COLUMN that holds the vectors already. ``autogenerate`` takes the model from the configuration. ``empty``
+    writes a script without operations. ``label`` names the branch that begins here.
+    """
+    project = opened(project)
+    wanted = Wanted(collection, fields or {}, adopt, autogenerate, strategy)
+    body = authoring.empty_body() if empty else _body(project, wanted)
+    return authoring.new_revision(project.graph, message, body, head=head, label=label)
 
 
 def _body(project: Project, wanted: Wanted) -> authoring.Body:
@@ -107,7 +118,9 @@ def _declared(project: Project, collection: str) -> dict[str, Any]:
 
 def _space_for(project: Project, collection: str, wanted: Wanted) -> Space:
     declared = _declared(project, collection)
-    fields = declared | wanted.fields if wanted.autogenerate or not wanted.fields.get("model") else wanted.fields
+    fields = (
+        declared | dict(wanted.fields) if wanted.autogenerate or not wanted.fields.get("model") else dict(wanted.fields)
+    )
     if project.config.collection(collection).chunk and not wanted.adopt:
         fields = {"chunk": project.config.collection(collection).chunk} | fields
     if wanted.adopt:
@@ -125,8 +138,6 @@ def _space_for(project: Project, collection: str, wanted: Wanted) -> Space:
 
 def _pinned(project: Project, space: Space) -> Space:
     """The space with the hash of its weights, where they are on this disk: pinned in what is reviewed."""
-    from dataclasses import replace
-
     from embedmig.embedders import create
 
     try:
@@ -144,15 +155,3 @@ def _latest_version(project: Project, collection: str) -> str | None:
             if isinstance(operation, FlipAlias) and operation.collection == collection and operation.version:
                 return operation.version
     return None
-
-
-def merge(project: Project, revisions: list[str], message: str) -> Path:
-    """Writes a script that joins heads."""
-    return authoring.merge(project.graph, revisions, message)
-
-
-def rebase(project: Project, name: str) -> Path:
-    """Renumbers a script that is not applied onto the one other head."""
-    with project.looking() as (context, conn):
-        applied = applied_revisions(context, conn)
-    return authoring.rebase(project.config.migrations, name, applied)

@@ -1,4 +1,4 @@
-"""Where everything stands: status."""
+"""status: where everything stands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from embedmig.commands.project import Project, applied_revisions
+from embedmig.commands.project import ProjectLike, applied_revisions, opened
 from embedmig.database import Connection, lock_is_held
 from embedmig.database.ledger import Attempt, ledger_exists
 from embedmig.database.registry import SpaceRecord
@@ -117,12 +117,13 @@ class Status:
         return not self.pending and not self.edited and not self.missing_scripts
 
 
-def status(project: Project, *, exact: bool = False) -> Status:
+def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
     """Looks at everything, changes nothing. SELECT rights are enough.
 
     Large spaces are estimated unless a count of them is at hand; ``exact`` counts, and keeps it for the next look where
     the role may.
     """
+    project = opened(project)
     graph = project.graph
     with project.looking() as (context, conn):
         applied = applied_revisions(context, conn)

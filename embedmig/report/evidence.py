@@ -8,14 +8,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embedmig.commands.evaluate import Compared, Evaluated, Made
+from embedmig.commands.compare import ComparisonResult
+from embedmig.commands.evaluate import DrawnGoldenSet, EvaluationResult
 from embedmig.gates.evidence import Evaluation
 from embedmig.quality.compare import ChangedQuery
 from embedmig.report.tables import percent
 from embedmig.types import Hit
 
 
-def evaluated_table(found: Evaluated) -> RenderableType:
+def evaluated_table(found: EvaluationResult) -> RenderableType:
     """``embedmig eval``."""
     head = Text(f"{found.collection}, {found.queries:,} queries of {found.golden}; in brackets the 95 % interval")
     table = _table()
@@ -32,7 +33,7 @@ def evaluated_table(found: Evaluated) -> RenderableType:
     return Group(head, table, *_partial(found), *_notes(found.notices))
 
 
-def _partial(found: Evaluated) -> list[Text]:
+def _partial(found: EvaluationResult) -> list[Text]:
     """Said in words, beside the share in the table."""
     return [
         Text(f"{version} was measured on {percent(_newest(found, version).completeness)} of the corpus: opens no gate", style="bold red")
@@ -40,16 +41,16 @@ def _partial(found: Evaluated) -> list[Text]:
     ]  # fmt: skip
 
 
-def _newest(found: Evaluated, version: str) -> Evaluation:
+def _newest(found: EvaluationResult, version: str) -> Evaluation:
     return next(one for one in found.evaluations if one.version == version)
 
 
-def made_lines(made: Made) -> RenderableType:
+def made_lines(made: DrawnGoldenSet) -> RenderableType:
     """``embedmig eval --make-golden``."""
     return Group(Text(f"{made.path}: {made.queries:,} queries"), Text(made.shows), *_notes(made.notices))
 
 
-def compared_page(found: Compared) -> RenderableType:
+def compared_page(found: ComparisonResult) -> RenderableType:
     """``embedmig compare``."""
     result, k = found.comparison, found.k
     search = "exact search" if found.mode == "exact" else "through the index"
@@ -72,7 +73,7 @@ def compared_page(found: Compared) -> RenderableType:
     return Group(*lines, *(part for part in parts if part), *_notes(found.notices))
 
 
-def _tags(found: Compared) -> RenderableType | None:
+def _tags(found: ComparisonResult) -> RenderableType | None:
     if not found.comparison.tags:
         return None
     table = _table("tag", "queries", "overlap", "ndcg old", "ndcg new", title="\nby tag")
@@ -82,7 +83,7 @@ def _tags(found: Compared) -> RenderableType | None:
     return table
 
 
-def _distances(found: Compared) -> RenderableType | None:
+def _distances(found: ComparisonResult) -> RenderableType | None:
     if not found.comparison.distances:
         return None
     table = _table("of the results", "old distance", "new distance", title="\na threshold on the old distance, and what lets as many through on the new one")  # fmt: skip

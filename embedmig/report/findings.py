@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from embedmig import __version__
-from embedmig.commands import Finding
 from embedmig.config.rule_codes import NAMES
+from embedmig.lint import Finding
 from embedmig.quality.audit import Audit, AuditFinding, Sampled
 from embedmig.quality.drift import Drift
 

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from embedmig.commands import Duration, Forecast, Plan, Shown, Sizes
+from embedmig.commands.plan import Duration, Forecast, Plan, Sizes
+from embedmig.commands.show import RevisionDetails
 from embedmig.report.tables import plan_tables, size
 
 
@@ -71,7 +72,7 @@ def _memory(found: Forecast) -> str:
     return f"the index build wants {words}; the server's maintenance_work_mem is {size(found.server_memory)}: {verdict}"
 
 
-def shown_script(shown: Shown) -> RenderableType:
+def shown_script(shown: RevisionDetails) -> RenderableType:
     """``embedmig show``."""
     lines = [
         f"{shown.entry.revision}  {shown.entry.message}",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from embedmig.commands.report import Report
+from embedmig.commands.project import ProjectLike
+from embedmig.commands.report import Report, gather_report
 from embedmig.commands.status import Status
+from embedmig.errors import UsageError
 from embedmig.report.tables import percent, size
 from embedmig.revisions.authoring import template_dir
 from embedmig.types import Verdict
@@ -15,36 +18,57 @@ from embedmig.types import Verdict
 SHOWN_ATTEMPTS = 50
 
 
-def page(dossier: Report, *, now: datetime) -> str:
+def page(report: Report, *, now: datetime) -> str:
     """Renders everything that is known as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(template_dir()), undefined=StrictUndefined, autoescape=True, trim_blocks=True
     )
-    launch = dossier.launch
+    eta = report.eta
     return environment.get_template("report.html.j2").render(
-        status=dossier.status,
-        attempts=list(reversed(dossier.attempts))[:SHOWN_ATTEMPTS],
-        threshold=dossier.threshold,
+        status=report.status,
+        attempts=list(reversed(report.attempts))[:SHOWN_ATTEMPTS],
+        threshold=report.threshold,
         made_at=f"{now:%Y-%m-%d %H:%M} UTC",
-        launch=f"{launch.at.astimezone(UTC):%Y-%m-%d %H:%M}" if launch.at else None,
-        launch_basis=launch.held_by,
-        problems=problems(dossier.status),
-        proof=dossier.proof,
-        audit=dossier.audit,
-        with_text=dossier.with_text,
-        advice=lambda gate: advice(gate, with_text=dossier.with_text),
-        gates_of=lambda name, space: [*space.gates, *gates_on_evidence(dossier, name, space.version)],
+        launch=f"{eta.at.astimezone(UTC):%Y-%m-%d %H:%M}" if eta.at else None,
+        launch_basis=eta.held_by,
+        problems=problems(report.status),
+        evidences=report.evidence,
+        audit=report.audit,
+        with_text=report.with_text,
+        advice=lambda gate: advice(gate, with_text=report.with_text),
+        gates_of=lambda name, space: [*space.gates, *gates_on_evidence(report, name, space.version)],
         measures=measures,
         percent=percent,
         size=size,
     )
 
 
-def gates_on_evidence(dossier: Report, collection: str, version: str) -> list[Verdict]:
+def write_report(
+    project: ProjectLike = None,
+    path: Path | str = "embedmig-report.html",
+    *,
+    audited: bool = False,
+    with_text: bool = False,
+) -> Path:
+    """Gathers the report, writes it to ``path`` and returns that. Raises :class:`UsageError` where it can't be written.
+
+    ``audited`` audits the store too: it reads every vector and calls no model. ``with_text`` shows the texts of
+    queries, and keys.
+    """
+    output, now = Path(path), datetime.now(UTC)
+    html = page(gather_report(project, audited=audited, with_text=with_text, now=now), now=now)
+    try:
+        output.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{output} can't be written: {error.strerror}", hint="-o names another file") from error
+    return output
+
+
+def gates_on_evidence(report: Report, collection: str, version: str) -> list[Verdict]:
     """What the version's own script asks beside what ``status`` shows."""
-    found = dossier.proof.get(collection)
+    found = report.evidence.get(collection)
     return found.gates.get(version, []) if found else []
 
 

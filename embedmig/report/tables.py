@@ -8,7 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embedmig.commands import CollectionStatus, Found, HistoryEntry, PlannedRevision, Rollback, SpaceStatus, Status
+from embedmig.commands.dry_run import PlannedRevision
+from embedmig.commands.history import HistoryEntry
+from embedmig.commands.search import SearchResult
+from embedmig.commands.status import CollectionStatus, Rollback, SpaceStatus, Status
 from embedmig.engine.sync import Synced
 from embedmig.types import Estimate, Verdict
 
@@ -183,7 +186,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> RenderableType:
     return table
 
 
-def hits_table(found: Found) -> RenderableType:
+def hits_table(found: SearchResult) -> RenderableType:
     """``embedmig search``."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left",
                   title=f"{found.version}  ({found.milliseconds:.0f} ms, model and all)")  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedmig import commands
+import embedmig
 from embedmig.errors import GateClosed
 from tests.acceptance.test_corpora import DATA, judgments, lines, load
 from tests.project import NEW_TAG, OLD_TAG, Project, wordllama_vectors
@@ -71,7 +71,7 @@ def gated(project: Project, revision: str, down: str, old: str, **space: Any) ->
 
 def evaluated(project: Project, corpus: str, version: str | None = None) -> dict[tuple[str, str], float]:
     """nDCG@10 by version and kind of search, as ``eval`` has it."""
-    found = commands.evaluate(project.opened(), "docs", version, golden_set=DATA / corpus / "qrels.tsv")
+    found = embedmig.evaluate(project.opened(), "docs", version, golden_set=DATA / corpus / "qrels.tsv")
     assert found.stored
     assert found.queries == len(judgments(corpus))
     return {(one.version, one.mode): one.metrics["ndcg@10"]["value"] for one in found.evaluations}
@@ -80,9 +80,9 @@ def evaluated(project: Project, corpus: str, version: str | None = None) -> dict
 def move(project: Project, corpus: str, target: str) -> dict[tuple[str, str], float]:
     """An upgrade that stops at its gate until both versions were evaluated; what that found."""
     with pytest.raises(GateClosed, match="ndcg@10"):
-        commands.upgrade(project.opened(), target)
+        embedmig.upgrade(project.opened(), target)
     found = evaluated(project, corpus)
-    commands.upgrade(project.opened(), target)
+    embedmig.upgrade(project.opened(), target)
     return found
 
 
@@ -93,7 +93,7 @@ def test_the_measured_quality_is_right_to_three_decimals_and_lets_through_what_g
     load(project, corpus)
     project.space_script("0001")
     gated(project, "0002", "0001", OLD_TAG)
-    commands.upgrade(project.opened(), "0001")
+    embedmig.upgrade(project.opened(), "0001")
     found = move(project, corpus, "0002")
     wanted = by_hand(corpus, 64), by_hand(corpus, 256)
     assert (found[OLD_TAG, "exact"], found[NEW_TAG, "exact"]) == pytest.approx(wanted, abs=5e-4)
@@ -102,8 +102,8 @@ def test_the_measured_quality_is_right_to_three_decimals_and_lets_through_what_g
         assert wanted == pytest.approx(known, abs=5e-4)
 
     with pytest.raises(GateClosed, match="ndcg@10"):
-        commands.downgrade(project.opened(), "-1")
-    status = commands.status(project.opened()).collections["docs"]
+        embedmig.downgrade(project.opened(), "-1")
+    status = embedmig.status(project.opened()).collections["docs"]
     assert status.active == NEW_TAG
     assert status.spaces[1].evals["ndcg@10"] == pytest.approx(wanted[1], abs=5e-3)
 
@@ -143,14 +143,14 @@ def test_a_transformer_is_measured_as_the_better_model_that_it_is(project: Proje
     load(project, "cranfield")
     project.space_script("0001", dimensions=256)
     gated(project, "0002", "0001", NEW_TAG, model="sentence-transformers/all-MiniLM-L6-v2", version="1", dimensions=384)
-    commands.upgrade(project.opened(), "0001")
+    embedmig.upgrade(project.opened(), "0001")
     found = move(project, "cranfield", "0002")
     assert found[MINILM_TAG, "exact"] == pytest.approx(0.427, abs=1e-3)
     assert found[MINILM_TAG, "exact"] == pytest.approx(stored_by_hand(project, "cranfield"), abs=5e-4)
-    compared = commands.compare(
+    compared = embedmig.compare(
         project.opened(), "docs", NEW_TAG, MINILM_TAG, golden_set=DATA / "cranfield" / "qrels.tsv"
     )
     assert compared.comparison.opinion.answer == "better"
     with pytest.raises(GateClosed):
-        commands.downgrade(project.opened(), "-1")
-    assert commands.status(project.opened()).collections["docs"].active == MINILM_TAG
+        embedmig.downgrade(project.opened(), "-1")
+    assert embedmig.status(project.opened()).collections["docs"].active == MINILM_TAG

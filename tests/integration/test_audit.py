@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from embedmig import commands
+import embedmig
 from embedmig.errors import EXIT_NO, UsageError
 from embedmig.quality.audit import Audit, AuditFinding
 from embedmig.quality.audit.reembedding import MAX_SAMPLE, wilson
@@ -38,7 +38,7 @@ def space(project: Project) -> Project:
     """A collection with an active space of embedmig's own."""
     project.documents(40)
     project.space_script("0001")
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     return project
 
 
@@ -61,12 +61,12 @@ def with_column(project: Project) -> Project:
 def adopted(with_column: Project) -> Project:
     """The same, adopted."""
     with_column.script("0001_adopt.py", ADOPT)
-    commands.upgrade(with_column.opened())
+    embedmig.upgrade(with_column.opened())
     return with_column
 
 
 def audit(project: Project, **options: int) -> Audit:
-    return commands.audit(project.opened(), **options)
+    return embedmig.audit(project.opened(), **options)
 
 
 def found(project: Project, **options: int) -> dict[str, AuditFinding]:
@@ -206,7 +206,7 @@ def test_vectors_of_another_model_with_the_same_dimensions_are_found_by_a_sample
 ) -> None:
     project.documents(2000)
     project.space_script("0001", dimensions=256)
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     assert found(project, sample=500) == {}
 
     assert replace(project, table(project), 0.05, 256) == 100

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from embedmig import commands
+import embedmig
 from embedmig.engine import batch_api
 from embedmig.errors import EmbedderMisconfigured, EmbedderUnavailable, Interrupted
 from embedmig.events import Event, Notice
@@ -48,7 +48,7 @@ def upgrade(project: Project, stop_at: str | None = None) -> list[str]:
             if stop_at and stop_at in event.text:
                 stop.set()
 
-    commands.upgrade(project.opened(), report=listen, stop=stop)
+    embedmig.upgrade(project.opened(), report=listen, stop=stop)
     return said
 
 
@@ -93,7 +93,7 @@ def test_stopped_while_a_batch_is_out_it_goes_on_there_and_the_next_run_takes_it
         with pytest.raises(Interrupted, match="1 batch goes on at the API"):
             upgrade(ready, stop_at="60 rows sent")
         assert ready.one("select count(*) from embedmig.batch_rows") == ROWS
-        [space] = commands.status(ready.opened()).collections["docs"].spaces
+        [space] = embedmig.status(ready.opened()).collections["docs"].spaces
         assert [(one["id"], one["rows"]) for one in space.batches] == [("batch_0", ROWS)]
         assert f"{ROWS} in batches at the API" in ready.run("status").stdout
         server.api.desk.looks_left["batch_0"] = 0
@@ -235,7 +235,7 @@ def test_rows_of_several_chunks_come_back_whole(ready: Project) -> None:
 def test_batches_cost_half_and_stop_at_max_cost(ready: Project) -> None:
     with OpenAIServer() as server:
         configure(ready, server, "price = 1000.0\n")
-        (planned,) = commands.dry_run(ready.opened(), "upgrade", "head")
+        (planned,) = embedmig.dry_run(ready.opened(), "upgrade", "head")
         (estimate,) = [operation.estimate for operation in planned.operations if operation.kind == "backfill"]
         assert estimate.cost == pytest.approx((estimate.tokens or 0) * 500.0 / 1e6)
         upgrade(ready)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from embedmig import commands
+import embedmig
 from tests.project import CONFIG, NEW_TAG, OLD_TAG, Project
 
 OUTBOX = "select count(*) from embedmig.outbox_docs"
@@ -16,7 +16,7 @@ def live(project: Project) -> Project:
     """A collection with an active space of 64 dimensions, captured."""
     project.documents(20)
     project.space_script("0001")
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     return project
 
 
@@ -32,7 +32,7 @@ def test_every_way_of_changing_a_text_is_captured_and_synced(live: Project) -> N
             conn.execute("set local session_replication_role = replica")
             conn.execute("insert into documents values (400, 'replicated', 'arrived from elsewhere')")
     assert live.one(OUTBOX) == 7  # the changed key counts twice: gone under one name, new under the other
-    commands.sync(live.opened(), "docs")
+    embedmig.sync(live.opened(), "docs")
     live.expect_exact()
 
 
@@ -59,9 +59,9 @@ def test_the_rows_of_one_statement_are_noted_as_a_range_and_each_of_them_is_sync
         conn.execute(f"{insert} generate_series(9223372036854775780, 9223372036854775807) n")
         ends = "array[-9223372036854775808, -9223372036854775807]"
         conn.execute(f"{insert} unnest({ends} || array(select generate_series(20000, 20020))) n")
-    waiting = commands.status(live.opened()).collections["docs"].spaces[0].pending_changes
+    waiting = embedmig.status(live.opened()).collections["docs"].spaces[0].pending_changes
     assert waiting == 6000 + 30 + 1 + 20 + 28 + 23  # those deleted again wait too, to be looked for in the spaces
-    commands.sync(live.opened(), "docs")
+    embedmig.sync(live.opened(), "docs")
     assert live.one(OUTBOX) == 0
     live.expect_exact()
 
@@ -73,7 +73,7 @@ def test_the_rows_of_one_statement_with_a_key_of_several_columns_are_noted_one_b
         )
     project.configure(CONFIG.replace('key = "id"', 'key = ["tenant", "id"]'))
     project.space_script("0001")
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     with project.connect() as conn:
         conn.execute(
             "insert into documents (tenant, title, body) select 'b', 't', 'body ' || n from generate_series(1, 40) n"
@@ -81,9 +81,9 @@ def test_the_rows_of_one_statement_with_a_key_of_several_columns_are_noted_one_b
         conn.execute("delete from documents where body = 'body 3'")
         conn.execute("update documents set body = 'edited' where body = 'body 4'")
     assert project.one("select count(*) from embedmig.outbox_docs where embedmig_upto is not null") == 0
-    assert commands.status(project.opened()).collections["docs"].spaces[0].pending_changes == 40
-    commands.sync(project.opened(), "docs")
-    (found,) = commands.status(project.opened()).collections["docs"].spaces
+    assert embedmig.status(project.opened()).collections["docs"].spaces[0].pending_changes == 40
+    embedmig.sync(project.opened(), "docs")
+    (found,) = embedmig.status(project.opened()).collections["docs"].spaces
     assert (found.pending_changes, found.rows, found.complete, found.orphans) == (0, 39, 39, 0)
 
 
@@ -95,7 +95,7 @@ def test_ranges_outlive_a_key_that_is_given_another_type(live: Project) -> None:
             conn.execute("drop view docs_embeddings")
             for name in ("documents", "embedmig.outbox_docs", f'embedmig."{table}"'):
                 conn.execute(f"alter table {name} alter column id type text using id::text")
-    commands.sync(live.opened(), "docs", repair=True)
+    embedmig.sync(live.opened(), "docs", repair=True)
     live.expect_exact()
 
 
@@ -127,7 +127,7 @@ def test_a_truncate_empties_every_space(live: Project) -> None:
     with live.connect() as conn:
         conn.execute("truncate documents")
         conn.execute("insert into documents values (7, 'after', 'the flood')")
-    commands.sync(live.opened(), "docs")
+    embedmig.sync(live.opened(), "docs")
     live.expect_exact()
 
 
@@ -138,27 +138,27 @@ def test_a_transaction_that_commits_after_the_backfill_is_not_lost(live: Project
         live.space_script("0002", "0001", old=OLD_TAG, dimensions=128)
         with live.connect() as conn:
             conn.execute("insert into documents values (500, 'meanwhile', 'committed at once')")
-        commands.sync(live.opened(), "docs")
+        embedmig.sync(live.opened(), "docs")
         slow.commit()
-    commands.sync(live.opened(), "docs")
+    embedmig.sync(live.opened(), "docs")
     live.expect_exact()
 
 
 def test_the_old_space_stays_as_fresh_as_the_new_one(live: Project) -> None:
     live.space_script("0002", "0001", old=OLD_TAG, dimensions=256)
-    commands.upgrade(live.opened())
+    embedmig.upgrade(live.opened())
     with live.connect() as conn:
         conn.execute("update documents set body = 'edited after the flip' where id < 10")
         conn.execute("delete from documents where id = 11")
-    found = commands.status(live.opened()).collections["docs"]
+    found = embedmig.status(live.opened()).collections["docs"]
     assert [space.pending_changes for space in found.spaces] == [11, 11]
     assert found.rollback is not None
     assert (found.rollback.to, found.rollback.rows) == (OLD_TAG, 10)
-    ran = commands.downgrade(live.opened(), "-1")
+    ran = embedmig.downgrade(live.opened(), "-1")
     assert ran.current == ["0001"]
-    commands.sync(live.opened(), "docs")
+    embedmig.sync(live.opened(), "docs")
     live.expect_exact()
-    assert commands.status(live.opened()).collections["docs"].spaces[1].version == NEW_TAG
+    assert embedmig.status(live.opened()).collections["docs"].spaces[1].version == NEW_TAG
 
 
 def test_a_row_that_stops_being_eligible_leaves_and_one_that_becomes_so_arrives(project: Project) -> None:
@@ -168,12 +168,12 @@ def test_a_row_that_stops_being_eligible_leaves_and_one_that_becomes_so_arrives(
         conn.execute("update documents set published = false where id > 7")
     project.configure((project.folder / "embedmig.toml").read_text() + 'where = "published"\n')
     project.space_script("0001")
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     assert project.one("select count(*) from docs_embeddings") == 8
     with project.connect() as conn:
         conn.execute("update documents set published = not published where id in (0, 9)")
     assert project.one("select count(*) from docs_embeddings where id = 0") == 0  # at its own commit
-    commands.sync(project.opened(), "docs")
+    embedmig.sync(project.opened(), "docs")
     project.expect_exact(where="published")
 
 
@@ -183,13 +183,13 @@ def test_a_partitioned_table_is_captured_wherever_its_rows_are_written(project: 
         conn.execute("create table part_low partition of documents for values from (0) to (100)")
         conn.execute("insert into documents select n, 'title ' || n, 'body of ' || n from generate_series(0, 9) n")
     project.space_script("0001")
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     with project.connect() as conn:
         conn.execute("insert into part_low values (50, 'direct', 'written to the partition itself')")
         conn.execute("create table part_high partition of documents for values from (100) to (200)")
         conn.execute("insert into part_high values (150, 'later', 'in a partition made later')")
         conn.execute("update documents set body = 'changed' where id = 4")
-    commands.sync(project.opened(), "docs")
+    embedmig.sync(project.opened(), "docs")
     project.expect_exact()
 
 
@@ -197,12 +197,12 @@ def test_a_trigger_dropped_by_hand_closes_the_gate_and_repair_opens_it(live: Pro
     with live.connect() as conn:
         conn.execute("drop trigger embedmig_docs_update on documents")
         conn.execute("update documents set body = 'nobody saw this' where id = 1")
-    assert commands.status(live.opened()).collections["docs"].capture == "missing"
-    verdicts = {verdict.name: verdict.passed for verdict in commands.gate(live.opened(), "docs")}
+    assert embedmig.status(live.opened()).collections["docs"].capture == "missing"
+    verdicts = {verdict.name: verdict.passed for verdict in embedmig.gate(live.opened(), "docs")}
     assert verdicts["capture"] is False
     assert verdicts["unaccounted_rows"] is False
-    commands.sync(live.opened(), "docs", repair=True)
-    assert all(verdict.passed for verdict in commands.gate(live.opened(), "docs"))
+    embedmig.sync(live.opened(), "docs", repair=True)
+    assert all(verdict.passed for verdict in embedmig.gate(live.opened(), "docs"))
     live.expect_exact()
 
 
@@ -214,13 +214,13 @@ def test_a_table_without_triggers_is_watched_by_its_watermark(project: Project) 
         (project.folder / "embedmig.toml").read_text() + 'capture = "watermark"\nchanged_at = "updated_at"\n'
     )
     project.space_script("0001")
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     assert project.one("select count(*) from pg_trigger where not tgisinternal") == 0
     with project.connect() as conn:
         conn.execute("update documents set body = 'newer', updated_at = now() where id = 3")
         conn.execute("insert into documents values (77, 'new', 'and stamped')")
         conn.execute("delete from documents where id = 4")
-    commands.sync(project.opened(), "docs")
+    embedmig.sync(project.opened(), "docs")
     project.expect_exact()
 
 
@@ -237,11 +237,11 @@ def test_adopted_vectors_are_kept_fresh_where_they_are_when_embedmig_writes_them
         "    op.adopt_space(OLD, table='documents', column='embedding', writer='embedmig')\n"
         "    op.flip_alias('docs', to=OLD)\n",
     )
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     with project.connect() as conn:
         conn.execute("insert into documents (id, title, body) values (100, 'new', 'a new cone')")
         conn.execute("update documents set body = 'edited' where id = 1")
-    commands.sync(project.opened(), "docs")
+    embedmig.sync(project.opened(), "docs")
     found = dict(project.rows("select id, embedding::text from documents where id in (0, 1, 100)"))
     untouched = "[" + ",".join(["0.125"] * 64) + "]"
     assert found[0] == untouched  # what was adopted is not touched

@@ -7,8 +7,8 @@ import json
 import psycopg
 import pytest
 
-from embedmig import commands
-from embedmig.commands import SpaceStatus
+import embedmig
+from embedmig import SpaceStatus
 from embedmig.gates import counting
 from tests.in_process import Fake, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
@@ -45,7 +45,7 @@ def looked(project: Project) -> SpaceStatus:
 
 
 def counted(project: Project) -> SpaceStatus:
-    return commands.status(project.opened(), exact=True).collections["docs"].spaces[0]
+    return embedmig.status(project.opened(), exact=True).collections["docs"].spaces[0]
 
 
 EVENTS = {
@@ -86,13 +86,13 @@ def test_another_question_in_the_configuration_is_another_count(large: Project, 
 
 
 def test_a_gate_counts_every_time_and_keeps_what_it_counted(large: Project) -> None:
-    assert all(verdict.passed for verdict in commands.gate(large.opened(), "docs"))
+    assert all(verdict.passed for verdict in embedmig.gate(large.opened(), "docs"))
     assert (looked(large).counted, looked(large).completeness) == ("exact", 1.0)
 
     with large.connect() as conn:
         conn.execute("set session_replication_role = replica; alter table documents disable trigger all")
         conn.execute("delete from embedmig.{}".format(table(large)))  # type: ignore[arg-type]  # noqa: UP032
-        value = {verdict.name: verdict.value for verdict in commands.gate(large.opened(), "docs")}["completeness"]
+        value = {verdict.name: verdict.value for verdict in embedmig.gate(large.opened(), "docs")}["completeness"]
         assert value == 0.0, "whatever was kept, and whatever the statistics have heard of by now"
 
 
@@ -149,14 +149,14 @@ def test_who_may_only_select_sees_what_was_kept_and_keeps_nothing(large: Project
         conn.execute(f"grant usage on schema embedmig to {name}; grant select on all tables in schema embedmig to {name}; "
                      f"grant select on documents to {name}")  # type: ignore[arg-type]  # fmt: skip
         before, _, after = large.url.partition("@")
-        watcher = commands.open_project(
+        watcher = embedmig.open_project(
             large.folder / "embedmig.toml", database=f"{before.partition('://')[0]}://{name}@{after}"
         )
-        seen = commands.status(watcher, exact=True).collections["docs"].spaces[0]
+        seen = embedmig.status(watcher, exact=True).collections["docs"].spaces[0]
         assert (seen.counted, seen.completeness) == ("exact", 1.0)
         assert large.one("select count(*) from embedmig.counts") == 0
         kept = counted(large)
-        assert commands.status(watcher).collections["docs"].spaces[0].counted_at == kept.counted_at
+        assert embedmig.status(watcher).collections["docs"].spaces[0].counted_at == kept.counted_at
     finally:
         conn.execute(f"drop owned by {name}; drop role {name}")  # type: ignore[arg-type]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from embedmig import commands, embedders
+import embedmig
+from embedmig import embedders
 from embedmig.embedders import model_check
 from embedmig.errors import EXIT_NO, ModelChanged, PlanError, UnknownTarget, UsageError
 from embedmig.quality.drift import Drift, decide
@@ -55,7 +56,7 @@ def live(project: Project) -> Iterator[Project]:
 
 
 def drift(project: Project, version: str, dimensions: int | None = None, sample: int = 200) -> Drift:
-    return commands.drift(
+    return embedmig.drift(
         project.opened(), "docs", model="fake/hash", version=version, dimensions=dimensions, sample=sample
     )
 
@@ -106,19 +107,19 @@ def test_a_sync_with_a_model_changed_behind_its_name_writes_nothing_and_says_so(
         conn.execute("insert into documents values (1000, 'new', 'arrives after the change')")
     Versioned.now = "2"
     model_check._checked.clear()  # a process of its own
-    (synced,) = commands.sync(live.opened(), "docs")
+    (synced,) = embedmig.sync(live.opened(), "docs")
     assert synced.error is not None
     assert "makes other vectors than" in synced.error
     assert (synced.rows, synced.waiting, synced.exit_code) == (0, 1, EXIT_NO)
     Versioned.now = "1-half"
-    assert commands.sync(live.opened(), "docs")[0].rows == 1
+    assert embedmig.sync(live.opened(), "docs")[0].rows == 1
 
 
 def test_a_process_that_syncs_asks_for_the_canary_texts_once(live: Project) -> None:
     for number in range(3):
         with live.connect() as conn:
             conn.execute("insert into documents values (%s, 'new', 'one at a time')", (2000 + number,))
-        commands.sync(live.opened(), "docs")
+        embedmig.sync(live.opened(), "docs")
     asked = 2 * 5 + 200 + 3 + 1  # the run's canaries and the syncs'; rows; the probe
     assert Versioned.texts_seen == asked
 
@@ -129,7 +130,7 @@ def test_a_backfill_is_stopped_before_it_mixes_two_models(live: Project) -> None
         conn.execute(f"delete from {live.one('select format($$%I.%I$$, table_schema, table_name) from embedmig.spaces')} where id < 100")  # fmt: skip
     Versioned.now = "2"
     with pytest.raises(ModelChanged, match=r"the lowest cosine is -?0\.\d+, at least 0\.99 is expected"):
-        commands.backfill(live.opened(), "docs", report=lambda _: None, stop=threading.Event())
+        embedmig.backfill(live.opened(), "docs", report=lambda _: None, stop=threading.Event())
 
 
 CHANGING = """

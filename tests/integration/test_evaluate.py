@@ -13,7 +13,8 @@ import psycopg
 import pytest
 from rich.console import Console
 
-from embedmig import Reader, commands
+import embedmig
+from embedmig import Reader
 from embedmig.errors import AnswerIsNo, EmbedmigError, GateClosed, PlanError, UnknownTarget, UsageError
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.quality.golden_drawing import SHOWS
@@ -46,16 +47,16 @@ def corpus(project: Project) -> Project:
     """Forty documents; the alias shows 64 dimensions, and a revision for 256 is there."""
     project.documents(40)
     project.two_spaces()
-    commands.upgrade(project.opened(), "0001")
+    embedmig.upgrade(project.opened(), "0001")
     return project
 
 
 @pytest.fixture
 def both(corpus: Project) -> Project:
     """Both versions filled, the alias back at the first, and a golden set."""
-    commands.upgrade(corpus.opened())
-    commands.downgrade(corpus.opened(), "-1")
-    commands.make_golden(corpus.opened(), "docs", 12)
+    embedmig.upgrade(corpus.opened())
+    embedmig.downgrade(corpus.opened(), "-1")
+    embedmig.make_golden(corpus.opened(), "docs", 12)
     return corpus
 
 
@@ -87,41 +88,41 @@ def test_every_live_version_is_measured_exactly_and_through_its_index_and_kept(b
         assert set(one["metrics"]) == {"ndcg@10", "recall@10", "mrr@10", "success@10"}
         assert all(0 <= m["low"] <= m["value"] <= m["high"] <= 1 for m in one["metrics"].values())
         assert 0 < one["latency_ms"]["p50"] <= one["latency_ms"]["p95"]
-    status = commands.status(both.opened())
+    status = embedmig.status(both.opened())
     assert [space.evals["ndcg@10"] for space in status.collections["docs"].spaces] == [
         round(one["metrics"]["ndcg@10"]["value"], 4) for one in found["evaluations"] if one["mode"] == "index"
     ]
     assert "ndcg@10 " in shown(status_table(status))
-    alone = commands.evaluate(both.opened(), "docs", NEW_TAG, k=5, exact_only=True)
+    alone = embedmig.evaluate(both.opened(), "docs", NEW_TAG, k=5, exact_only=True)
     assert [(one.version, one.mode, "ndcg@5" in one.metrics) for one in alone.evaluations] == [(NEW_TAG, "exact", True)]
 
 
 def test_a_score_of_a_half_full_space_is_marked_everywhere_and_opens_no_gate(corpus: Project) -> None:
-    commands.make_golden(corpus.opened(), "docs", 12)
+    embedmig.make_golden(corpus.opened(), "docs", 12)
     corpus.script("0002_space.py", GATED.format(evidence="completeness=0.1, ndcg_at_10=0.0"))
     with pytest.raises(GateClosed):
-        commands.upgrade(corpus.opened())
+        embedmig.upgrade(corpus.opened())
     with corpus.connect() as conn:
         table = corpus.one("select table_name from embedmig.spaces order by id desc limit 1")
         conn.execute(f"delete from embedmig.{table} where id >= 24")
-    said = shown(evaluated_table(commands.evaluate(corpus.opened(), "docs", NEW_TAG)))
+    said = shown(evaluated_table(embedmig.evaluate(corpus.opened(), "docs", NEW_TAG)))
     assert f"{NEW_TAG} was measured on 60.0 % of the corpus" in said
-    status = commands.status(corpus.opened())
+    status = embedmig.status(corpus.opened())
     space = status.collections["docs"].spaces[1]
     assert space.evals == {}
     assert space.partial_evals
     assert space.partial_evals["completeness"] == 0.6
     assert "on only 60.0 % of the corpus" in shown(status_table(status))
-    compared = commands.compare(corpus.opened(), "docs", OLD_TAG, NEW_TAG)
+    compared = embedmig.compare(corpus.opened(), "docs", OLD_TAG, NEW_TAG)
     assert compared.partial
 
     corpus.script("0002_space.py", GATED.format(evidence="completeness=0.7, ndcg_at_10=0.0"))
     with corpus.connect() as conn:
         conn.execute("delete from documents where id >= 24")  # the space is complete now; what was measured then is not
     with pytest.raises(GateClosed, match=r"ndcg@10 is None"):
-        commands.upgrade(corpus.opened())
-    commands.evaluate(corpus.opened(), "docs")
-    commands.upgrade(corpus.opened())
+        embedmig.upgrade(corpus.opened())
+    embedmig.evaluate(corpus.opened(), "docs")
+    embedmig.upgrade(corpus.opened())
 
 
 def test_a_role_that_may_only_look_gets_its_figures_and_is_told_that_they_are_not_kept(
@@ -133,7 +134,7 @@ def test_a_role_that_may_only_look_gets_its_figures_and_is_told_that_they_are_no
     try:
         before, _, after = both.url.partition("@")
         url = f"{before.partition('://')[0]}://{role}@{after}"
-        found = commands.evaluate(commands.open_project(both.folder / "embedmig.toml", database=url), "docs")
+        found = embedmig.evaluate(embedmig.open_project(both.folder / "embedmig.toml", database=url), "docs")
         assert found.evaluations
         assert not found.stored
         assert any("not stored" in notice for notice in found.notices)
@@ -143,15 +144,15 @@ def test_a_role_that_may_only_look_gets_its_figures_and_is_told_that_they_are_no
 
 
 def test_a_golden_set_drawn_from_the_corpus_says_what_it_cannot_show(corpus: Project) -> None:
-    made = commands.make_golden(corpus.opened(), "docs", 100)
+    made = embedmig.make_golden(corpus.opened(), "docs", 100)
     text = (corpus.folder / "evals" / "docs.yaml").read_text()
     assert made.queries == 40
     assert "fewer than 100" in made.notices[0]
     assert made.shows == SHOWS
     assert " ".join(line.removeprefix("# ").strip() for line in text.splitlines() if line.startswith("#")) == SHOWS
     with pytest.raises(UsageError, match="left as it is"):
-        commands.make_golden(corpus.opened(), "docs", 5)
-    commands.make_golden(corpus.opened(), "docs", 40, corpus.folder / "evals" / "again.yaml")
+        embedmig.make_golden(corpus.opened(), "docs", 5)
+    embedmig.make_golden(corpus.opened(), "docs", 40, corpus.folder / "evals" / "again.yaml")
     assert (corpus.folder / "evals" / "again.yaml").read_text() == text
 
 
@@ -168,14 +169,14 @@ def test_a_golden_set_that_cannot_be_used_ends_with_2(corpus: Project, text: str
     if text is not None:
         write_set(corpus, text)
     with pytest.raises(UsageError, match=said) as raised:
-        commands.evaluate(corpus.opened(), "docs")
+        embedmig.evaluate(corpus.opened(), "docs")
     assert raised.value.exit_code == 2
     assert raised.value.hint or "empty" in said
 
 
 def test_keys_that_are_not_there_are_counted_and_left_out(corpus: Project) -> None:
     write_set(corpus, "- {query: wind 0, relevant: {0: 1, 4711: 2}}\n- {query: gone, relevant: [4712]}\n")
-    found = commands.evaluate(corpus.opened(), "docs")
+    found = embedmig.evaluate(corpus.opened(), "docs")
     assert found.queries == 1
     assert "2 of 3 judged keys are not in documents (such as 4711, 4712)" in found.notices[0]
     assert "1 of 2 queries have no answer left" in found.notices[0]
@@ -183,13 +184,13 @@ def test_keys_that_are_not_there_are_counted_and_left_out(corpus: Project) -> No
 
 def test_a_version_or_a_number_that_is_not_there_ends_with_2(both: Project) -> None:
     with pytest.raises(UnknownTarget, match="has no space other"):
-        commands.evaluate(both.opened(), "docs", "other")
+        embedmig.evaluate(both.opened(), "docs", "other")
     with pytest.raises(UnknownTarget, match="has no space other"):
-        commands.compare(both.opened(), "docs", OLD_TAG, "other")
+        embedmig.compare(both.opened(), "docs", OLD_TAG, "other")
     with pytest.raises(UsageError, match="-k 0"):
-        commands.evaluate(both.opened(), "docs", k=0)
+        embedmig.evaluate(both.opened(), "docs", k=0)
     with pytest.raises(EmbedmigError) as raised:
-        commands.evaluate(both.opened(), "nothing")
+        embedmig.evaluate(both.opened(), "nothing")
     assert raised.value.exit_code == 2
 
 
@@ -209,7 +210,7 @@ def test_two_versions_are_set_side_by_side_by_query_tag_and_distance(both: Proje
     assert all(one["old"] < one["new"] or one["old"] >= 0 for one in result["distances"])
     assert len(result["changed"][0]["old"]) == len(result["changed"][0]["new"]) == 10
     assert result["opinion"]["answer"] in ("better", "worse", "can't tell")
-    page = shown(compared_page(commands.compare(both.opened(), "docs", OLD_TAG, NEW_TAG)))
+    page = shown(compared_page(embedmig.compare(both.opened(), "docs", OLD_TAG, NEW_TAG)))
     assert "rank-biased overlap" in page
     assert "shock wave" in page
 
@@ -217,23 +218,23 @@ def test_two_versions_are_set_side_by_side_by_query_tag_and_distance(both: Proje
 def test_queries_without_judgements_give_overlap_and_no_verdict(both: Project) -> None:
     (both.folder / "queries.txt").write_text("shock wave\nbuckling of a shell\n")
     queries = both.folder / "queries.txt"
-    found = commands.compare(both.opened(), "docs", OLD_TAG, NEW_TAG, queries=queries).comparison
+    found = embedmig.compare(both.opened(), "docs", OLD_TAG, NEW_TAG, queries=queries).comparison
     assert found.opinion.answer == "no judgements"
     assert found.old_ndcg is None
-    same = commands.compare(both.opened(), "docs", NEW_TAG, NEW_TAG, queries=queries).comparison
+    same = embedmig.compare(both.opened(), "docs", NEW_TAG, NEW_TAG, queries=queries).comparison
     assert same.overlap["value"] == same.rbo["value"] == pytest.approx(1)
     assert same.changed == []
 
 
 def test_versions_of_which_one_has_no_index_are_compared_by_exact_search_and_that_is_said(both: Project) -> None:
-    assert commands.compare(both.opened(), "docs", OLD_TAG, NEW_TAG).mode == "index"
+    assert embedmig.compare(both.opened(), "docs", OLD_TAG, NEW_TAG).mode == "index"
     table = both.one(f"select table_name from embedmig.spaces where version = '{OLD_TAG}'")
     with both.connect() as conn:
         [[index]] = conn.execute(
             "select indexname from pg_indexes where tablename = %s and indexdef ~ 'hnsw'", (table,)
         ).fetchall()
         conn.execute(f'drop index embedmig."{index}"')
-    found = commands.compare(both.opened(), "docs", OLD_TAG, NEW_TAG)
+    found = embedmig.compare(both.opened(), "docs", OLD_TAG, NEW_TAG)
     assert found.mode == "exact"
     assert f"{OLD_TAG} has no valid index" in found.notices[0]
     assert "exact search" in shown(compared_page(found))
@@ -246,52 +247,52 @@ def test_a_gate_on_evidence_prints_what_would_open_it_and_opens_when_it_is_there
     evidence = f"ndcg_at_10=within(0.5, of='{OLD_TAG}'), overlap_at_10=0.1, soak='0s', not_before='2020-01-01'"
     corpus.script("0002_space.py", GATED.format(evidence=evidence))
     with pytest.raises(GateClosed, match=r"ndcg@10 is None, asked for within 0.5") as closed:
-        commands.upgrade(corpus.opened())
+        embedmig.upgrade(corpus.opened())
     assert f"embedmig eval docs --version {NEW_TAG}" in str(closed.value.hint)
-    commands.make_golden(corpus.opened(), "docs", 10)
-    commands.evaluate(corpus.opened(), "docs")
-    asked = {verdict.name: verdict.passed for verdict in commands.gate(corpus.opened(), "docs")}
+    embedmig.make_golden(corpus.opened(), "docs", 10)
+    embedmig.evaluate(corpus.opened(), "docs")
+    asked = {verdict.name: verdict.passed for verdict in embedmig.gate(corpus.opened(), "docs")}
     assert (asked["ndcg@10"], asked["overlap@10"], asked["soak"], asked["not_before"]) == (True, False, True, True)
     with pytest.raises(GateClosed, match="overlap@10"):
-        commands.upgrade(corpus.opened())
-    commands.compare(corpus.opened(), "docs", OLD_TAG, NEW_TAG)
-    commands.upgrade(corpus.opened())
-    assert commands.status(corpus.opened()).collections["docs"].active == NEW_TAG
+        embedmig.upgrade(corpus.opened())
+    embedmig.compare(corpus.opened(), "docs", OLD_TAG, NEW_TAG)
+    embedmig.upgrade(corpus.opened())
+    assert embedmig.status(corpus.opened()).collections["docs"].active == NEW_TAG
 
 
 def test_a_gate_that_compares_with_a_version_that_is_not_there_is_refused(corpus: Project) -> None:
     corpus.script("0002_space.py", GATED.format(evidence="ndcg_at_10=within(0.1, of='other')"))
     with pytest.raises(PlanError, match="has no space other"):
-        commands.upgrade(corpus.opened())
-    assert commands.status(corpus.opened()).current == ["0001"]
+        embedmig.upgrade(corpus.opened())
+    assert embedmig.status(corpus.opened()).current == ["0001"]
 
 
 def test_a_version_is_retired_only_when_what_is_shown_has_proved_as_good(both: Project) -> None:
-    commands.upgrade(both.opened())
+    embedmig.upgrade(both.opened())
     both.script(
         "0003_retire.py",
         "from embedmig import op\nrevision = '0003'\ndown_revision = '0002'\ndef upgrade():\n"
         f"    op.retire_space({OLD_TAG!r}, collection='docs', after='0s', evals_stable=2)\n",
     )
     with pytest.raises(AnswerIsNo, match="was not evaluated yet"):
-        commands.upgrade(both.opened())
-    commands.evaluate(both.opened(), "docs", exact_only=True)  # the old index is not read: that would count as use
+        embedmig.upgrade(both.opened())
+    embedmig.evaluate(both.opened(), "docs", exact_only=True)  # the old index is not read: that would count as use
     with pytest.raises(AnswerIsNo, match="1 of 2 evaluations"):
-        commands.upgrade(both.opened())
-    commands.evaluate(both.opened(), "docs", NEW_TAG, exact_only=True)
-    commands.upgrade(both.opened())
-    assert commands.status(both.opened()).collections["docs"].spaces[0].state == "retired"
+        embedmig.upgrade(both.opened())
+    embedmig.evaluate(both.opened(), "docs", NEW_TAG, exact_only=True)
+    embedmig.upgrade(both.opened())
+    assert embedmig.status(both.opened()).collections["docs"].spaces[0].state == "retired"
 
 
 def test_retiring_by_hand_can_wait_for_the_same_proof(both: Project) -> None:
-    commands.upgrade(both.opened())
+    embedmig.upgrade(both.opened())
     asked = ("retire", "docs", OLD_TAG, "--confirm", OLD_TAG, "--after", "0s", "--evals-stable")
     assert "not above 0" in both.run(*asked, "0", expect=2).stderr
-    commands.evaluate(both.opened(), "docs", exact_only=True)
+    embedmig.evaluate(both.opened(), "docs", exact_only=True)
     assert "1 of 2 evaluations" in both.run(*asked, "2", expect=3).stderr
-    commands.evaluate(both.opened(), "docs", NEW_TAG, exact_only=True)
+    embedmig.evaluate(both.opened(), "docs", NEW_TAG, exact_only=True)
     both.run(*asked, "2")
-    assert commands.status(both.opened()).collections["docs"].spaces[0].state == "retired"
+    assert embedmig.status(both.opened()).collections["docs"].spaces[0].state == "retired"
 
 
 # --- shadow and canary ----------------------------------------------------------------------------------------
@@ -364,7 +365,7 @@ def test_markup_in_titles_and_queries_is_shown_as_it_stands(both: Project) -> No
     assert "[red]<b>wind[/nothing]" in printed
     assert "[bold]<script>[/nothing]" in printed
     assert "[bold]<script>[/nothing]" in both.run("search", "docs", "[red]<b>wind[/nothing]").stdout
-    html = page(commands.report(both.opened(), audited=True, with_text=True), now=datetime.now(UTC))
+    html = page(embedmig.gather_report(both.opened(), audited=True, with_text=True), now=datetime.now(UTC))
     assert "<script>" not in html
     assert "<b>wind" not in html
 
@@ -374,7 +375,7 @@ def test_a_canary_answers_its_tenants_wholly_and_everyone_else_as_before(both: P
         seen = [{hit.version for hit in reader.search("shock wave", tenant=t)} for t in ("acme", "other", None)]
         assert seen == [{NEW_TAG}, {OLD_TAG}, {OLD_TAG}]
         assert reader.search("shock wave", tenant="acme")[0].columns.keys() == {"title"}
-        commands.upgrade(both.opened())
+        embedmig.upgrade(both.opened())
         assert {hit.version for hit in reader.search("shock wave")} == {NEW_TAG}
     with Reader(both.url, "docs", canary=OLD_TAG, share=0.5, random=Random(7)) as reader:
         chance = Random(7)

@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 import embedmig
-from embedmig import Reader, commands
+from embedmig import Reader
 from embedmig.errors import DatabaseFailed, PlanError, UsageError
 from embedmig.stores import search
 from embedmig.stores.pgvector import build_resources
@@ -90,7 +90,7 @@ def test_an_index_over_stand_ins_is_used_and_its_candidates_are_ranked_by_the_ve
         (query,),
     ).fetchall()
     assert [hit.distance for hit in hits] == pytest.approx([distance for _, distance in exact])
-    found = commands.search(project.opened(), "docs", "wind tunnel 7", version=tag(64) if of == "vector" else None)
+    found = embedmig.search(project.opened(), "docs", "wind tunnel 7", version=tag(64) if of == "vector" else None)
     assert [hit.distance for hit in found.hits] == pytest.approx([hit.distance for hit in hits])
 
 
@@ -109,7 +109,7 @@ def test_3072_dimensions_are_indexed_in_half_precision_though_they_are_kept_in_f
     with Reader(project.url, "docs") as reader:
         assert len(reader.search("wind tunnel", k=10)) == 10
         assert "_hnsw_half" in plan_of_search(conn, reader)
-    assert not [finding for finding in commands.check(project.opened()) if finding.code == "EM006"]
+    assert not [finding for finding in embedmig.check(project.opened()) if finding.code == "EM006"]
 
 
 def test_an_index_in_another_form_takes_the_place_of_the_first_under_a_reader(
@@ -135,7 +135,7 @@ def test_an_index_in_another_form_takes_the_place_of_the_first_under_a_reader(
             "select array_agg(c.relname::text) from pg_class c join pg_am a on a.oid = c.relam where a.amname = 'hnsw'"
         )
         assert [name.rsplit("_", 1)[1] for name in project.one(names)] == ["bits"]
-        commands.downgrade(project.opened(), "-1")
+        embedmig.downgrade(project.opened(), "-1")
         assert [hit.key for hit in reader.search("heat 3", k=5)] == before
         assert reader._current().form is None
 

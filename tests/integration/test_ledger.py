@@ -13,7 +13,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, pool
 
-from embedmig import commands
+import embedmig
 from embedmig.database import LOCK_CLASS, RunLock, schema
 from embedmig.errors import EXIT_NO, CutoverBlocked, DatabaseUnsuitable, GateClosed, LockHeld, PlanError
 from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
@@ -45,11 +45,11 @@ def attempts(conn: psycopg.Connection) -> list[tuple[Any, ...]]:
 
 
 def test_the_current_heads_are_what_the_ledger_says_and_nothing_else(two: Project, conn: psycopg.Connection) -> None:
-    assert commands.current(two.opened()) == []
+    assert embedmig.current(two.opened()) == []
     upgrade(two)
-    assert commands.current(two.opened()) == ["0002"]
+    assert embedmig.current(two.opened()) == ["0002"]
     downgrade(two)
-    assert commands.current(two.opened()) == ["0001"]
+    assert embedmig.current(two.opened()) == ["0001"]
     upgrade(two)
     assert attempts(conn) == [
         ("0001", "upgrade", "done", 20),
@@ -59,7 +59,7 @@ def test_the_current_heads_are_what_the_ledger_says_and_nothing_else(two: Projec
     ]
     conn.execute("delete from embedmig.embedding_operations where attempt > 1")
     conn.execute("delete from embedmig.embedding_migrations where id > 1")
-    assert commands.current(two.opened()) == ["0001"]
+    assert embedmig.current(two.opened()) == ["0001"]
 
 
 def test_base_takes_the_alias_away_and_keeps_the_vectors(two: Project, conn: psycopg.Connection, fake: Fake) -> None:
@@ -74,29 +74,29 @@ def test_base_takes_the_alias_away_and_keeps_the_vectors(two: Project, conn: psy
 
 
 def test_stamp_records_without_running_and_base_takes_it_back(two: Project, fake: Fake) -> None:
-    commands.stamp(two.opened(), "0002")
-    assert commands.current(two.opened()) == ["0002"]
-    assert commands.status(two.opened()).settled
+    embedmig.stamp(two.opened(), "0002")
+    assert embedmig.current(two.opened()) == ["0002"]
+    assert embedmig.status(two.opened()).settled
     assert spaces(two) == []
     assert fake.seen.total() == 0
-    commands.stamp(two.opened(), "0001")
-    assert commands.current(two.opened()) == ["0001"]
-    commands.stamp(two.opened(), "base")
-    assert commands.current(two.opened()) == []
+    embedmig.stamp(two.opened(), "0001")
+    assert embedmig.current(two.opened()) == ["0001"]
+    embedmig.stamp(two.opened(), "base")
+    assert embedmig.current(two.opened()) == []
 
 
 def test_stamping_an_edited_script_makes_it_the_one_that_was_applied(two: Project) -> None:
     upgrade(two)
     path = two.migrations / "0001_space.py"
     path.write_text(path.read_text() + "# an afterthought\n")
-    assert commands.status(two.opened()).edited == ["0001"]
-    assert [finding.code for finding in commands.check(two.opened())] == ["EM012"]
+    assert embedmig.status(two.opened()).edited == ["0001"]
+    assert [finding.code for finding in embedmig.check(two.opened())] == ["EM012"]
     downgrade(two, "0001")
     with pytest.raises(PlanError, match=r"0001_space\.py was edited") as raised:
         downgrade(two, "base")
     assert "stamp 0001" in str(raised.value.hint)
-    commands.stamp(two.opened(), "0001")
-    assert commands.status(two.opened()).edited == []
+    embedmig.stamp(two.opened(), "0001")
+    assert embedmig.status(two.opened()).edited == []
     downgrade(two, "base")
 
 
@@ -104,7 +104,7 @@ def test_line_ends_alone_are_no_edit(two: Project) -> None:
     upgrade(two)
     path = two.migrations / "0001_space.py"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    assert commands.status(two.opened()).settled
+    assert embedmig.status(two.opened()).settled
 
 
 def test_no_two_attempts_run_at_once(two: Project, conn: psycopg.Connection) -> None:
@@ -119,11 +119,11 @@ def test_no_two_attempts_run_at_once(two: Project, conn: psycopg.Connection) -> 
 def test_whoever_looks_is_not_kept_out_by_a_run_and_whoever_writes_is(two: Project, conn: psycopg.Connection) -> None:
     upgrade(two, "0001")
     with RunLock(two.opened().context(start=True).database):
-        assert commands.status(two.opened()).current == ["0001"]
+        assert embedmig.status(two.opened()).current == ["0001"]
         with pytest.raises(LockHeld, match="another run holds the lock"):
             upgrade(two)
         with pytest.raises(LockHeld):
-            commands.stamp(two.opened(), "head")
+            embedmig.stamp(two.opened(), "head")
     assert len(attempts(conn)) == 1
 
 
@@ -143,7 +143,7 @@ def test_a_run_whose_server_process_still_ends_is_waited_for(
         )
         conn.execute("select pg_terminate_backend(%s)", (holder,))
         after.result()
-    assert commands.status(two.opened()).settled
+    assert embedmig.status(two.opened()).settled
 
 
 # --- gates ----------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_a_closed_gate_keeps_a_rollback_back_as_well(two: Project, conn: psycopg
     with pytest.raises(GateClosed) as raised:
         downgrade(two)
     assert raised.value.exit_code == EXIT_NO
-    assert commands.status(two.opened()).collections["docs"].active == tag(16)
+    assert embedmig.status(two.opened()).collections["docs"].active == tag(16)
     assert attempts(conn)[-1][:3] == ("0002", "downgrade", "gated")
 
 
@@ -246,7 +246,7 @@ def test_an_invalid_index_closes_the_gate_and_is_dropped_and_built_anew(
         "update pg_index set indisvalid = false where indexrelid = %s", (before,)
     )  # as a killed build leaves it
     assert spaces(project)[0].index == "invalid"
-    verdicts = {verdict.name: verdict.passed for verdict in commands.gate(project.opened(), "docs")}
+    verdicts = {verdict.name: verdict.passed for verdict in embedmig.gate(project.opened(), "docs")}
     assert verdicts["index"] is False
 
     project.script("0002_again.py", (project.migrations / "0001_space.py").read_text().replace(
@@ -268,7 +268,7 @@ def test_a_flip_that_a_reader_keeps_waiting_names_it_and_goes_through_when_it_en
         with pytest.raises(CutoverBlocked, match="no lock within") as raised:
             upgrade(two)
         assert f"pid {reader.info.backend_pid} (idle in transaction" in raised.value.message
-        assert commands.status(two.opened()).collections["docs"].active == tag()
+        assert embedmig.status(two.opened()).collections["docs"].active == tag()
     assert upgrade(two).current == ["0002"]
     assert two.one("select rows_done from embedmig.embedding_migrations order by id desc limit 1") == 0
 
@@ -284,8 +284,8 @@ def test_the_ledgers_tables_are_versioned_and_those_of_a_newer_embedmig_are_left
     conn.execute("update embedmig.ledger_schema set version_num = '9999'")
     for act in (
         lambda: upgrade(two),
-        lambda: commands.status(two.opened()),
-        lambda: commands.stamp(two.opened(), "base"),
+        lambda: embedmig.status(two.opened()),
+        lambda: embedmig.stamp(two.opened(), "base"),
     ):
         with pytest.raises(DatabaseUnsuitable, match="newer embedmig") as raised:
             act()
@@ -316,9 +316,9 @@ def test_the_ledger_of_an_older_embedmig_is_brought_up_to_date_though_no_revisio
     before = attempts(conn)
     back_to(two.url, version)
     with pytest.raises(DatabaseUnsuitable) as raised:
-        commands.status(two.opened())
+        embedmig.status(two.opened())
     assert "embedmig upgrade head" in str(raised.value.hint)
     assert upgrade(two).revisions == []
     assert two.one("select version_num from embedmig.ledger_schema") == schema.HEAD
-    assert commands.status(two.opened()).settled
+    assert embedmig.status(two.opened()).settled
     assert attempts(conn) == before

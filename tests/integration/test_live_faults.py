@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from embedmig import commands, embedders, runner
+import embedmig
+from embedmig import embedders, runner
 from embedmig.engine.outbox import TAKE, Changes
 from embedmig.errors import (
     AnswerIsNo,
@@ -61,7 +62,7 @@ class Live:
     poison: list[str]
 
     @property
-    def opened(self) -> commands.Project:
+    def opened(self) -> embedmig.Project:
         """The project, read anew."""
         return self.project.opened()
 
@@ -73,7 +74,7 @@ class Live:
     def sync_once(self) -> None:
         """A pass with something to do: a process looks at its models once, before it uses them."""
         self.do("update documents set body = 'first' where id = 0")
-        commands.sync(self.opened, "docs")
+        embedmig.sync(self.opened, "docs")
 
     def expect_exact(self, where: str = "true") -> None:
         """Every live space."""
@@ -93,7 +94,7 @@ def live(project: Project) -> Iterator[Live]:
     embedders.register("fake", create)
     project.documents(40)
     space_script(project, "0001", dimensions=DIMENSIONS[0])
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     space_script(project, "0002", "0001", dimensions=DIMENSIONS[1], old=OLD)
     yield Live(project, model, poison)
     model.before = staticmethod(lambda: None)
@@ -116,24 +117,24 @@ def at_call(number: int, happens: Any) -> Any:
 def test_a_run_that_loses_the_connection_of_its_lock_stops_and_goes_on_when_asked_again(live: Live) -> None:
     live.model.before = at_call(4, lambda: live.do(LOCK_HOLDER))
     with pytest.raises(RunSuperseded, match="run lock was lost"):
-        commands.upgrade(live.opened)
+        embedmig.upgrade(live.opened)
     before = live.project.one("select count(*) from embedmig.spaces s where s.state = 'active'")
     status, error = live.project.one(
         "select array[status, error] from embedmig.embedding_migrations order by id desc limit 1"
     )
     assert (before, status) == (1, "failed")
     assert "run lock was lost" in error
-    assert commands.upgrade(live.opened).current == ["0002"]
+    assert embedmig.upgrade(live.opened).current == ["0002"]
     live.expect_exact()
 
 
 def test_a_backfill_whose_every_connection_is_cut_keeps_what_it_had_and_goes_on(live: Live) -> None:
     live.model.before = at_call(5, lambda: live.do(EVERYONE))
     with pytest.raises((DatabaseFailed, RunSuperseded)) as raised:
-        commands.upgrade(live.opened)
+        embedmig.upgrade(live.opened)
     assert raised.value.exit_code == 1
     assert "run the same command again" in str(raised.value.hint)
-    assert commands.upgrade(live.opened).current == ["0002"]
+    assert embedmig.upgrade(live.opened).current == ["0002"]
     live.expect_exact()
 
 
@@ -141,7 +142,7 @@ def test_a_flip_that_is_cut_leaves_the_alias_as_it_was(live: Live) -> None:
     with live.project.connect() as reader:
         with reader.transaction():
             reader.execute("select from docs_embeddings limit 1")
-            flip = Daemon(lambda: commands.upgrade(live.opened))
+            flip = Daemon(lambda: embedmig.upgrade(live.opened))
             flip.start(0)
             waits = "select exists (select from pg_locks where not granted and locktype = 'relation')"
             wait_until(lambda: live.project.one(waits), "the flip to wait for the reader")
@@ -149,7 +150,7 @@ def test_a_flip_that_is_cut_leaves_the_alias_as_it_was(live: Live) -> None:
             with pytest.raises(EmbedmigError):
                 flip.join()
         assert reader.execute("select distinct version from docs_embeddings").fetchall() == [(OLD,)]
-    assert commands.upgrade(live.opened).current == ["0002"]
+    assert embedmig.upgrade(live.opened).current == ["0002"]
     live.expect_exact()
 
 
@@ -160,7 +161,7 @@ def test_a_flip_behind_a_reader_idle_in_transaction_gives_up_by_name_and_succeed
     with live.project.connect() as idle, live.project.connect() as other:
         with idle.transaction():
             idle.execute("select title from docs_embeddings limit 1")
-            flip = Daemon(lambda: commands.upgrade(live.opened))
+            flip = Daemon(lambda: embedmig.upgrade(live.opened))
             flip.start(0)
             other.execute("set statement_timeout = '1s'")  # far more than the flip may hold anyone up
             while not flip.ended:
@@ -169,22 +170,22 @@ def test_a_flip_behind_a_reader_idle_in_transaction_gives_up_by_name_and_succeed
                 CutoverBlocked, match=f"pid {idle.info.backend_pid} .*select title from docs_embeddings"
             ):
                 flip.join()
-        assert commands.upgrade(live.opened).current == ["0002"]
+        assert embedmig.upgrade(live.opened).current == ["0002"]
 
 
 # --- the model ------------------------------------------------------------------------------------------------
 
 
 def test_a_model_that_is_down_keeps_no_other_space_from_being_synced(live: Live) -> None:
-    commands.upgrade(live.opened)
+    embedmig.upgrade(live.opened)
     live.sync_once()
     live.model.down.add(DIMENSIONS[0])
     live.do("update documents set body = 'while the API was down' where id < 12")
-    one, two = commands.sync(live.opened, "docs")
+    one, two = embedmig.sync(live.opened, "docs")
     assert (two.waiting, two.error, one.waiting) == (0, None, 12)
     assert "down" in str(one.error)
-    commands.sync(live.opened, "docs")  # nothing is due yet: what is known of the model stays known
-    found = commands.status(live.opened).collections["docs"]
+    embedmig.sync(live.opened, "docs")  # nothing is due yet: what is known of the model stays known
+    found = embedmig.status(live.opened).collections["docs"]
     assert found.rollback is not None
     assert "down" in str(found.rollback.obstacle)
     with live.project.connect() as conn:
@@ -192,8 +193,8 @@ def test_a_model_that_is_down_keeps_no_other_space_from_being_synced(live: Live)
         assert set(waits.fetchall()) == {("the API is down", True)}
         conn.execute("update embedmig.pending_changes set not_before = now()")
     live.model.down.clear()
-    assert [synced.waiting for synced in commands.sync(live.opened, "docs")] == [0, 0]
-    assert commands.status(live.opened).collections["docs"].rollback.obstacle is None  # type: ignore[union-attr]
+    assert [synced.waiting for synced in embedmig.sync(live.opened, "docs")] == [0, 0]
+    assert embedmig.status(live.opened).collections["docs"].rollback.obstacle is None  # type: ignore[union-attr]
     live.expect_exact()
 
 
@@ -207,7 +208,7 @@ def test_while_a_space_is_filled_the_one_that_is_shown_takes_its_changes_in(live
         wait_until(lambda: live.project.one(query) != before, "the shown space to take the change in")
 
     live.model.before = at_call(4, someone_edits)
-    commands.upgrade(live.opened)
+    embedmig.upgrade(live.opened)
     live.sync_once()
     live.expect_exact()
 
@@ -217,16 +218,16 @@ def test_an_api_that_is_down_keeps_its_changes_waiting_and_takes_them_in_when_it
         settings = f"base_url = '{server.url}'\ngive_up_after = 0.2\n"
         live.project.configure(CONFIG + "\n[embedders.openai]\n" + settings)
         live.project.space_script("0002", "0001", model="openai/some-model", version="1", dimensions=8)
-        commands.upgrade(live.opened)
+        embedmig.upgrade(live.opened)
         live.sync_once()
         live.do("update documents set body = 'while the API was down' where id < 12")
         server.api.extend([{"status": 503, "times": 1_000_000}])
-        fine, down = commands.sync(live.opened, "docs")
+        fine, down = embedmig.sync(live.opened, "docs")
         assert (fine.waiting, fine.error, down.waiting) == (0, None, 12)
         assert "503" in str(down.error)
         server.api.script.clear()
         live.do("update embedmig.pending_changes set not_before = now()")
-        assert [synced.waiting for synced in commands.sync(live.opened, "docs")] == [0, 0]
+        assert [synced.waiting for synced in embedmig.sync(live.opened, "docs")] == [0, 0]
     assert live.project.one("select count(*) from embedmig.failed_rows") == 0
 
 
@@ -236,14 +237,14 @@ def test_no_sum_is_passed_while_writers_go_on(live: Live) -> None:
         live.project.configure(f"{CONFIG}\n{reach}max_cost = 0.2\n")
         live.project.space_script("0002", "0001", model="openai/some-model", version="1", dimensions=8)
         with pytest.raises(AnswerIsNo, match="max_cost"):
-            commands.upgrade(live.opened)
+            embedmig.upgrade(live.opened)
         spent = live.project.one("select cost_usd from embedmig.embedding_migrations order by id desc limit 1")
         assert 0 < spent <= 0.2
         live.do("update documents set body = 'changed meanwhile' where id < 20")
         live.project.configure(f"{CONFIG}\n{reach}max_cost = 4\n")
-        commands.upgrade(live.opened)
-        commands.sync(live.opened, "docs")
-        assert [space.complete for space in commands.status(live.opened).collections["docs"].spaces] == [40, 40]
+        embedmig.upgrade(live.opened)
+        embedmig.sync(live.opened, "docs")
+        assert [space.complete for space in embedmig.status(live.opened).collections["docs"].spaces] == [40, 40]
 
 
 def test_sync_killed_between_embedding_and_writing_loses_nothing_and_the_next_takes_over_at_once(live: Live) -> None:
@@ -256,9 +257,9 @@ def test_sync_killed_between_embedding_and_writing_loses_nothing_and_the_next_ta
 
     live.model.before = at_call(1, dies)
     with disturbed(moments), pytest.raises(EmbedmigError):
-        commands.sync(live.opened, "docs")
+        embedmig.sync(live.opened, "docs")
     assert live.project.one("select count(*) from embedmig.pending_changes where claimed_until > now()") > 0
-    (synced,) = commands.sync(live.opened, "docs")
+    (synced,) = embedmig.sync(live.opened, "docs")
     assert (synced.rows, synced.waiting) == (12, 0)
     live.expect_exact()
 
@@ -267,13 +268,13 @@ def test_a_row_that_the_model_refuses_is_dead_lettered_with_its_reason_and_retri
     live.poison.append("unspeakable")
     live.do("update documents set body = 'unspeakable' where id = 7")
     live.do("update documents set body = 'harmless' where id = 8")
-    (synced,) = commands.sync(live.opened, "docs")
+    (synced,) = embedmig.sync(live.opened, "docs")
     assert (synced.rows, synced.failed, synced.waiting) == (1, 1, 0)
-    (space,) = commands.status(live.opened).collections["docs"].spaces
+    (space,) = embedmig.status(live.opened).collections["docs"].spaces
     assert space.failures == [{"key": ["7"], "reason": "poison"}]
     assert not space.unaccounted
     live.poison.clear()
-    commands.sync(live.opened, "docs", retry_failed=True)
+    embedmig.sync(live.opened, "docs", retry_failed=True)
     live.expect_exact()
     assert live.project.one("select count(*) from embedmig.failed_rows") == 0
 
@@ -287,8 +288,8 @@ def test_a_truncate_in_the_middle_of_a_backfill_leaves_nothing_behind(live: Live
         live.do("insert into documents values (3, 'after', 'the flood')")
 
     live.model.before = at_call(4, truncates)
-    commands.upgrade(live.opened)
-    commands.sync(live.opened, "docs")
+    embedmig.upgrade(live.opened)
+    embedmig.sync(live.opened, "docs")
     live.expect_exact()
     assert live.project.one("select count(*) from docs_embeddings") == 1
 
@@ -298,20 +299,20 @@ def test_a_transaction_open_across_the_whole_migration_is_taken_in_when_it_commi
         slow.execute("update documents set body = 'written long ago' where id < 10")
         slow.execute("delete from documents where id = 11")
         slow.execute("insert into documents values (99, 'new', 'and long in coming')")
-        commands.upgrade(live.opened)
+        embedmig.upgrade(live.opened)
         slow.commit()
-    assert [synced.waiting for synced in commands.sync(live.opened, "docs")] == [0, 0]
+    assert [synced.waiting for synced in embedmig.sync(live.opened, "docs")] == [0, 0]
     live.expect_exact()
 
 
 def test_a_source_that_was_renamed_is_named_in_the_error_and_found_again_under_its_name(live: Live) -> None:
     live.do("alter table documents rename to papers")
-    for command in (commands.status, commands.sync, commands.upgrade):
+    for command in (embedmig.status, embedmig.sync, embedmig.upgrade):
         with pytest.raises(SourceError, match="table documents is not there"):
             command(live.opened)
     live.do("update papers set body = 'written under another name' where id = 1")
     live.do("alter table papers rename to documents")
-    commands.sync(live.opened, "docs")
+    embedmig.sync(live.opened, "docs")
     live.expect_exact()
 
 
@@ -319,21 +320,21 @@ def test_a_source_that_was_renamed_is_named_in_the_error_and_found_again_under_i
 def test_a_key_that_was_retyped_opens_no_gate_and_every_command_says_what_to_alter(
     live: Live, to: str, new_key: str
 ) -> None:
-    commands.alias_drop(live.opened, "docs")
+    embedmig.alias_drop(live.opened, "docs")
     live.do(f"alter table documents alter column id type {to}")
-    for command in (commands.gate, commands.sync, commands.alias_rebuild):
+    for command in (embedmig.gate, embedmig.sync, embedmig.alias_rebuild):
         with pytest.raises(SourceError, match=f"key column id of documents is {to} now") as raised:
             command(live.opened, "docs")
     statement, _, then = str(raised.value.hint).partition("; then ")
     assert then == "embedmig sync --repair"
     live.do(statement)
-    commands.sync(live.opened, "docs", repair=True)
-    commands.alias_rebuild(live.opened, "docs")
+    embedmig.sync(live.opened, "docs", repair=True)
+    embedmig.alias_rebuild(live.opened, "docs")
     live.do("update documents set body = 'edited' where id = '1'")
     live.do(f"insert into documents values ({new_key}, 'beyond', 'every integer')")
-    commands.sync(live.opened, "docs")
+    embedmig.sync(live.opened, "docs")
     live.expect_exact()
-    assert all(verdict.passed for verdict in commands.gate(live.opened, "docs"))
+    assert all(verdict.passed for verdict in embedmig.gate(live.opened, "docs"))
 
 
 def test_no_type_of_text_column_and_no_predicate_makes_a_writer_fail(project: Project) -> None:
@@ -345,7 +346,7 @@ def test_no_type_of_text_column_and_no_predicate_makes_a_writer_fail(project: Pr
         conn.execute("insert into documents select n, 'Title', '{\"n\": 1}' from generate_series(1, 5) n")
     project.configure(CONFIG + "where = \"shown(m) and m >= 'draft'::mood\"\n")
     space_script(project, dimensions=8)
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     with project.connect() as conn:
         conn.execute("update documents set title = 'TITLE' where id = 1")
         conn.execute("update documents set body = '{\"n\": 2}' where id = 2")
@@ -353,7 +354,7 @@ def test_no_type_of_text_column_and_no_predicate_makes_a_writer_fail(project: Pr
         conn.execute("insert into documents values (6, 'six', '{}')")
         conn.execute("delete from documents where id = 4")
     assert project.one("select count(*) from embedmig.outbox_docs") == 5
-    commands.sync(project.opened(), "docs")
+    embedmig.sync(project.opened(), "docs")
     project.expect_exact("m = 'public'", unit_vectors)
 
 
@@ -376,55 +377,55 @@ def test_a_long_outbox_is_distributed_in_transactions_of_bounded_size(live: Live
 
 
 def test_a_paused_migration_holds_still_says_why_and_goes_on(live: Live) -> None:
-    commands.pause(live.opened, "docs", "month end")
+    embedmig.pause(live.opened, "docs", "month end")
     said: list[str] = []
-    running = Daemon(lambda: commands.upgrade(live.opened, report=lambda event: said.append(str(event))))
+    running = Daemon(lambda: embedmig.upgrade(live.opened, report=lambda event: said.append(str(event))))
     running.start(0)
     wait_until(lambda: any("month end" in text for text in said), "the run to say that it is paused")
-    assert "month end" in str(commands.status(live.opened).collections["docs"].held_back)
+    assert "month end" in str(embedmig.status(live.opened).collections["docs"].held_back)
     held = "select count(*) from embedmig.spaces where version = '{}' and state = 'building'"
     assert live.project.one(held.format(NEW)) == 1
-    commands.resume(live.opened, "docs")
+    embedmig.resume(live.opened, "docs")
     running.join()
     live.expect_exact()
 
 
 def test_a_throttle_is_shown_with_its_reason(live: Live) -> None:
-    commands.throttle(live.opened, 250, "docs", "business hours")
-    assert "250 rows/s" in str(commands.status(live.opened).collections["docs"].held_back)
-    assert "business hours" in str(commands.status(live.opened).collections["docs"].held_back)
-    commands.throttle(live.opened, None, "docs")
-    assert commands.status(live.opened).collections["docs"].held_back is None
+    embedmig.throttle(live.opened, 250, "docs", "business hours")
+    assert "250 rows/s" in str(embedmig.status(live.opened).collections["docs"].held_back)
+    assert "business hours" in str(embedmig.status(live.opened).collections["docs"].held_back)
+    embedmig.throttle(live.opened, None, "docs")
+    assert embedmig.status(live.opened).collections["docs"].held_back is None
 
 
 def test_without_waiting_the_first_run_prepares_a_worker_fills_and_a_later_run_flips(live: Live) -> None:
     with pytest.raises(AnswerIsNo, match="40 rows are still to be embedded") as raised:
-        commands.upgrade(live.opened, no_wait=True)
+        embedmig.upgrade(live.opened, no_wait=True)
     assert raised.value.exit_code == 3
     live.do("update documents set body = 'meanwhile' where id = 1")
-    commands.backfill(live.opened, "docs", report=lambda _: None, stop=threading.Event())
-    assert commands.upgrade(live.opened, no_wait=True).current == ["0002"]
-    commands.sync(live.opened, "docs")
+    embedmig.backfill(live.opened, "docs", report=lambda _: None, stop=threading.Event())
+    assert embedmig.upgrade(live.opened, no_wait=True).current == ["0002"]
+    embedmig.sync(live.opened, "docs")
     live.expect_exact()
 
 
 def test_a_version_is_retired_when_its_time_has_come_and_never_before(live: Live) -> None:
     with pytest.raises(AnswerIsNo, match="is what the alias shows"):
-        commands.retire(live.opened, "docs", OLD, after="0s", confirm=OLD)
-    commands.upgrade(live.opened)
+        embedmig.retire(live.opened, "docs", OLD, after="0s", confirm=OLD)
+    embedmig.upgrade(live.opened)
     with pytest.raises(UsageError, match="can't be taken back"):
-        commands.retire(live.opened, "docs", OLD, after="0s", confirm=None)
+        embedmig.retire(live.opened, "docs", OLD, after="0s", confirm=None)
     with pytest.raises(AnswerIsNo, match="not for 21d"):
-        commands.retire(live.opened, "docs", OLD, after="21d", confirm=OLD)
-    retired = commands.retire(live.opened, "docs", OLD, after="0s", confirm=OLD)
+        embedmig.retire(live.opened, "docs", OLD, after="21d", confirm=OLD)
+    retired = embedmig.retire(live.opened, "docs", OLD, after="0s", confirm=OLD)
     assert retired.milliseconds < 2000
     row = live.project.one("select error from embedmig.embedding_migrations where direction = 'retire'")
     assert OLD in row
     with pytest.raises(PlanError, match="is retired") as raised:
-        commands.downgrade(live.opened, "0001")
+        embedmig.downgrade(live.opened, "0001")
     assert "40 rows again" in str(raised.value.hint)
     live.do("delete from documents where id = 1")
-    commands.sync(live.opened, "docs")
+    embedmig.sync(live.opened, "docs")
     live.expect_exact()
 
 
@@ -434,11 +435,11 @@ def test_the_alias_makes_room_for_a_schema_change_and_comes_back_with_its_grants
     before = live.project.one(grants)
     with pytest.raises(psycopg.errors.FeatureNotSupported):
         live.do("alter table documents alter column title type varchar(300)")
-    commands.alias_drop(live.opened, "docs")
+    embedmig.alias_drop(live.opened, "docs")
     live.do("alter table documents alter column title type varchar(300)")
-    commands.alias_rebuild(live.opened, "docs")
+    embedmig.alias_rebuild(live.opened, "docs")
     assert live.project.one(grants) == before == ["SELECT pg_monitor"]
     assert live.project.one("select count(*) from docs_embeddings") == 40
     live.do("update documents set title = 'as wide as before' where id = 1")
-    commands.sync(live.opened, "docs")
+    embedmig.sync(live.opened, "docs")
     live.expect_exact()

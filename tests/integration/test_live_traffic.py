@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 )
 from psycopg import errors as pg
 
-from embedmig import commands
+import embedmig
 from embedmig.errors import AnswerIsNo, EmbedmigError, GateClosed
 from embedmig.source.rows import Piece, Row
 from embedmig.stores import Batch
@@ -117,7 +117,7 @@ class Traffic:
         )
         self.conn.execute("insert into documents select n, 'title', 'body ' || n from generate_series(0, 6) n")
         self.opened = self.project.opened()
-        commands.upgrade(self.opened, "0001")
+        embedmig.upgrade(self.opened, "0001")
 
     # --- the application
 
@@ -156,8 +156,8 @@ class Traffic:
         passes: list[Daemon] = []
 
         def begin_pass() -> None:
-            apart = commands.open_project(self.project.folder / "embedmig.toml", database=f"{self.project.url}&{APART}")
-            passes.append(Daemon(lambda: commands.sync(apart, "docs")))
+            apart = embedmig.open_project(self.project.folder / "embedmig.toml", database=f"{self.project.url}&{APART}")
+            passes.append(Daemon(lambda: embedmig.sync(apart, "docs")))
             passes[-1].start(HEAD_START)
 
         at: dict[int, Callable[[], None]] = {moment: begin_pass for moment in daemons_at}  # noqa: C420
@@ -175,20 +175,20 @@ class Traffic:
 
     def upgrade(self, **disturbance: Any) -> None:
         """To the second space, unless it is there."""
-        self.run(lambda: commands.upgrade(self.opened), **disturbance)
+        self.run(lambda: embedmig.upgrade(self.opened), **disturbance)
 
     def downgrade(self, **disturbance: Any) -> None:
         """Back to the first, if the second is shown."""
-        if commands.current(self.opened) == ["0002"]:
-            self.run(lambda: commands.downgrade(self.opened, "-1"), **disturbance)
+        if embedmig.current(self.opened) == ["0002"]:
+            self.run(lambda: embedmig.downgrade(self.opened, "-1"), **disturbance)
 
     def backfill(self, version: str) -> None:
         """Fills a space outside a revision."""
-        commands.backfill(self.opened, "docs", version, report=lambda _: None, stop=threading.Event())
+        embedmig.backfill(self.opened, "docs", version, report=lambda _: None, stop=threading.Event())
 
     def sync(self, **disturbance: Any) -> None:
         """One pass."""
-        self.run(lambda: commands.sync(self.opened, "docs"), **disturbance)
+        self.run(lambda: embedmig.sync(self.opened, "docs"), **disturbance)
 
     # --- what must be true
 
@@ -208,7 +208,7 @@ class Traffic:
         unfinished = self.conn.execute("select version from embedmig.spaces where state = 'building'").fetchall()
         for row in unfinished:
             self.backfill(row[0])
-        commands.sync(self.opened, "docs")
+        embedmig.sync(self.opened, "docs")
         assert self.project.one("select count(*) from embedmig.outbox_docs") == 0
         assert self.project.one("select count(*) from embedmig.pending_changes") == 0
         assert self.project.one("select count(*) from embedmig.failed_rows") == 0
@@ -318,7 +318,7 @@ WAITS = "select exists (select from pg_locks where locktype = 'advisory' and not
 )
 def test_a_batch_that_is_written_late_undoes_nothing_that_was_taken_in_meanwhile(traffic: Traffic, change: str) -> None:
     with pytest.raises(AnswerIsNo):
-        commands.upgrade(traffic.opened, no_wait=True)
+        embedmig.upgrade(traffic.opened, no_wait=True)
     table = traffic.project.one(
         "select format('embedmig.%I', table_name) from embedmig.spaces where state = 'building'"
     )
@@ -329,7 +329,7 @@ def test_a_batch_that_is_written_late_undoes_nothing_that_was_taken_in_meanwhile
         late.start(0)
         wait_until(lambda: traffic.project.one(WAITS.format(ours="true")), "the batch to be on its way into the space")
         traffic.conn.execute(change)  # type: ignore[call-overload]
-        meanwhile = Daemon(lambda: commands.sync(traffic.project.opened(), "docs"))
+        meanwhile = Daemon(lambda: embedmig.sync(traffic.project.opened(), "docs"))
         meanwhile.start(0)
         wait_until(
             lambda: meanwhile.ended or traffic.project.one(WAITS.format(ours="false")), "sync to be through, or to wait"

@@ -8,7 +8,8 @@ import signal
 import pytest
 from rich.console import Console
 
-from embedmig import Reader, commands, embedders
+import embedmig
+from embedmig import Reader, embedders
 from embedmig.engine.outbox import TAKE, Changes
 from embedmig.engine.throttle import LAG
 from embedmig.report.live import Live as Screen
@@ -47,7 +48,7 @@ def test_a_run_waits_while_the_database_suffers_and_says_why(
     )  # there is no standby here
     busy.configure(f"{CONFIG}\n[throttle]\n{throttle}\n")
     said: list[str] = []
-    running = Daemon(lambda: commands.upgrade(busy.opened(), report=lambda event: said.append(str(event))))
+    running = Daemon(lambda: embedmig.upgrade(busy.opened(), report=lambda event: said.append(str(event))))
     running.start(0)
     wait_until(lambda: any(why in text for text in said), "the run to say why it waits")
     assert busy.one("select rows_done from embedmig.embedding_migrations") == 0
@@ -74,22 +75,22 @@ def test_what_readers_found_is_embedded_first_and_the_cold_rest_after_it(project
     fake = Fake(options={"limits": Limits(5, 1)}).register()
     project.documents(40)
     space_script(project, dimensions=8)
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     space_script(project, "0002", "0001", dimensions=16, old=tag(8))
     script = next((project.folder / "migrations").glob("0002*.py"))
     script.write_text(script.read_text().replace("op.backfill(NEW)", 'op.backfill(NEW, order="hot")'))
     with pytest.raises(Exception, match="still to be embedded"):
-        commands.upgrade(project.opened(), no_wait=True)
+        embedmig.upgrade(project.opened(), no_wait=True)
     with Reader(project.url, "docs", lazy=True) as reader:
         hot = {hit.key[0] for hit in reader.search("shock wave", 5)}
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     texts = dict(project.rows("select title || E'\\n\\n' || body, id::text from documents"))
     first = next(call for one in fake.made if one.dimensions == 16 for call in one.calls if call[0] in texts)
     assert {texts[text] for text in first} == hot
 
 
 def test_an_outbox_of_a_million_entries_is_handed_out_in_bounded_transactions_and_settled(busy: Project) -> None:
-    commands.upgrade(busy.opened())
+    embedmig.upgrade(busy.opened())
     with busy.connect() as conn:
         conn.execute("delete from strain")
         conn.execute("insert into embedmig.outbox_docs select n % 20000 from generate_series(1, 1000000) n")
@@ -102,7 +103,7 @@ def test_an_outbox_of_a_million_entries_is_handed_out_in_bounded_transactions_an
             passes += 1
     assert passes == 1_000_000 // TAKE + 1
     assert busy.one("select count(*) from embedmig.pending_changes") == 20_000
-    (synced,) = commands.sync(busy.opened(), "docs")
+    (synced,) = embedmig.sync(busy.opened(), "docs")
     assert (synced.waiting, synced.rows) == (0, 0)
     assert busy.one("select count(*) from docs_embeddings") == 40
 

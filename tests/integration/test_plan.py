@@ -11,8 +11,8 @@ import numpy as np
 import psycopg
 import pytest
 
-from embedmig import commands
-from embedmig.commands.eta import launch
+import embedmig
+from embedmig.commands.eta import eta
 from embedmig.embedders.prices import PRICES_OF
 from embedmig.errors import AnswerIsNo, EmbedderUnavailable, Interrupted
 from embedmig.report.page import page
@@ -32,9 +32,9 @@ def small(project: Project) -> Project:
     return project
 
 
-def forecast(project: Project, **asked: int) -> commands.Forecast:
+def forecast(project: Project, **asked: int) -> embedmig.Forecast:
     """The only backfill of the plan."""
-    (found,) = commands.plan(project.opened(), **asked).forecasts
+    (found,) = embedmig.plan(project.opened(), **asked).forecasts
     return found
 
 
@@ -80,7 +80,7 @@ def test_cut_texts_are_weighed_as_the_model_gets_them_prefix_and_overlap_include
     project.documents(40)
     project.space_script("0001", more="chunk={'size': 20, 'overlap': 5}, document_prefix='passage: '")
     found = forecast(project).estimate
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     took = project.json("show", "0001")["attempts"][0]["backfills"][0]["truth"]
     (table,) = project.rows("select table_name from embedmig.spaces")[0]
     assert (found.rows, found.tokens, found.vectors) == (
@@ -94,7 +94,7 @@ def test_of_a_space_that_is_half_full_only_the_rest_is_counted(small: Project) -
     path = small.migrations / "0001_space.py"
     path.write_text(path.read_text().replace("completeness=0.995", 'not_before="2999-01-01"', 1))
     with pytest.raises(AnswerIsNo):
-        commands.upgrade(small.opened())
+        embedmig.upgrade(small.opened())
     with small.connect() as conn:
         conn.execute("insert into documents values (1000, 'one', 'more')")
     found = forecast(small)
@@ -155,7 +155,7 @@ def test_a_list_price_carries_its_date_the_configured_one_goes_first_and_an_unkn
 def test_without_a_probe_the_time_is_unknown_until_a_run_has_measured_the_model(small: Project) -> None:
     assert forecast(small).time.seconds is None
     assert "unknown: --probe measures it" in small.run("plan").stdout
-    commands.upgrade(small.opened())
+    embedmig.upgrade(small.opened())
     small.space_script("0002", "0001", dimensions=256)
     found = forecast(small).time
     assert found.seconds is not None
@@ -275,7 +275,7 @@ def test_disk_and_memory_are_given_for_both_storage_types(small: Project) -> Non
 
 def test_an_upgrade_keeps_its_estimate_and_the_truth_beside_it(small: Project) -> None:
     tokens = forecast(small).estimate.tokens
-    commands.upgrade(small.opened())
+    embedmig.upgrade(small.opened())
     (attempt,) = small.json("show", "0001")["attempts"]
     (found,) = attempt["backfills"]
     estimate, truth = found["estimate"], found["truth"]
@@ -302,8 +302,8 @@ def test_of_a_run_that_was_stopped_each_attempt_has_its_own_part(
             stop.set()
 
     with pytest.raises(Interrupted):
-        commands.upgrade(small.opened(), report=stop_at_the_first, stop=stop)
-    commands.upgrade(small.opened())
+        embedmig.upgrade(small.opened(), report=stop_at_the_first, stop=stop)
+    embedmig.upgrade(small.opened())
     first, second = (attempt["backfills"][0] for attempt in small.json("show", "0001")["attempts"])
     assert 0 < first["truth"]["rows"] < 300
     assert second["estimate"]["rows"] == second["truth"]["rows"] == 300 - first["truth"]["rows"]
@@ -317,8 +317,8 @@ def test_an_estimate_that_can_not_be_made_or_kept_stops_nothing(
 
     monkeypatch.setattr("embedmig.operations.estimate_recorder.draw", broken)
     monkeypatch.setattr("embedmig.database.ledger.Ledger.record_estimate", broken)
-    commands.upgrade(small.opened())
-    assert commands.status(small.opened()).settled
+    embedmig.upgrade(small.opened())
+    assert embedmig.status(small.opened()).settled
     assert small.json("show", "0001")["attempts"][0]["backfills"] == []
 
 
@@ -332,30 +332,30 @@ def gated(project: Project, gate: str) -> None:
 
 
 def test_the_launch_is_the_later_of_rate_soak_and_not_before_and_says_which(small: Project) -> None:
-    commands.upgrade(small.opened())
+    embedmig.upgrade(small.opened())
     now = datetime(2030, 1, 1, tzinfo=UTC)
-    assert launch(small.opened(), now).held_by == "nothing is pending"
+    assert eta(small.opened(), now).held_by == "nothing is pending"
     gated(small, 'not_before="2030-02-01"')
-    held = launch(small.opened(), now)
+    held = eta(small.opened(), now)
     assert (held.at, held.held_by) == (datetime(2030, 2, 1, tzinfo=UTC), "held by the gate's not_before 2030-02-01")
-    shown = page(commands.report(small.opened(), now=now), now=now)
+    shown = page(embedmig.gather_report(small.opened(), now=now), now=now)
     assert re.search(r'id="launch">2030-02-01 00:00<.*held by the gate&#39;s not_before 2030-02-01', shown)
     gated(small, 'not_before="2029-12-01"')
-    free = launch(small.opened(), now)
+    free = eta(small.opened(), now)
     assert free.at is not None
     assert now < free.at < now + timedelta(minutes=5)
     assert free.held_by == "if started now, at the rate last measured"
     gated(small, 'soak="3d", not_before="2030-01-02"')
-    soaked = launch(small.opened(), now)
+    soaked = eta(small.opened(), now)
     assert soaked.at is not None
     assert now + timedelta(days=3) <= soaked.at < now + timedelta(days=3, minutes=5)
     assert soaked.held_by == "held by the gate's soak of 3d"
 
 
 def test_a_soak_that_began_counts_from_when_the_space_was_ready(small: Project) -> None:
-    commands.upgrade(small.opened())
+    embedmig.upgrade(small.opened())
     gated(small, 'soak="3d"')
     with pytest.raises(AnswerIsNo):
-        commands.upgrade(small.opened())
+        embedmig.upgrade(small.opened())
     ready = small.one("select state_since from embedmig.spaces where revision = '0002'")
-    assert launch(small.opened(), datetime.now(UTC)).at == ready + timedelta(days=3)
+    assert eta(small.opened(), datetime.now(UTC)).at == ready + timedelta(days=3)

@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import pytest
 
-from embedmig import Reader, commands
+import embedmig
+from embedmig import Reader
 from embedmig.errors import ConfigError
 from tests.project import NEW_TAG, OLD_TAG, Project
 from tests.waiting import wait_until
@@ -80,7 +81,7 @@ def moved(project: Project) -> Project:
     """Two spaces; the alias shows the first."""
     project.documents(30)
     project.two_spaces()
-    commands.upgrade(project.opened(), "0001")
+    embedmig.upgrade(project.opened(), "0001")
     return project
 
 
@@ -104,10 +105,10 @@ def test_no_read_through_the_pool_fails_or_is_mixed_while_the_alias_flips(moved:
     for reader in readers:
         reader.start()
     try:
-        commands.upgrade(moved.opened())
+        embedmig.upgrade(moved.opened())
         for _ in range(5):
-            commands.downgrade(moved.opened(), "-1")
-            commands.upgrade(moved.opened())
+            embedmig.downgrade(moved.opened(), "-1")
+            embedmig.upgrade(moved.opened())
     finally:
         ended.set()
         for reader in readers:
@@ -121,9 +122,9 @@ def test_no_read_through_the_pool_fails_or_is_mixed_while_the_alias_flips(moved:
 def test_a_reader_behind_the_pool_notices_every_flip(moved: Project, pool: str) -> None:
     with Reader(pool, "docs") as reader:
         assert {hit.version for hit in reader.search("shock wave")} == {OLD_TAG}
-        commands.upgrade(moved.opened())
+        embedmig.upgrade(moved.opened())
         assert {hit.version for hit in reader.search("shock wave")} == {NEW_TAG}
-        commands.downgrade(moved.opened(), "-1")
+        embedmig.downgrade(moved.opened(), "-1")
         assert {hit.version for hit in reader.search("shock wave")} == {OLD_TAG}
 
 
@@ -140,9 +141,9 @@ def test_a_run_through_the_pool_is_refused_before_anything_is_touched(moved: Pro
         one.start()
     try:
         with pytest.raises(ConfigError, match="transaction pool"):
-            commands.upgrade(commands.open_project(moved.folder / "embedmig.toml", database=pool))
+            embedmig.upgrade(embedmig.open_project(moved.folder / "embedmig.toml", database=pool))
     finally:
         other.set()
         for one in crowd:
             one.join()
-    assert commands.status(moved.opened()).current == ["0001"]
+    assert embedmig.status(moved.opened()).current == ["0001"]

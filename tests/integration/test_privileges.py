@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from embedmig import Reader, commands
+import embedmig
+from embedmig import Reader
 from embedmig.errors import EmbedmigError
 from tests.in_process import Fake, space_script, tag, upgrade
 from tests.project import CONFIG, Project
@@ -38,8 +39,8 @@ def running(project: Project, fake: Fake) -> Project:
     return project
 
 
-def as_role(project: Project, role: str) -> commands.Project:
-    return commands.open_project(project.folder / "embedmig.toml", database=url_of(project, role))
+def as_role(project: Project, role: str) -> embedmig.Project:
+    return embedmig.open_project(project.folder / "embedmig.toml", database=url_of(project, role))
 
 
 def url_of(project: Project, role: str) -> str:
@@ -55,19 +56,19 @@ def test_every_command_that_looks_runs_with_select_alone(running: Project, conn:
     )
     before = conn.execute("select count(*), max(id) from embedmig.embedding_migrations").fetchone()
 
-    found = commands.status(as_role(running, role))
+    found = embedmig.status(as_role(running, role))
     assert found.current == ["0001"]
     assert found.pending == ["0002"]
     assert found.collections["docs"].active == tag()
     assert found.collections["docs"].spaces[0].completeness == 1.0
-    assert [finding.code for finding in commands.check(as_role(running, role))] == ["EM015"]
-    assert all(verdict.passed for verdict in commands.gate(as_role(running, role), "docs"))
-    assert [entry.applied for entry in commands.history(as_role(running, role))] == [False, True]
-    assert commands.current(as_role(running, role)) == ["0001"]
-    assert commands.show(as_role(running, role), "0001").attempts
-    assert commands.dry_run(as_role(running, role), "upgrade", "head")[0].revision == "0002"
-    assert commands.plan(as_role(running, role)).forecasts[0].revision == "0002"
-    assert commands.report(as_role(running, role)).launch.at
+    assert [finding.code for finding in embedmig.check(as_role(running, role))] == ["EM015"]
+    assert all(verdict.passed for verdict in embedmig.gate(as_role(running, role), "docs"))
+    assert [entry.applied for entry in embedmig.history(as_role(running, role))] == [False, True]
+    assert embedmig.current(as_role(running, role)) == ["0001"]
+    assert embedmig.show(as_role(running, role), "0001").attempts
+    assert embedmig.dry_run(as_role(running, role), "upgrade", "head")[0].revision == "0002"
+    assert embedmig.plan(as_role(running, role)).forecasts[0].revision == "0002"
+    assert embedmig.gather_report(as_role(running, role)).eta.at
     assert conn.execute("select count(*), max(id) from embedmig.embedding_migrations").fetchone() == before
 
 
@@ -79,7 +80,7 @@ def test_search_needs_the_view_and_the_registry_of_aliases_and_no_more(
             grant select on embedmig.aliases, docs_embeddings to {role}"""
     )
     text = running.one("select concat_ws(E'\\n\\n', title, body) from documents where id = 7")
-    assert commands.search(as_role(running, role), "docs", text, k=1).hits[0].key == ("7",)
+    assert embedmig.search(as_role(running, role), "docs", text, k=1).hits[0].key == ("7",)
     with Reader(url_of(running, role), "docs") as reader:
         assert reader.search(text, k=1)[0].key == ("7",)
     with psycopg.connect(url_of(running, role)) as reading, pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -95,9 +96,9 @@ def test_a_migration_without_the_rights_for_it_says_so_and_changes_nothing(
             grant select on documents, docs_embeddings to {role}"""
     )
     with pytest.raises(EmbedmigError, match=r"permission denied|can't be created") as raised:
-        commands.upgrade(as_role(running, role))
+        embedmig.upgrade(as_role(running, role))
     assert raised.value.hint
-    assert commands.status(running.opened()).current == ["0001"]
+    assert embedmig.status(running.opened()).current == ["0001"]
     assert running.one("select count(*) from embedmig.embedding_migrations") == 1
 
 
@@ -109,10 +110,10 @@ def test_a_first_migration_without_the_rights_for_it_leaves_nothing_behind(
     space_script(project)
     conn.execute(f"alter table documents owner to {role}" if owner else f"grant select on documents to {role}")
     with pytest.raises(EmbedmigError, match=r"permission denied|can't be created") as raised:
-        commands.upgrade(as_role(project, role))
+        embedmig.upgrade(as_role(project, role))
     assert raised.value.hint
     assert project.one("select to_regnamespace('embedmig')") is None
-    assert commands.status(as_role(project, role)).current == []
+    assert embedmig.status(as_role(project, role)).current == []
     conn.execute("alter table documents owner to postgres")
 
 
@@ -127,13 +128,13 @@ def test_who_may_not_create_triggers_is_told_of_the_alternative_which_needs_none
     )
     space_script(project)
     with pytest.raises(EmbedmigError, match="triggers can't be created on documents") as raised:
-        commands.upgrade(as_role(project, role))
+        embedmig.upgrade(as_role(project, role))
     assert 'capture = "watermark"' in str(raised.value.hint)
     assert project.one("select to_regclass('docs_embeddings')") is None
     project.configure(f'{CONFIG}capture = "watermark"\nchanged_at = "updated_at"\n')
-    commands.upgrade(as_role(project, role))
+    embedmig.upgrade(as_role(project, role))
     conn.execute(
         "update documents set body = 'newer', updated_at = now() where id = 3; delete from documents where id = 4"
     )
-    commands.sync(as_role(project, role), "docs")
+    embedmig.sync(as_role(project, role), "docs")
     assert project.one("select count(*) from docs_embeddings") == 4

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from embedmig import AsyncReader, Reader, commands
+import embedmig
+from embedmig import AsyncReader, Reader
 from embedmig.errors import AliasMoved, UsageError
 from tests.project import NEW_TAG, OLD_TAG, Project
 
@@ -16,7 +17,7 @@ def moved(project: Project) -> Project:
     """Two spaces; the alias shows the first."""
     project.documents(30)
     project.two_spaces()
-    commands.upgrade(project.opened(), "0001")
+    embedmig.upgrade(project.opened(), "0001")
     return project
 
 
@@ -24,10 +25,10 @@ def test_a_reader_notices_a_flip_and_encodes_with_the_new_model(moved: Project) 
     with Reader(moved.url, "docs") as reader:
         assert {hit.version for hit in reader.search("shock wave")} == {OLD_TAG}
         before = reader.fingerprint
-        commands.upgrade(moved.opened())
+        embedmig.upgrade(moved.opened())
         assert {hit.version for hit in reader.search("shock wave")} == {NEW_TAG}
         assert reader.fingerprint != before
-        commands.downgrade(moved.opened(), "-1")
+        embedmig.downgrade(moved.opened(), "-1")
         assert {hit.version for hit in reader.search("shock wave")} == {OLD_TAG}
 
 
@@ -35,7 +36,7 @@ def test_a_vector_kept_across_a_flip_is_refused_and_not_compared(moved: Project)
     with Reader(moved.url, "docs") as reader:
         cached = reader.encode("shock wave")
         assert reader.nearest(cached)
-        commands.upgrade(moved.opened())
+        embedmig.upgrade(moved.opened())
         with pytest.raises(AliasMoved, match="made for"):
             reader.nearest(cached)
 
@@ -44,7 +45,7 @@ def test_a_flip_that_was_not_announced_is_noticed_by_the_empty_result(moved: Pro
     with Reader(moved.url, "docs") as reader:
         reader.search("shock wave")
         reader._conn.execute("unlisten *")
-        commands.upgrade(moved.opened())
+        embedmig.upgrade(moved.opened())
         assert {hit.version for hit in reader.search("shock wave")} == {NEW_TAG}
 
 

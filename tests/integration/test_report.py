@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from embedmig import Reader, commands
+import embedmig
+from embedmig import Reader
 from embedmig.report.page import page
 from embedmig.report.prometheus import HELP, exposition
 from embedmig.report.tables import percent, size
@@ -18,9 +19,9 @@ from tests.browser import CHROMIUM, Browser
 from tests.project import NEW_TAG, OLD_TAG, Project
 
 
-def html_of(project: commands.Project, **options: bool) -> str:
+def html_of(project: embedmig.Project, **options: bool) -> str:
     """The page as the command writes it."""
-    return page(commands.report(project, **options), now=datetime.now(UTC))
+    return page(embedmig.gather_report(project, **options), now=datetime.now(UTC))
 
 
 @pytest.fixture
@@ -28,13 +29,13 @@ def moved(project: Project) -> Project:
     """Two spaces, both applied."""
     project.documents(20)
     project.two_spaces()
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     return project
 
 
 def test_the_figures_are_those_of_status(moved: Project) -> None:
     html = html_of(moved.opened())
-    found = commands.status(moved.opened())
+    found = embedmig.status(moved.opened())
     shown = dict(re.findall(r'data-version="([^"]+)" data-completeness="([^"]+)"', html))
     assert {space.version: str(space.completeness) for space in found.collections["docs"].spaces} == shown
     assert f'data-figure="active">{NEW_TAG}</b>' in html
@@ -47,7 +48,7 @@ def proved(moved: Project) -> Project:
     questions = [f"- {{query: '<b>wind {n}</b> & panel', relevant: [{n}], tags: ['a<i>b']}}" for n in range(12)]
     (moved.folder / "evals").mkdir()
     (moved.folder / "evals" / "docs.yaml").write_text("\n".join(questions))
-    commands.evaluate(moved.opened(), "docs")
+    embedmig.evaluate(moved.opened(), "docs")
     with Reader(moved.url, "docs", shadow=OLD_TAG, rate=1.0) as reader:
         for number in range(5):
             reader.search(f"shock wave {number}")
@@ -55,7 +56,7 @@ def proved(moved: Project) -> Project:
 
 
 def test_the_worst_queries_and_what_shadow_reads_saw_are_shown_without_a_text(proved: Project) -> None:
-    found = commands.report(proved.opened()).proof["docs"]
+    found = embedmig.gather_report(proved.opened()).evidence["docs"]
     html = html_of(proved.opened())
     assert [one.version for one in found.evaluations] == [OLD_TAG, NEW_TAG]
     for one in found.evaluations:
@@ -79,9 +80,11 @@ def test_a_score_of_an_incomplete_corpus_is_marked_wherever_the_page_shows_it(pr
     with proved.connect() as conn:
         conn.execute(f"delete from embedmig.{proved.one('select max(table_name) from embedmig.spaces')} where id >= 12")
         conn.execute("delete from embedmig.evals")
-    commands.evaluate(proved.opened(), "docs")
+    embedmig.evaluate(proved.opened(), "docs")
     partial = [
-        one.version for one in commands.report(proved.opened()).proof["docs"].evaluations if one.completeness < 1
+        one.version
+        for one in embedmig.gather_report(proved.opened()).evidence["docs"].evaluations
+        if one.completeness < 1
     ]
     assert len(partial) == 1
     html = html_of(proved.opened())
@@ -123,7 +126,7 @@ def test_what_users_wrote_is_escaped(moved: Project) -> None:
 
 
 def test_every_metric_is_documented_and_every_sample_is_well_formed(moved: Project) -> None:
-    text = exposition(commands.status(moved.opened()))
+    text = exposition(embedmig.status(moved.opened()))
     names = set(re.findall(r"^(embedmig_\w+)(?:\{[^}]*\})? \S+$", text, re.MULTILINE))
     assert names <= set(HELP)
     documented = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from embedmig import commands
+import embedmig
 from embedmig.autogenerate import include_object
 from embedmig.errors import PlanError
 from embedmig.testing import fake_vectors
@@ -57,7 +57,7 @@ def test_every_metric_and_storage_finds_what_a_full_comparison_finds(
     space_script(project, more=f"metric={metric!r}, storage={storage!r}")
     upgrade(project)
     query = text_of(conn, 7)
-    found = commands.search(project.opened(), "docs", query, k=5)
+    found = embedmig.search(project.opened(), "docs", query, k=5)
 
     assert found.hits[0].key == ("7",)
     vector = fake_vectors([query], 8)[0].astype(np.float64)
@@ -145,7 +145,7 @@ def test_any_scalar_key_is_paged_written_and_shown(
     names = ", ".join(json.loads(f"[{key}]" if key[0] == '"' else key))
     assert one(conn, f"select count(*) from docs_embeddings join documents using ({names})") == 150
     assert fake.seen.total() == 150
-    hit = commands.search(project.opened(), "docs", "text 42", k=1).hits[0]
+    hit = embedmig.search(project.opened(), "docs", "text 42", k=1).hits[0]
     assert hit.columns == {"title": "text 42"}
 
 
@@ -186,7 +186,7 @@ columns = ['Tenant']
     assert one(conn, 'select count(*) from "My Schema"."Docs Now" where tenant = 1') == 7
     columns = [c.name for c in conn.execute('select * from "My Schema"."Docs Now" limit 0').description or ()]
     assert columns == ["Id", "chunk", "version", "embedding", "tenant"]
-    assert commands.search(project.opened(), "docs", "body 3\n\no", k=1).hits[0].key == ("3",)
+    assert embedmig.search(project.opened(), "docs", "body 3\n\no", k=1).hits[0].key == ("3",)
     downgrade(project, "base")
     assert one(conn, "select count(*) from pg_views where viewname = 'Docs Now'") == 0
 
@@ -215,7 +215,7 @@ def test_rows_without_text_are_counted_and_do_not_hold_the_gate(
     conn.execute("update documents set title = '', body = E' \\n\\t ' where id = 2")
     space_script(project)
     upgrade(project)
-    found = commands.status(project.opened()).collections["docs"]
+    found = embedmig.status(project.opened()).collections["docs"]
     assert (found.source_rows, found.blank_rows) == (8, 2)
     assert found.spaces[0].completeness == 1.0
 
@@ -316,7 +316,7 @@ def test_adopted_vectors_stay_where_they_are_and_a_row_without_a_version_is_seen
     upgrade(project)
     assert fake.seen.total() == 0
     assert one(conn, "select count(*) from docs_embeddings where version = %s", tag()) == 8
-    assert commands.search(project.opened(), "docs", text_of(conn, 5), k=1).hits[0].key == ("5",)
+    assert embedmig.search(project.opened(), "docs", text_of(conn, 5), k=1).hits[0].key == ("5",)
 
     conn.execute(
         "insert into documents (id, title, embedding) select 99, 'untagged', embedding from documents where id = 1"
@@ -440,7 +440,7 @@ def test_a_view_that_hangs_on_the_alias_is_named_when_the_type_must_change_and_n
     with pytest.raises(PlanError, match="other views depend on it") as raised:
         upgrade(project)
     assert raised.value.hint
-    assert commands.status(project.opened()).collections["docs"].active == tag()
+    assert embedmig.status(project.opened()).collections["docs"].active == tag()
     conn.execute("drop view built_on_it")
     upgrade(project)
     assert fake.seen.most_common(1)[0][1] == 2  # once a space

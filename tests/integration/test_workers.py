@@ -13,7 +13,7 @@ import psutil
 import psycopg
 import pytest
 
-from embedmig import commands
+import embedmig
 from embedmig.errors import EXIT_INTERRUPTED, EXIT_NO, EXIT_USAGE
 from tests.in_process import Fake, space_script, spaces, upgrade
 from tests.model import Model, unit_vectors
@@ -203,6 +203,6 @@ def test_what_changes_in_a_finished_range_while_no_worker_is_there_is_not_missed
         "update embedmig.ranges set done = false, position = null where id = (select max(id) from embedmig.ranges)"
     )
     conn.execute("update documents set body = 'meanwhile', at = now() where id in (5, 95)")
-    commands.backfill(project.opened(), "docs", report=lambda _: None, stop=threading.Event())
+    embedmig.backfill(project.opened(), "docs", report=lambda _: None, stop=threading.Event())
     assert [(space.complete, space.rows) for space in spaces(project)] == [(100, 100)]
     assert fake.seen.total() == 102

@@ -10,7 +10,7 @@ import signal
 
 import yaml
 
-from embedmig import commands
+import embedmig
 from tests.project import NEW_TAG, Project
 from tests.transcripts import ROOT
 
@@ -20,12 +20,12 @@ DECLARED = '\n[collections.docs.embedding]\nmodel = "wordllama/l2-supercat"\nver
 def test_a_declared_model_that_is_not_the_active_one_is_generated_and_runs_unedited(project: Project) -> None:
     project.documents(10)
     project.space_script("0001")
-    commands.upgrade(project.opened())
+    embedmig.upgrade(project.opened())
     project.configure((project.folder / "embedmig.toml").read_text(), DECLARED)
     written = project.run("revision", "-m", "declared", "--autogenerate").stdout
     assert written == "migrations/0002_declared.py\n"
-    assert commands.upgrade(project.opened()).current == ["0002"]
-    assert commands.status(project.opened()).collections["docs"].active == NEW_TAG
+    assert embedmig.upgrade(project.opened()).current == ["0002"]
+    assert embedmig.status(project.opened()).collections["docs"].active == NEW_TAG
     again = project.run("revision", "-m", "again", "--autogenerate", expect=2)
     assert "nothing to generate" in again.stderr
 

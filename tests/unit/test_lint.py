@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 import sarif_om
 
-from embedmig import commands
-from embedmig.commands import Finding
+import embedmig
+from embedmig import Finding
 from embedmig.config import loading as config
 from embedmig.config.rule_codes import NAMES
 from embedmig.errors import ConfigError
@@ -64,7 +64,7 @@ def test_nothing_is_found_in_good_scripts(good: Path, tmp_path: Path) -> None:
 
 
 def test_the_projects_own_migrations_are_clean() -> None:
-    assert commands.check(commands.open_project(ROOT / "embedmig.toml"), offline=True) == []
+    assert embedmig.check(embedmig.open_project(ROOT / "embedmig.toml"), offline=True) == []
 
 
 def test_every_rule_has_a_bad_script_and_a_page() -> None:

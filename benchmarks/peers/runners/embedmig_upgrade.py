@@ -10,7 +10,7 @@ import numpy  # noqa: F401
 import openai  # noqa: F401
 import pgvector.psycopg  # noqa: F401
 
-from embedmig import cli, commands  # noqa: F401
+from embedmig import cli
 
 imported, spent = time.monotonic(), time.process_time()
 job = json.loads(sys.argv[1])

@@ -1,0 +1,53 @@
+"""alias: the view around a schema change of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from embedmig.commands.project import Project, ProjectLike, opened
+from embedmig.database import Connection, RunLock, retry_transient
+from embedmig.database.registry import Registry
+from embedmig.errors import UsageError
+from embedmig.source import Source
+from embedmig.stores import Store, aliases
+from embedmig.stores.pgvector.adopted import writer_of
+
+
+def alias_drop(project: ProjectLike, collection: str) -> str:
+    """Takes the view away for a moment, so that the source's columns may be altered; returns its name.
+
+    What it showed stays written down: :func:`alias_rebuild` brings it back.
+    """
+    project = opened(project)
+    return _with_alias(
+        project, collection, lambda conn, registry, source, _: aliases.drop_dependents(conn, registry, source)
+    )
+
+
+def alias_rebuild(project: ProjectLike, collection: str) -> str:
+    """Makes the view of the active version anew, with the columns that the configuration names now."""
+    project = opened(project)
+    return _with_alias(project, collection, aliases.rebuild_dependents)
+
+
+def _with_alias(
+    project: Project, collection: str, change: Callable[[Connection, Registry, Source, Store], None]
+) -> str:
+    project.config.collection(collection)
+    with RunLock(project.context(start=True).database), project.working() as (context, conn):
+        source = context.source(conn, collection)
+        alias = context.registry.alias(conn, collection)
+        if alias is None or alias.version is None:
+            raise UsageError(f"the alias of {collection!r} shows nothing", hint="embedmig upgrade head")
+        record = context.registry.space(conn, collection, alias.version)
+        assert record is not None
+        if change is aliases.rebuild_dependents:
+            writer_of(source, record).check_key(conn)
+
+        def transaction() -> None:
+            with conn.transaction():
+                conn.execute("set local lock_timeout = '500ms'")
+                change(conn, context.registry, source, context.store(conn, record))
+
+        retry_transient(transaction)
+    return ".".join(aliases.alias_name(source))

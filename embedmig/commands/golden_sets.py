@@ -1,0 +1,70 @@
+"""What eval and compare share: which golden set, its queries in a model's terms, and keeping what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg
+
+from embedmig.commands.project import Project
+from embedmig.database import Connection, first_line
+from embedmig.database.registry import SpaceRecord
+from embedmig.embedders.encoder import Encoded
+from embedmig.errors import DatabaseUnavailable, UsageError
+from embedmig.gates.evidence import Evaluation
+from embedmig.gates.evidence_table import EvidenceTable
+from embedmig.operations.base import Context
+from embedmig.quality.answers import encode
+from embedmig.quality.golden import GoldenSet
+from embedmig.stores.search import Resolved, resolve_space
+
+MAX_K = 1000
+
+
+def default_set(project: Project, collection: str) -> Path:
+    """``evals/COLLECTION.yaml`` beside the configuration."""
+    project.config.collection(collection)
+    return project.config.path.parent / "evals" / f"{collection}.yaml"
+
+
+def check_k(k: int) -> None:
+    """Raises :class:`UsageError` for a number of results that can't be."""
+    if not 1 <= k <= MAX_K:
+        raise UsageError(f"-k {k} is not from 1 to {MAX_K:,}")
+
+
+def has_index(context: Context, conn: Connection, record: SpaceRecord) -> bool:
+    """Whether searches of the version go through an index."""
+    return context.store(conn, record).index_state(conn) == "valid"
+
+
+def encoded_queries(
+    context: Context, conn: Connection, record: SpaceRecord, asked: GoldenSet, notices: list[str]
+) -> tuple[Resolved, Encoded]:
+    """The space, and the queries in its own model's terms."""
+    store = context.store(conn, record)
+    if not store.vectors(conn):
+        raise UsageError(f"{record.version} holds no vectors yet", hint="embedmig upgrade head fills it")
+    resolved = resolve_space(conn, store, record, context.config.settings(record.space.provider))
+    encoded = encode(resolved.encoder, [question.query for question in asked.questions])
+    if encoded.rejected:
+        first = next(iter(encoded.rejected.values()))
+        notices.append(f"{record.version}: {len(encoded.rejected):,} queries have no vector and find nothing ({first})")
+    return resolved, encoded
+
+
+def completeness_of(context: Context, conn: Connection, record: SpaceRecord) -> float:
+    return context.store(conn, record).counts(conn, context.registry).completeness
+
+
+def keep_evaluations(context: Context, collection: str, found: Sequence[Evaluation], notices: list[str]) -> bool:
+    """Stores what was measured, on a connection that may write; a role that may not still has its figures."""
+    try:
+        with context.database.connect("evidence") as conn, conn.transaction():
+            for one in found:
+                EvidenceTable(context.database.schema).add_eval(conn, collection, one)
+    except (psycopg.Error, DatabaseUnavailable) as error:
+        notices.append(f"the result was not stored, so it opens no gate: {first_line(error)}")
+        return False
+    return True

@@ -1,0 +1,59 @@
+"""retire: drops the vectors of an old version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedmig.commands.project import Project, ProjectLike, opened
+from embedmig.database import Connection, RunLock
+from embedmig.database.registry import SpaceRecord
+from embedmig.errors import UnknownTarget, UsageError
+from embedmig.operations.base import Context
+from embedmig.operations.retire_space import refuse_early, refuse_unstable, retire_now
+
+
+@dataclass(frozen=True, slots=True)
+class RetiredSpace:
+    """What was dropped, and how long it took."""
+
+    version: str
+    bytes: int
+    milliseconds: float
+
+
+def retire(
+    project: ProjectLike,
+    collection: str,
+    version: str,
+    *,
+    after: str,
+    confirm: str | None,
+    evals_stable: int | None = None,
+) -> RetiredSpace:
+    """Drops the vectors of a retained version, for good. Raises :class:`AnswerIsNo` while it is too early, or while the
+    last ``evals_stable`` evaluations of what the alias shows don't prove it as good.
+    """
+    project = opened(project)
+    if evals_stable is not None and evals_stable < 1:
+        raise UsageError(f"--evals-stable {evals_stable} is not above 0")
+    if confirm != version:
+        raise UsageError(
+            f"retiring {version} can't be taken back", hint=f"--confirm {version} says that you mean this one"
+        )
+    with RunLock(project.context(start=True).database), project.working() as (context, conn):
+        record = _retained(project, context, conn, collection, version)
+        refuse_early(context, conn, record, after)
+        if evals_stable is not None:
+            refuse_unstable(context, conn, record, evals_stable)
+        size = context.store(conn, record).bytes(conn, 0)  # adopted ones, whose size goes by it, are refused
+        milliseconds = retire_now(context, conn, record)
+    return RetiredSpace(version, size, milliseconds)
+
+
+def _retained(project: Project, context: Context, conn: Connection, collection: str, version: str) -> SpaceRecord:
+    project.config.collection(collection)
+    record = context.registry.space(conn, collection, version)
+    if record is None:
+        known = ", ".join(found.version for found in context.registry.spaces(conn, collection)) or "none"
+        raise UnknownTarget(f"collection {collection!r} has no space {version}", hint=f"known: {known}")
+    return record
