@@ -70,8 +70,12 @@ def upgrade(
     ``no_wait`` does what is quick and leaves the embedding to workers: raises :class:`AnswerIsNo` while rows are left.
     ``workers`` of this machine or of a cluster (``executor``) share the backfill; None: as many as configured.
     """
-    pool = pool_of(project.config, project.context(start=True).database, executor, workers)
-    return _run(project, "upgrade", target, report, stop or threading.Event(), no_wait=no_wait, pool=pool)
+    context = project.context(start=True)
+
+    def pool() -> WorkerPool:
+        return pool_of(project.config, context.database, executor, workers)
+
+    return _run(project, "upgrade", target, report, stop or threading.Event(), no_wait=no_wait, workers=pool)
 
 
 def downgrade(
@@ -89,7 +93,7 @@ def _run(
     stop: threading.Event,
     *,
     no_wait: bool = False,
-    pool: WorkerPool | None = None,
+    workers: Callable[[], WorkerPool] = NoWorkers,
 ) -> Ran:
     began = time.monotonic()
     context, ran = project.context(start=True), [""]
@@ -99,7 +103,7 @@ def _run(
         ran[:] = [step.script.revision for step in found]
         return found
 
-    Runner(context, report, stop, no_wait, pool or NoWorkers()).run(steps)
+    Runner(context, report, stop, no_wait, workers).run(steps)
     with translated("reading"), context.database.connect("read") as conn:
         current = list(applied_heads(project, context, conn))
     return Ran(direction, ran, current, time.monotonic() - began)

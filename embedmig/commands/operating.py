@@ -14,12 +14,13 @@ from embedmig.commands.project import Project
 from embedmig.database import Connection, RunLock, retry_transient, schema, translated, whoami
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.engine.context import RunContext
 from embedmig.engine.follower import POLL_SECONDS, Follower
 from embedmig.engine.sync import Synced, reconcile
 from embedmig.engine.throttle import Control, control, set_control
 from embedmig.errors import DatabaseFailed, DatabaseUnavailable, UnknownTarget, UsageError
 from embedmig.events import Event
-from embedmig.operations.backfill import FillOrders, fence_of_joined, fill
+from embedmig.operations.backfill import fence_of_joined, fill
 from embedmig.operations.base import Context
 from embedmig.operations.retire_space import refuse_early, refuse_unstable, retire_now
 from embedmig.source import Source, capture
@@ -122,8 +123,8 @@ def backfill(
             raise UnknownTarget(
                 f"collection {collection!r} has no space {version or ''}".rstrip(), hint="embedmig status"
             )
-        fence = fence_of_joined(context, record)
-        return fill(context, conn, record, FillOrders(report, stop, lambda: None, fence, "hot", pool))
+        run = RunContext(report, stop, fence=fence_of_joined(context, record))
+        return fill(context, conn, record, run, "hot", pool)
 
 
 def _names(project: Project, collection: str | None) -> list[str]:
