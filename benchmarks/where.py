@@ -31,8 +31,8 @@ from embedmig.stores.pgvector import table
 
 STAGES: tuple[tuple[str, object, str], ...] = (
     ("read pages", table.PgvectorStore, "missing_page"),
-    ("cut into batches", pipeline, "assemble"),
-    ("cut into batches", pipeline, "pieces_of"),
+    ("cut into requests", pipeline, "assemble"),
+    ("cut into requests", pipeline, "pieces_of"),
     ("pack, check, normalize", encoder.Encoder, "encode"),
     ("request and response", openai.OpenAIEmbedder, "_request"),
     ("decode the answer", openai, "decode"),

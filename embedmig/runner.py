@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import psycopg
@@ -29,6 +29,7 @@ from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.recording import record
 from embedmig.revisions.scripts import Script
 from embedmig.stores import aliases
+from embedmig.types import Tally
 
 LOCK_TIMEOUT_MS = 25  # readers and writers queue behind a waiting DDL lock: never for longer than this
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.01, 0.25  # between tries: those who queued meanwhile go first
@@ -88,13 +89,16 @@ def validate(plan: PlannedState, steps: Sequence[Step]) -> None:
 
 @dataclass
 class Runner:
-    """Runs steps at a context. ``stop`` ends the run after the batch in hand; ``report`` hears of everything."""
+    """Runs steps at a context. ``stop`` ends the run after the requests in flight; ``report`` hears of everything.
+
+    ``workers`` makes the pool that backfills have, when there are steps and all of them are valid.
+    """
 
     context: Context
     report: Callable[[Event], None]
     stop: threading.Event
     no_wait: bool = False
-    pool: WorkerPool = field(default_factory=NoWorkers)
+    workers: Callable[[], WorkerPool] = NoWorkers
 
     def run(
         self, plan_steps: Callable[[Connection], Sequence[Step]], *, prepare: Callable[[Connection], None] | None = None
@@ -115,6 +119,7 @@ class Runner:
             plan = plan_of(self.context, conn, offline=False)
             showing = dict(plan.aliases)
             validate(plan, steps)
+            pool = self.workers() if steps else NoWorkers()
             if steps or prepare:
                 with translated("preparing the ledger"):
                     schema.upgrade(self.context.database)
@@ -122,28 +127,27 @@ class Runner:
             if prepare:
                 prepare(conn)
             for step in steps:
-                self._run_step(step, conn, lock, showing)
+                self._run_step(step, conn, lock, showing, pool)
             return len(steps)
 
     # --- one revision
 
-    def _run_step(self, step: Step, conn: Connection, lock: RunLock, showing: dict[str, str | None]) -> None:
+    def _run_step(
+        self, step: Step, conn: Connection, lock: RunLock, showing: dict[str, str | None], pool: WorkerPool
+    ) -> None:
         script, began = step.script, time.monotonic()
         done = self.context.ledger.done_operations(conn, script.revision, step.direction, script.checksum)
         attempt = self.context.ledger.begin(conn, script.revision, step.direction, script.checksum)
         self.report(RevisionStarted(script.revision, script.message, step.direction, len(step.operations)))
+
+        def fence(conn: Connection, did: Tally) -> None:
+            self.context.ledger.fence(conn, attempt, did)
+
         run = Run(
-            self.context,
-            conn,
-            attempt,
-            script.revision,
-            self.report,
-            self.stop,
-            lock.require,
-            showing,
-            self.no_wait,
-            self.pool,
-        )
+            report=self.report, stop=self.stop, guard=lock.require, fence=fence,
+            context=self.context, conn=conn, attempt=attempt, revision=script.revision, aliases=showing,
+            no_wait=self.no_wait, pool=pool,
+        )  # fmt: skip
         try:
             with translated(f"running {script.revision}"):
                 for position, operation in enumerate(step.operations):

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from embedmig.commands.project import ProjectLike, ignore, opened
 from embedmig.database import schema
+from embedmig.engine.context import RunContext
 from embedmig.errors import UnknownTarget
 from embedmig.events import Event
-from embedmig.operations.backfill import FillOrders, fence_of_joined, fill
+from embedmig.operations.backfill import fence_of_joined, fill
 from embedmig.types import Tally
 from embedmig.workers import Executor, pool_of
 
@@ -37,7 +38,5 @@ def backfill(
             raise UnknownTarget(
                 f"collection {collection!r} has no space {version or ''}".rstrip(), hint="embedmig status"
             )
-        fence = fence_of_joined(context, record)
-        return fill(
-            context, conn, record, FillOrders(report, stop or threading.Event(), lambda: None, fence, "hot", pool)
-        )
+        run = RunContext(report, stop or threading.Event(), fence=fence_of_joined(context, record))
+        return fill(context, conn, record, run, "hot", pool)

@@ -38,7 +38,7 @@ def run_to(
     stop: threading.Event,
     *,
     no_wait: bool = False,
-    pool: WorkerPool | None = None,
+    workers: Callable[[], WorkerPool] = NoWorkers,
 ) -> RunResult:
     """Runs what lies between the applied heads and ``target``, under the run lock."""
     began, context = time.monotonic(), project.context(start=True)
@@ -49,7 +49,7 @@ def run_to(
         ran[:] = [step.script.revision for step in found]
         return found
 
-    Runner(context, report, stop, no_wait, pool or NoWorkers()).run(steps)
+    Runner(context, report, stop, no_wait, workers).run(steps)
     with translated("reading"), context.database.connect("read") as conn:
         current = list(applied_heads(project, context, conn))
     return RunResult(direction, ran, current, time.monotonic() - began)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from embedmig.commands.project import ProjectLike, ignore, opened
 from embedmig.commands.running import RunResult, run_to
+from embedmig.engine.backfill import WorkerPool
 from embedmig.events import Event
 from embedmig.workers import Executor, pool_of
 
@@ -27,5 +28,9 @@ def upgrade(
     ``workers`` of this machine or of a cluster (``executor``) share the backfill; None: as many as configured.
     """
     project = opened(project)
-    pool = pool_of(project.config, project.context(start=True).database, executor, workers)
-    return run_to(project, "upgrade", target, report, stop or threading.Event(), no_wait=no_wait, pool=pool)
+    config, database = project.config, project.context(start=True).database
+
+    def pool() -> WorkerPool:
+        return pool_of(config, database, executor, workers)
+
+    return run_to(project, "upgrade", target, report, stop or threading.Event(), no_wait=no_wait, workers=pool)

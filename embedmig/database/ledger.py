@@ -22,7 +22,7 @@ from psycopg import sql
 from embedmig import __version__
 from embedmig.database import Connection, ident
 from embedmig.errors import RunSuperseded
-from embedmig.types import Verdict
+from embedmig.types import Tally, Verdict
 
 Direction = Literal["upgrade", "downgrade", "stamp", "unstamp", "retire"]
 Status = Literal["running", "done", "failed", "gated", "interrupted"]
@@ -193,10 +193,8 @@ class Ledger:
         if conn.execute(query, (status, error, verdicts, active_seconds, attempt)).rowcount != 1:
             raise RunSuperseded
 
-    def fence(
-        self, conn: Connection, attempt: int, *, rows: int = 0, tokens: int = 0, cost: float | None = None
-    ) -> None:
-        """Inside a transaction: this run still owns the attempt. Adds what the batch did; is the heartbeat too.
+    def fence(self, conn: Connection, attempt: int, did: Tally | None = None) -> None:
+        """Inside a transaction: this run still owns the attempt. Adds what the transaction did; is the heartbeat too.
 
         Raises :class:`RunSuperseded` if another run has taken over.
         """
@@ -205,20 +203,19 @@ class Ledger:
                  cost_usd = case when %(cost)s::float8 is null then cost_usd else coalesce(cost_usd, 0) + %(cost)s::float8::numeric end
                where id = %(attempt)s and status = 'running' returning id"""
         ).format(self.attempts_table)
-        told = {"rows": rows, "tokens": tokens, "cost": cost, "attempt": attempt}
-        if conn.execute(query, told).fetchone() is None:
+        if conn.execute(query, {**_figures(did or Tally()), "attempt": attempt}).fetchone() is None:
             raise RunSuperseded(
                 "another run took over, so this one stopped without writing further", hint="embedmig status shows which"
             )
 
-    def credit(self, conn: Connection, revision: str, rows: int, tokens: int, cost: float | None) -> None:
+    def credit(self, conn: Connection, revision: str, did: Tally) -> None:
         """Adds what a worker that joined did to the running attempt at a revision, if there is one."""
         query = sql.SQL(
             """update {} set rows_done = rows_done + %(rows)s, tokens = tokens + %(tokens)s,
                  cost_usd = case when %(cost)s::float8 is null then cost_usd else coalesce(cost_usd, 0) + %(cost)s::float8::numeric end
                where revision = %(revision)s and status = 'running'"""
         ).format(self.attempts_table)
-        conn.execute(query, {"rows": rows, "tokens": tokens, "cost": cost, "revision": revision})
+        conn.execute(query, {**_figures(did), "revision": revision})
 
     def begin_operation(self, conn: Connection, attempt: int, position: int, kind: str, description: str) -> None:
         """Notes that an operation starts; again at the same position is the same note."""
@@ -276,3 +273,7 @@ def ledger_exists(conn: Connection, schema: str) -> bool:
     except psycopg.errors.InsufficientPrivilege:
         return False
     return bool(row and row[0])
+
+
+def _figures(did: Tally) -> dict[str, float | None]:
+    return {"rows": did.rows, "tokens": did.tokens, "cost": did.cost}

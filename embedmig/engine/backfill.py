@@ -12,26 +12,26 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 from embedmig.config import ThrottleSettings
 from embedmig.config.settings import BackfillSettings
 from embedmig.database import Connection, Database, translated
 from embedmig.database.registry import Registry
 from embedmig.embedders.encoder import Encoder
+from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.outbox import TAKE, Changes
-from embedmig.engine.pipeline import Pipeline, Work, cut
+from embedmig.engine.pipeline import Pipeline, Request, requests_of
 from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
 from embedmig.engine.throttle import Throttle
 from embedmig.errors import DatabaseFailed, EmbedmigError, Interrupted
-from embedmig.events import Event, Notice
 from embedmig.source.rows import Key, Row
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.types import Progress, Tally
 
 PAGE_BYTES = 4_000_000  # of text held by one page; pages shrink where documents are long
 PAGE_ROWS = (64, 4096)
-REMEMBERED = 50_000
+REMEMBERED = 50_000  # rows that were embedded ahead of the row copy
 CLAIM_ROWS = 500  # changes looked at together: most of a long queue may need no embedding
 LIVE_SECONDS = 1.0  # how often the row copy looks for changes to let through first, and for how long it does
 LOOK_SECONDS = 1.0  # how often a worker looks at what the others have done
@@ -40,70 +40,52 @@ POLL_SECONDS = 0.25  # how often one that has nothing to do looks whether a rang
 Order = Literal["key", "hot"]
 
 
-class WorkerPool(Protocol):
-    """Workers that one leads: started with the ranges cut, told to end when it ends."""
+class WorkerPool:
+    """Workers that one leads: started with the ranges cut, told to end when it ends. What a pool leaves out is as if
+    there were no workers.
+    """
 
     def start(self, collection: str, version: str, order: Order) -> None:
-        """Begins."""
+        """Has them claim ranges of the space."""
 
     def news(self) -> list[str]:
         """What has become of them since this was asked last: who has died or given up, and why."""
+        return []
 
     def does_all(self) -> bool:
         """Whether the leader leaves the embedding to them: they were told so, and some are at work."""
+        return False
 
     def failure(self) -> EmbedmigError | None:
         """What to end with, when those who were to do it all have ended with rows left."""
+        return None
 
     def end(self) -> None:
         """Has them finish what they have in hand, and waits for them."""
 
 
-class NoWorkers:
-    """No pool."""
-
-    def start(self, collection: str, version: str, order: Order) -> None:
-        """Nobody."""
-
-    def news(self) -> list[str]:
-        """None."""
-        return []
-
-    def does_all(self) -> bool:
-        """The leader does."""
-        return False
-
-    def failure(self) -> EmbedmigError | None:
-        """None."""
-        return None
-
-    def end(self) -> None:
-        """At once."""
+class NoWorkers(WorkerPool):
+    """The pool of a run that works alone."""
 
 
 @dataclass
 class Backfill:
     """One worker's run into one space.
 
-    ``stop`` ends it after the batches in hand; ``guard`` raises when the run lock is lost; ``price`` and ``max_cost``
-    are those of :class:`Pipeline`, as is ``fence``. It stays until every range is finished, whoever has it, and takes
-    over those of workers that die or hang. Who ``joins`` cuts no ranges. ``pool`` are workers beside it. ``counted``
-    is told how many rows there are to do, on the side.
+    It stays until every range is finished, whoever has it, and takes over those of workers that die or hang. Who
+    ``joins`` cuts no ranges. ``pool`` are workers beside it. ``counted`` is told how many rows there are to do, on the
+    side.
     """
 
     database: Database
     registry: Registry
     store: PgvectorStore
     encoder: Encoder
-    report: Callable[[Event], None]
-    stop: threading.Event
-    guard: Callable[[], None]
-    fence: Callable[[Connection, int, int, float | None], None]
-    price: float | None = None
-    max_cost: float | None = None
-    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
+    context: RunContext
+    limit: SpendingLimit
+    settings: BackfillSettings
+    throttle: ThrottleSettings
     order: Order = "key"
-    settings: BackfillSettings = field(default_factory=BackfillSettings)
     pool: WorkerPool = field(default_factory=NoWorkers)
     joins: bool = False
     counted: Callable[[Connection, int], None] = lambda _conn, _rows: None
@@ -111,7 +93,7 @@ class Backfill:
     _total: int | None = field(default=None, init=False)
     _looked: float = field(default=float("-inf"), init=False)
     _page_rows: int = field(default=PAGE_ROWS[0], init=False)
-    _given: dict[tuple[Key, bytes], None] = field(default_factory=dict, init=False)
+    _embedded: dict[tuple[Key, bytes], None] = field(default_factory=dict, init=False)
 
     def run(self) -> Tally:
         """Embeds until nothing is left that this run can do; returns what it and its pool did.
@@ -133,7 +115,7 @@ class Backfill:
                 asyncio.run(self._embed_everything())
                 self._look()
             with self._writing.transaction():
-                self.fence(self._writing, 0, 0, None)
+                self.context.fence(self._writing, Tally())
         return self._tally
 
     @property
@@ -152,23 +134,16 @@ class Backfill:
 
     async def _embed_everything(self) -> None:
         self._began = self.clock()
-        self._throttle = Throttle(
-            self.registry,
-            self.store.record.collection,
-            self.stop,
-            lambda text: self.report(Notice(text)),
-            self.throttle,
-        )
+        self._throttle = Throttle(self.registry, self.store.record.collection, self.context, self.throttle)
         self._pipeline = Pipeline(
-            self.registry, self.store, self.encoder, self._writing, self.stop, self.guard, self.fence, self._report,
-            self.price, self.max_cost, self._ranges,
-        )  # fmt: skip
+            self.registry, self.store, self.encoder, self._writing, self.context, self.limit, self._ranges, self._report
+        )
         try:
             over = False
             while not over:
                 if not self.pool.does_all():
-                    await self._pipeline.run(self._batches())
-                if self.stop.is_set():
+                    await self._pipeline.run(self._requests())
+                if self.context.stop.is_set():
                     raise Interrupted(
                         f"stopped after {self._tally.rows:,} rows; every one of them is kept",
                         hint="run the same command again: it goes on here",
@@ -186,7 +161,7 @@ class Backfill:
         left = await asyncio.to_thread(self._ranges.left, self._reading)
         if not left.unfinished:
             return self.joins or not await asyncio.to_thread(self._ranges.extend, self._reading)
-        self.guard()
+        self.context.guard()
         await asyncio.to_thread(self._report)
         if error := self.pool.failure():
             raise error
@@ -197,22 +172,22 @@ class Backfill:
 
     # --- what is read
 
-    async def _batches(self) -> AsyncIterator[Work]:
+    async def _requests(self) -> AsyncIterator[Request]:
         """One range after another; before each, and every second, what has changed."""
         size = self.encoder.limits.batch_size
-        self._let_through = float("-inf")
+        self._live_looked = float("-inf")
         held: KeyRange | None = None
         while not self._pipeline.halting():
-            async for first in self._first(size):
-                yield first
+            async for live in self._live(size):
+                yield live
             held = await asyncio.to_thread(self._ranges.claim, self._reading)
             if held is None:
                 return
-            async for work in self._range(held, size):
-                yield work
+            async for request in self._range(held, size):
+                yield request
 
-    async def _range(self, held: KeyRange, size: int) -> AsyncIterator[Work]:
-        """Pages from the source in key order, cut into batches, and at last the end of the range.
+    async def _range(self, held: KeyRange, size: int) -> AsyncIterator[Request]:
+        """Pages from the source in key order, as requests, and at last the end of the range.
 
         The upper key is fixed, so that writers who never stop can't keep it from ending: what they write is captured.
         """
@@ -222,17 +197,17 @@ class Backfill:
             page = await asyncio.to_thread(
                 self.store.missing_page, self._reading, self.registry, after, held.upto, limit
             )
-            for work in cut(page, self.store, size):
-                if self.clock() - self._let_through >= LIVE_SECONDS:
-                    async for first in self._first(size):
-                        yield first
-                await self._throttle.wait(self._reading, len(work.rows))
+            for request in requests_of(page, self.store, size):
+                if self.clock() - self._live_looked >= LIVE_SECONDS:
+                    async for live in self._live(size):
+                        yield live
+                await self._throttle.wait(self._reading, len(request.rows))
                 if self.clock() - renewed >= self.settings.lease / 4:
                     renewed = self.clock()
                     await asyncio.to_thread(self._renew, held)
                 if self._pipeline.halting() or held.over:
                     return
-                for rest in self._without_given(work, size):
+                for rest in self._without_embedded(request, size):
                     yield replace(rest, range=held, number=number)
                     number += 1
             if page:
@@ -240,7 +215,7 @@ class Backfill:
             if len(page) < limit:
                 break
             after = page[-1].key
-        yield Work((), (), (), [], range=held, number=number)
+        yield Request((), (), (), [], range=held, number=number)
 
     def _renew(self, held: KeyRange) -> None:
         """While an operator or a slow model holds the work back, and nothing is committed. Not by a clock of its own:
@@ -251,30 +226,30 @@ class Backfill:
             return
         held.over = True
 
-    async def _first(self, size: int) -> AsyncIterator[Work]:
+    async def _live(self, size: int) -> AsyncIterator[Request]:
         """What goes before the row copy: changes, and then, where the order is hot, what readers found."""
         changes, until = Changes(self.registry, self.store), self.clock() + LIVE_SECONDS
-        async for live in live_work(self._reading, changes, size, lambda: self.clock() < until):
-            self._note_given(live)
-            yield live
+        async for request in live_requests(self._reading, changes, size, lambda: self.clock() < until):
+            self._remember(request)
+            yield request
         while self.order == "hot" and (rows := await asyncio.to_thread(changes.take_hot, self._reading, size)):
-            for work in cut(rows, self.store, size):
-                self._note_given(work)
-                yield work
-        self._let_through = self.clock()
+            for request in requests_of(rows, self.store, size):
+                self._remember(request)
+                yield request
+        self._live_looked = self.clock()
 
-    def _note_given(self, work: Work) -> None:
-        """Remembers rows that went first, so that the row copy doesn't pay for them again. Bounded: it saves, no more."""
-        self._given.update(dict.fromkeys((row.key, row.content_hash) for row in work.rows))
-        while len(self._given) > REMEMBERED:
-            del self._given[next(iter(self._given))]
+    def _remember(self, request: Request) -> None:
+        """Rows that went first, so that the row copy doesn't pay for them again. Bounded: it saves, no more."""
+        self._embedded.update(dict.fromkeys((row.key, row.content_hash) for row in request.rows))
+        while len(self._embedded) > REMEMBERED:
+            del self._embedded[next(iter(self._embedded))]
 
-    def _without_given(self, work: Work, size: int) -> list[Work]:
-        """The batch, or what is left of it, without rows that went first as they are."""
-        if not self._given:
-            return [work]
-        rows = [row for row in work.rows if (row.key, row.content_hash) not in self._given]
-        return [work] if len(rows) == len(work.rows) else cut(rows, self.store, size)
+    def _without_embedded(self, request: Request, size: int) -> list[Request]:
+        """The request, or what is left of it, without rows that went first as they are."""
+        if not self._embedded:
+            return [request]
+        rows = [row for row in request.rows if (row.key, row.content_hash) not in self._embedded]
+        return [request] if len(rows) == len(request.rows) else requests_of(rows, self.store, size)
 
     # --- the rest
 
@@ -309,15 +284,15 @@ class Backfill:
             self._pipeline.elsewhere = others
         self._pipeline.workers = self._throttle.workers = max(1, workers)
         for news in self.pool.news():
-            self.report(Notice(news))
+            self.context.notice(news)
 
     def _report(self) -> None:
-        if self.max_cost is not None or self.clock() - self._looked >= LOOK_SECONDS:
+        if self.limit.maximum is not None or self.clock() - self._looked >= LOOK_SECONDS:
             self._looked = self.clock()
             self._look()
         tally, active = self._tally, self.clock() - self._began - self._throttle.held_seconds
         pace = self.encoder.pace
-        self.report(
+        self.context.report(
             Progress(
                 "embedding", tally.rows, self._total, "rows", tally.tokens, tally.cost, active, tally.failed,
                 held_by=pace.reason if pace else "",
@@ -325,10 +300,10 @@ class Backfill:
         )  # fmt: skip
 
 
-async def live_work(
+async def live_requests(
     conn: Connection, changes: Changes, size: int, more: Callable[[], bool] = lambda: True
-) -> AsyncIterator[Work]:
-    """The changes that wait for a space now, as batches; rows that are gone are removed on the way.
+) -> AsyncIterator[Request]:
+    """The changes that wait for a space now, as requests; rows that are gone are removed on the way.
 
     No more than waited when it began: writers who never stop must not keep the row copy, or the caller, for ever.
     ``more`` is asked before each page of them.
@@ -344,8 +319,8 @@ async def live_work(
         left -= len(claims)
         wanted = await asyncio.to_thread(changes.settle_unneeded, conn, claims)
         claim_of = {row.key: claim for claim, row in wanted}
-        for work in cut([row for _, row in wanted], changes.store, size):
-            yield replace(work, claims=tuple(claim_of[row.key] for row in work.rows))
+        for request in requests_of([row for _, row in wanted], changes.store, size):
+            yield replace(request, claims=tuple(claim_of[row.key] for row in request.rows))
 
 
 def page_size(page: Sequence[Row]) -> int:

@@ -56,8 +56,8 @@ class Follower:
 
 
 @contextmanager
-def others_kept_fresh(
-    database: Database, sync: Callable[[Connection, threading.Event], Sync], but: int, report: Callable[[str], None]
+def sync_other_spaces(
+    database: Database, sync: Callable[[Connection, threading.Event], Sync], but: int, notice: Callable[[str], None]
 ) -> Iterator[None]:
     """While the space ``but`` is being filled, which may take days, changes go into the other live spaces too.
 
@@ -70,7 +70,7 @@ def others_kept_fresh(
 
         def say(place: str, text: str | None) -> None:
             if text and text != said.get(place):
-                report(text)
+                notice(text)
             said[place] = text
 
         with Follower() as follower:

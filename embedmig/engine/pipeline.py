@@ -1,7 +1,7 @@
-"""reader → embedder → writer: batches read, embedded and written at the same time, into one space.
+"""reader → embedder → writer: requests are made, answered and written as batches at the same time, into one space.
 
 The queues between the three are bounded, so that memory stays flat. Every commit is one transaction: vectors, what
-they settle, and heartbeat together. Where the batches come from is the feed's business: rows that the space lacks
+they settle, and heartbeat together. Where the requests come from is the feed's business: rows that the space lacks
 (:mod:`embedmig.engine.backfill`), or changes that it has not taken in (:mod:`embedmig.engine.sync`).
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,9 +19,9 @@ from typing import TYPE_CHECKING
 from embedmig.database import Connection, retry_transient
 from embedmig.database.registry import Registry
 from embedmig.embedders.encoder import Encoder
+from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.outbox import Changes, Claim
 from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
-from embedmig.errors import AnswerIsNo
 from embedmig.lazy import Later
 from embedmig.source.chunking import pieces_of
 from embedmig.source.rows import Key, Piece, Row
@@ -36,15 +35,15 @@ else:
     np = Later("numpy")
 
 BYTES_A_TOKEN = 2  # dearer than any real text: English has about 4, Chinese 2.5
-COMMIT_ROWS = 2048  # finished batches are written together up to this many vectors
-UNKNOWN_BATCHES = 3  # for each request another worker may have out: what it asked for since its last commit
+COMMIT_ROWS = 2048  # batches are written together up to this many vectors
+UNKNOWN_REQUESTS = 3  # for each request another worker may have out: what it asked for since its last commit
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A batch on its way to the model: whole rows, cut into pieces, the texts in step with the pieces.
+class Request:
+    """What goes to the model at once: whole rows, cut into pieces, the texts in step with the pieces.
 
-    ``claims`` are the pending changes that it settles; ``number`` counts the batches of a key ``range``, in key order.
+    ``claims`` are the pending changes that it settles; ``number`` counts the requests of a key ``range``, in key order.
     One without rows is the end of its range.
     """
 
@@ -59,9 +58,9 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A batch that came back: what is to be written, and what it cost."""
+    """A request that was answered: the batch to be written, and what it cost."""
 
-    work: Work
+    request: Request
     batch: Batch
     tokens: int
     truncated: int
@@ -71,23 +70,18 @@ class Embedded:
 class Pipeline:
     """Embeds what a feed gives into one space.
 
-    ``guard`` raises when this run must not go on; ``fence`` does so inside the transaction, given rows, tokens and
-    cost; ``committed`` hears of every commit. ``price`` is USD per million tokens, None where it is unknown; no
-    batch is begun that could pass ``max_cost``, what other workers spend (``elsewhere``) included. ``copied`` is the
-    part of the tally that ``ranges`` know of.
+    No request is begun that could pass the ``limit``, what other workers spend (``elsewhere``) included. ``committed``
+    hears of every commit. ``copied`` is the part of the tally that ``ranges`` know of.
     """
 
     registry: Registry
     store: PgvectorStore
     encoder: Encoder
     writing: Connection
-    stop: threading.Event
-    guard: Callable[[], None]
-    fence: Callable[[Connection, int, int, float | None], None]
-    committed: Callable[[], None]
-    price: float | None = None
-    max_cost: float | None = None
+    context: RunContext
+    limit: SpendingLimit
     ranges: Ranges | None = None
+    committed: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     tally: Tally = field(default_factory=Tally, init=False)
     copied: Tally = field(default_factory=Tally, init=False)
@@ -100,9 +94,9 @@ class Pipeline:
 
     def halting(self) -> bool:
         """Whether a feed should give no more."""
-        return self.failure is not None or self.stop.is_set()
+        return self.failure is not None or self.context.stop.is_set()
 
-    async def run(self, feed: AsyncIterator[Work]) -> None:
+    async def run(self, feed: AsyncIterator[Request]) -> None:
         """One reader, as many requests in flight as the embedder takes, one writer.
 
         When something fails, what is in flight is still written, where the database takes it; then the failure is
@@ -115,15 +109,15 @@ class Pipeline:
         if self.failure is not None:
             raise self.failure
 
-    async def _run(self, feed: AsyncIterator[Work]) -> None:
+    async def _run(self, feed: AsyncIterator[Request]) -> None:
         width = self.encoder.limits.concurrency
-        todo: asyncio.Queue[Work | None] = asyncio.Queue(width + 1)
+        todo: asyncio.Queue[Request | None] = asyncio.Queue(width + 1)
         done: asyncio.Queue[Embedded | None] = asyncio.Queue(width + 1)
         writer = asyncio.create_task(self._write_all(done))
         workers = [asyncio.create_task(self._embed_all(todo, done)) for _ in range(width)]
         try:
-            async for work in feed:
-                await todo.put(work)
+            async for request in feed:
+                await todo.put(request)
         except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
             self._fail(error)
         for _ in workers:
@@ -134,54 +128,55 @@ class Pipeline:
 
     # --- embedding
 
-    async def _embed_all(self, todo: asyncio.Queue[Work | None], done: asyncio.Queue[Embedded | None]) -> None:
-        while (work := await todo.get()) is not None:
+    async def _embed_all(self, todo: asyncio.Queue[Request | None], done: asyncio.Queue[Embedded | None]) -> None:
+        while (request := await todo.get()) is not None:
             if self.failure is not None:
-                await self._release(work)  # drain: the feed may be waiting for room
+                await self._release(request)  # drain: the feed may be waiting for room
                 continue
-            if work.range is not None and work.range.over:
+            if request.range is not None and request.range.over:
                 continue  # taken over: what the model made of it would be refused
             try:
-                await done.put(await self._embed(work))
+                await done.put(await self._embed(request))
             except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
                 self._fail(error)
-                await self._release(work)
+                await self._release(request)
 
-    async def _embed(self, work: Work) -> Embedded:
-        if not work.rows:
-            return Embedded(work, Batch((), (), np.empty((0, 0), np.float32)), 0, 0)
-        begun = self._begin_to_spend(work)
-        answer = await self.encoder.encode(work.texts, "document")
-        self._spent += (answer.tokens or 0) * (self.price or 0.0) / 1e6
+    async def _embed(self, request: Request) -> Embedded:
+        if not request.rows:
+            return Embedded(request, Batch((), (), np.empty((0, 0), np.float32)), 0, 0)
+        begun = self._begin_to_spend(request)
+        answer = await self.encoder.encode(request.texts, "document")
+        self._spent += self.limit.cost(answer.tokens or 0) or 0.0
         self._begun -= begun
         if not answer.rejected:
-            batch = Batch(work.owners, work.pieces, answer.vectors)
+            batch = Batch(request.owners, request.pieces, answer.vectors)
         else:
-            batch = without_refused(work, answer.vectors, answer.rejected)
-        return Embedded(work, batch, answer.tokens or 0, answer.truncated)
+            batch = without_refused(request, answer.vectors, answer.rejected)
+        return Embedded(request, batch, answer.tokens or 0, answer.truncated)
 
-    def _begin_to_spend(self, work: Work) -> float:
-        """What the batch may cost, in USD, noted as begun. It is begun only if what is spent, what is under way and
-        it still fit into the budget: raises :class:`AnswerIsNo`.
+    def _begin_to_spend(self, request: Request) -> float:
+        """What the request may cost, in USD, noted as begun. It is begun only if what is spent, what is under way and
+        it still fit into the limit: raises :class:`AnswerIsNo`.
         """
-        if self.max_cost is None or self.price is None:
+        if not self.limit.applies:
             return 0.0
-        ahead = sum(len(text.encode(errors="replace")) for text in work.texts) / BYTES_A_TOKEN * self.price / 1e6
-        others = ahead * self.encoder.limits.concurrency * UNKNOWN_BATCHES * (self.workers - 1)
-        spent = self._spent + (self.elsewhere.cost or 0.0)
-        if spent + self._begun + ahead + others > self.max_cost:
-            raise AnswerIsNo(
-                f"the next batch could pass max_cost ({self.max_cost:.2f} USD); spent so far: {spent:.4f} USD",
-                hint="raise max_cost in the embedder's section, then run the same command again",
-            )
+        ahead = (
+            self.limit.cost(sum(len(text.encode(errors="replace")) for text in request.texts) / BYTES_A_TOKEN) or 0.0
+        )
+        others = ahead * self.encoder.limits.concurrency * UNKNOWN_REQUESTS * (self.workers - 1)
+        self.limit.require(
+            self._spent + (self.elsewhere.cost or 0.0),
+            self._begun + ahead + others,
+            hint="raise max_cost in the embedder's section, then run the same command again",
+        )
         self._begun += ahead
         return ahead
 
-    async def _release(self, work: Work) -> None:
-        """Claimed changes of a batch that came to nothing wait for another try."""
-        if work.claims and not isinstance(self.failure, WriterFailed):
+    async def _release(self, request: Request) -> None:
+        """Claimed changes of a request that came to nothing wait for another try."""
+        if request.claims and not isinstance(self.failure, WriterFailed):
             changes = Changes(self.registry, self.store)
-            await self._with_writer(lambda: changes.release(self.writing, work.claims, str(self.failure)))
+            await self._with_writer(lambda: changes.release(self.writing, request.claims, str(self.failure)))
 
     # --- writing
 
@@ -213,7 +208,7 @@ class Pipeline:
 
         What belongs to a range that another worker has taken over is left out: its vectors are that one's to write.
         """
-        self.guard()
+        self.context.guard()
         reached = reach(taken)
         while True:
             try:
@@ -221,8 +216,8 @@ class Pipeline:
                 break
             except RangeLost as lost:
                 lost.range.over = True
-                self.tally = self.tally.plus(self._paid([item for item in taken if item.work.range is lost.range]))
-                taken = [item for item in taken if item.work.range is not lost.range]
+                self.tally = self.tally.plus(self._paid([item for item in taken if item.request.range is lost.range]))
+                taken = [item for item in taken if item.request.range is not lost.range]
         for held, its in did.items():
             self.tally = self.tally.plus(its)
             if held is not None:
@@ -234,7 +229,7 @@ class Pipeline:
         self, taken: Sequence[Embedded], reached: Mapping[KeyRange, Reached]
     ) -> dict[KeyRange | None, Tally]:
         """Writes batches; returns what was done of each range, and under None of what belongs to none."""
-        claims = [claim for item in taken for claim in item.work.claims]
+        claims = [claim for item in taken for claim in item.request.claims]
         did: dict[KeyRange | None, Tally] = {}
         with self.writing.transaction():
             self.store.wait_for_settling(self.writing, alone=bool(claims))
@@ -247,15 +242,14 @@ class Pipeline:
             for held, its in did.items():
                 if held is not None and self.ranges is not None:
                     self.ranges.save(self.writing, held, reached[held], its)
-            whole = sum_of(did.values())
-            self.fence(self.writing, whole.rows, whole.tokens, whole.cost)
+            self.context.fence(self.writing, sum_of(did.values()))
         return did
 
     def _did(self, items: Sequence[Embedded], written: int) -> Tally:
         failed = sum(len(item.batch.failures) for item in items)
         return self._paid(items).plus(
             Tally(
-                rows=sum(len(item.work.rows) for item in items) - failed,
+                rows=sum(len(item.request.rows) for item in items) - failed,
                 failed=failed,
                 truncated=sum(item.truncated for item in items),
                 changed=sum(len(item.batch.pieces) for item in items) - written,
@@ -265,7 +259,7 @@ class Pipeline:
     def _paid(self, items: Sequence[Embedded]) -> Tally:
         """What the model asked for some batches, whether they are written or not."""
         tokens = sum(item.tokens for item in items)
-        return Tally(tokens=tokens, cost=tokens * self.price / 1e6 if self.price is not None else None)
+        return Tally(tokens=tokens, cost=self.limit.cost(tokens))
 
     def _fail(self, error: BaseException) -> None:
         if self.failure is None or isinstance(error, WriterFailed):
@@ -284,16 +278,16 @@ def by_range(taken: Sequence[Embedded]) -> dict[KeyRange | None, list[Embedded]]
     """What belongs to each range; under None what belongs to none."""
     found: dict[KeyRange | None, list[Embedded]] = {}
     for item in taken:
-        found.setdefault(item.work.range, []).append(item)
+        found.setdefault(item.request.range, []).append(item)
     return found
 
 
 def reach(taken: Sequence[Embedded]) -> dict[KeyRange, Reached]:
     """How far each range is when these are written."""
     numbers: dict[KeyRange, dict[int, Key | None]] = {}
-    for work in (item.work for item in taken):
-        if work.range is not None:
-            numbers.setdefault(work.range, {})[work.number] = work.rows[-1].key if work.rows else None
+    for request in (item.request for item in taken):
+        if request.range is not None:
+            numbers.setdefault(request.range, {})[request.number] = request.rows[-1].key if request.rows else None
     return {held: held.reach(written) for held, written in numbers.items()}
 
 
@@ -317,41 +311,41 @@ def frozen_objects() -> Iterator[None]:
         gc.unfreeze()
 
 
-# --- batches --------------------------------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------------------------
 
 
-def cut(rows: Sequence[Row], store: PgvectorStore, size: int) -> list[Work]:
-    """Whole rows together until a batch is full; a row of many chunks may overfill it, and the encoder splits it."""
-    batches: list[Work] = []
+def requests_of(rows: Sequence[Row], store: PgvectorStore, size: int) -> list[Request]:
+    """Whole rows together until a request has ``size`` pieces; a row of many chunks may overfill it, and the encoder splits it."""
+    requests: list[Request] = []
     some: list[Row] = []
     owners: list[Row] = []
     pieces: list[Piece] = []
     for row in rows:
         these = pieces_of(row.text, store.space.chunk)
         if pieces and len(pieces) + len(these) > size:
-            batches.append(assemble(some, owners, pieces))
+            requests.append(assemble(some, owners, pieces))
             some, owners, pieces = [], [], []
         some.append(row)
         owners.extend([row] * len(these))
         pieces.extend(these)
     if some:
-        batches.append(assemble(some, owners, pieces))
-    return batches
+        requests.append(assemble(some, owners, pieces))
+    return requests
 
 
-def assemble(rows: Sequence[Row], owners: Sequence[Row], pieces: Sequence[Piece]) -> Work:
-    """A batch with the texts of its pieces."""
+def assemble(rows: Sequence[Row], owners: Sequence[Row], pieces: Sequence[Piece]) -> Request:
+    """A request with the texts of its pieces."""
     texts = [owner.text[piece.start : piece.end] for owner, piece in zip(owners, pieces, strict=True)]
-    return Work(tuple(rows), tuple(owners), tuple(pieces), texts)
+    return Request(tuple(rows), tuple(owners), tuple(pieces), texts)
 
 
-def without_refused(work: Work, vectors: Vectors, rejected: dict[int, str]) -> Batch:
+def without_refused(request: Request, vectors: Vectors, rejected: dict[int, str]) -> Batch:
     """Takes the rows out of which the model refused a piece: a row is in the space whole or not at all."""
-    refused = {work.owners[position].key: reason for position, reason in sorted(rejected.items(), reverse=True)}
-    kept = [position for position, owner in enumerate(work.owners) if owner.key not in refused]
+    refused = {request.owners[position].key: reason for position, reason in sorted(rejected.items(), reverse=True)}
+    kept = [position for position, owner in enumerate(request.owners) if owner.key not in refused]
     return Batch(
-        [work.owners[position] for position in kept],
-        [work.pieces[position] for position in kept],
+        [request.owners[position] for position in kept],
+        [request.pieces[position] for position in kept],
         vectors[kept],
-        [(row, refused[row.key]) for row in work.rows if row.key in refused],
+        [(row, refused[row.key]) for row in request.rows if row.key in refused],
     )

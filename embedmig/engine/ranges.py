@@ -38,7 +38,7 @@ of one's own connection, and is not in one's hand, was claimed by somebody dead 
 
 @dataclass(eq=False, slots=True)
 class KeyRange:
-    """A range in this worker's hand: the keys past ``after``, up to and with ``upto``. Its batches have numbers."""
+    """A range in this worker's hand: the keys past ``after``, up to and with ``upto``. Its requests have numbers."""
 
     id: int
     epoch: int
@@ -50,7 +50,7 @@ class KeyRange:
     _written: dict[int, Key | None] = field(default_factory=dict)
 
     def reach(self, written: Mapping[int, Key | None]) -> Reached:
-        """How far every batch is written, now that these are too: they come back in any order. A number without a
+        """How far every request is written, now that these are too: they come back in any order. A number without a
         key is the end of the range.
         """
         self._written.update(written)

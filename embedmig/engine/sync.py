@@ -7,7 +7,6 @@ under their content hash. One provider that is down does not stop the other spac
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,9 +18,10 @@ from embedmig.database import Connection, Database, ident, scalar, translated
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders import model_check
 from embedmig.embedders.encoder import Encoder
-from embedmig.engine.backfill import live_work
+from embedmig.engine.backfill import live_requests
+from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.outbox import LIVE, Changes
-from embedmig.engine.pipeline import Pipeline, Work
+from embedmig.engine.pipeline import Pipeline, Request
 from embedmig.engine.throttle import Throttle
 from embedmig.errors import AnswerIsNo, EmbedderError, MissingExtra
 from embedmig.source import DOC_HASH, HAS_TEXT, Source
@@ -50,16 +50,16 @@ class Synced:
 
 @dataclass
 class Sync:
-    """Passes over the live spaces of one collection. ``encoder`` gives a space's model, as it was when it was made."""
+    """Passes over the live spaces of one collection. ``encoder`` gives a space's model, as it was when it was made, and
+    ``limit`` what it may spend.
+    """
 
     database: Database
     registry: Registry
     source: Source
     encoder: Callable[[SpaceRecord], Encoder]
-    stop: threading.Event
-    price: Callable[[SpaceRecord], float | None] = lambda _: 0.0
-    max_cost: Callable[[SpaceRecord], float | None] = lambda _: None
-    report: Callable[[str], None] = lambda _: None
+    limit: Callable[[SpaceRecord], SpendingLimit]
+    context: RunContext
     throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
 
     def once(self, only: str | None = None) -> list[Synced]:
@@ -84,7 +84,7 @@ class Sync:
             store.check_key(reading)
             while changes.distribute(reading):
                 pass
-            if changes.waiting(reading).count and not self.stop.is_set():
+            if changes.waiting(reading).count and not self.context.stop.is_set():
                 try:
                     tally = self._drain(reading, store)
                 except (EmbedderError, MissingExtra, AnswerIsNo) as failed:
@@ -101,20 +101,17 @@ class Sync:
         encoder = self.encoder(store.record)
         with self.database.connect("sync writer") as writing:
             store.prepare_writer(writing)
-            pipeline = Pipeline(
-                self.registry, store, encoder, writing, self.stop, guard=lambda: None, fence=lambda *_: None,
-                committed=lambda: None, price=self.price(store.record), max_cost=self.max_cost(store.record),
-            )  # fmt: skip
-            throttle = Throttle(self.registry, store.record.collection, self.stop, self.report, self.throttle)
+            pipeline = Pipeline(self.registry, store, encoder, writing, self.context, self.limit(store.record))
+            throttle = Throttle(self.registry, store.record.collection, self.context, self.throttle)
             asyncio.run(self._embed(reading, pipeline, throttle))
         return pipeline.tally
 
     async def _embed(self, reading: Connection, pipeline: Pipeline, throttle: Throttle) -> None:
-        async def feed() -> AsyncIterator[Work]:
+        async def feed() -> AsyncIterator[Request]:
             size = pipeline.encoder.limits.batch_size
-            async for work in live_work(reading, Changes(self.registry, pipeline.store), size):
-                await throttle.wait(reading, len(work.rows))
-                yield work
+            async for request in live_requests(reading, Changes(self.registry, pipeline.store), size):
+                await throttle.wait(reading, len(request.rows))
+                yield request
                 if pipeline.halting():
                     return
 

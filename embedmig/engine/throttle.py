@@ -1,9 +1,8 @@
-"""Holding a running backfill back: pause, a speed, and what the database says of itself. Obeyed within a batch."""
+"""Holding a running backfill back: pause, a speed, and what the database says of itself. Obeyed within a request."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from psycopg import sql
 from embedmig.config import ThrottleSettings
 from embedmig.database import Connection, literal, scalar
 from embedmig.database.registry import Registry
+from embedmig.engine.context import RunContext
 
 LOOK_SECONDS = 1.0
 LAG = "select coalesce(extract(epoch from max(replay_lag)), 0)::float8 from pg_stat_replication"
@@ -47,16 +47,15 @@ def set_control(conn: Connection, registry: Registry, collection: str, wanted: C
 
 @dataclass
 class Throttle:
-    """Asked before every batch: what an operator wants, how far the standbys are behind, what the user's query says.
+    """Asked before every request: what an operator wants, how far the standbys are behind, what the user's query says.
 
     ``held_seconds`` is time spent waiting, which is not active time. ``workers`` share the speed that is allowed.
     """
 
     registry: Registry
     collection: str
-    stop: threading.Event
-    report: Callable[[str], None]
-    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
+    context: RunContext
+    settings: ThrottleSettings = field(default_factory=ThrottleSettings)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     held_seconds: float = 0.0
@@ -70,12 +69,12 @@ class Throttle:
     async def wait(self, conn: Connection, rows: int) -> None:
         """Returns when ``rows`` more may be embedded, or when the run is stopped."""
         began = self.clock()
-        while (why := await asyncio.to_thread(self._why_not, conn)) and not self.stop.is_set():
+        while (why := await asyncio.to_thread(self._why_not, conn)) and not self.context.stop.is_set():
             self._say(why)
             await self.sleep(LOOK_SECONDS / 2)
         self._say("")
         if speed := self._control.rows_per_second:
-            while (left := self._free_at - self.clock()) > 0 and not self.stop.is_set():
+            while (left := self._free_at - self.clock()) > 0 and not self.context.stop.is_set():
                 await self.sleep(min(left, LOOK_SECONDS / 2))
             self._free_at = max(self._free_at, self.clock()) + rows * self.workers / speed
         self.held_seconds += self.clock() - began
@@ -91,15 +90,15 @@ class Throttle:
 
     def _strained(self, conn: Connection) -> str:
         """What the database suffers from, by the configuration's measure; empty where it doesn't."""
-        if (limit := self.throttle.replication_lag) is not None:
+        if (limit := self.settings.replication_lag) is not None:
             lag = scalar(conn, LAG)
             if lag > limit:
                 return f"held back: a standby is {lag:.0f} s behind, more than {limit:.0f} s"
-        if self.throttle.pause_when and scalar(conn, literal(self.throttle.pause_when)):
+        if self.settings.pause_when and scalar(conn, literal(self.settings.pause_when)):
             return "held back: throttle.pause_when is true"
         return ""
 
     def _say(self, text: str) -> None:
         if text != self._said:
-            self.report(text or "goes on")
+            self.context.notice(text or "goes on")
         self._said = text

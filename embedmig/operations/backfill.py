@@ -1,10 +1,10 @@
-"""backfill: embeds every eligible row that the space lacks. The pipeline itself is :mod:`embedmig.engine.backfill`."""
+"""backfill: embeds every eligible row that the space lacks. How it goes on is :mod:`embedmig.engine.backfill`."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from psycopg import sql
@@ -14,11 +14,11 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.embedders import model_check
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.prices import BATCH_SHARE
-from embedmig.embedders.prices import price as price_of
 from embedmig.engine.backfill import Backfill, NoWorkers, Order, WorkerPool
-from embedmig.engine.follower import others_kept_fresh
+from embedmig.engine.context import Fence, RunContext
+from embedmig.engine.follower import sync_other_spaces
+from embedmig.engine.sync import Sync
 from embedmig.errors import AnswerIsNo, PlanError, RunSuperseded
-from embedmig.events import Event, Notice
 from embedmig.operations.base import Context, Operation, PlannedState, Run
 from embedmig.operations.estimate_recorder import EstimateRecorder, counter, estimate_of, weighable
 from embedmig.planning.tokens import weigh
@@ -30,7 +30,7 @@ from embedmig.types import Estimate, Space, Tally
 
 @dataclass(frozen=True, slots=True)
 class BackfillSpace(Operation):
-    """See the module."""
+    """``order``: by key, or ``hot``, what readers asked for first."""
 
     kind: ClassVar[str] = "backfill"
     repeats: ClassVar[bool] = True
@@ -87,40 +87,28 @@ class BackfillSpace(Operation):
                 f"{left:,} rows are still to be embedded into {record.version}",
                 hint=f"embedmig backfill {record.collection} does it; then run the same command again",
             )
-        ledger, attempt = run.context.ledger, run.attempt
-
-        def fence(conn: Connection, rows: int, tokens: int, cost: float | None) -> None:
-            ledger.fence(conn, attempt, rows=rows, tokens=tokens, cost=cost)
-
         with EstimateRecorder(run, record) as recorder:
-            orders = FillOrders(
-                recorder.report, run.stop, run.guard, fence, self.order, run.pool, False, recorder.counted
-            )
-            tally = fill(run.context, run.conn, record, orders)
+            heard = replace(run, report=recorder.report)
+            tally = fill(run.context, run.conn, record, heard, self.order, run.pool, counted=recorder.counted)
         notes = [f"{tally.rows:,} rows embedded"]
         notes += [f"{tally.failed:,} refused by the model"] if tally.failed else []
         notes += [f"{tally.truncated:,} texts cut at the model's limit"] if tally.truncated else []
         return ", ".join(notes)
 
 
-@dataclass(frozen=True, slots=True)
-class FillOrders:
-    """On whose behalf a space is filled: who hears of it, who may stop it, what each commit must find true, and who is
-    told how many rows there are to do. ``pool`` and ``joins`` are those of :class:`Backfill`.
-    """
-
-    report: Callable[[Event], None]
-    stop: threading.Event
-    guard: Callable[[], None]
-    fence: Callable[[Connection, int, int, float | None], None]
-    order: Order = "key"
-    pool: WorkerPool = field(default_factory=NoWorkers)
-    joins: bool = False
-    counted: Callable[[Connection, int], None] = lambda _conn, _rows: None
-
-
-def fill(context: Context, conn: Connection, record: SpaceRecord, orders: FillOrders) -> Tally:
-    """Runs the pipeline into a space; one that was being built is ready when nothing is left.
+def fill(
+    context: Context,
+    conn: Connection,
+    record: SpaceRecord,
+    run: RunContext,
+    order: Order,
+    pool: WorkerPool | None = None,
+    *,
+    joins: bool = False,
+    counted: Callable[[Connection, int], None] = lambda _conn, _rows: None,
+) -> Tally:
+    """Backfills a space; one that was being built is ready when nothing is left. The arguments are those of
+    :class:`Backfill`.
 
     Raises :class:`ModelChanged` before anything is embedded where the model is no longer the one that it was.
     """
@@ -129,63 +117,58 @@ def fill(context: Context, conn: Connection, record: SpaceRecord, orders: FillOr
     store = context.store(conn, record)
     assert isinstance(store, PgvectorStore)
     model_check.check(conn, context.registry, record, context.encoder(record.space, record.weights))
-    settings = context.config.settings(record.space.provider)
-    price, encoder = price_of(record.space, settings), context.encoder(record.space, record.weights, traffic="bulk")
+    encoder = context.encoder(record.space, record.weights, traffic="bulk")
+    config, limit = context.config, context.limit(record.space)
 
     def by_requests() -> Tally:
         return Backfill(
-            context.database, context.registry, store, encoder, orders.report, orders.stop, orders.guard, orders.fence,
-            price, settings.max_cost, context.config.throttle, orders.order, context.config.backfill, orders.pool,
-            orders.joins, orders.counted,
+            context.database, context.registry, store, encoder, run, limit, config.backfill, config.throttle, order,
+            pool or NoWorkers(), joins, counted,
         ).run()  # fmt: skip
 
-    with others_kept_fresh(
-        context.database,
-        lambda beside, done: context.sync(beside, record.collection, done),
-        record.id,
-        lambda text: orders.report(Notice(text)),
-    ):
-        batches = settings.mode == "batch" and not orders.joins
-        tally = fill_by_batches(context, store, encoder, orders) if batches else Tally()
+    def sync_beside(beside: Connection, stop: threading.Event) -> Sync:
+        return context.sync(beside, record.collection, stop)
+
+    with sync_other_spaces(context.database, sync_beside, record.id, run.notice):
+        by_batches = config.settings(record.space.provider).mode == "batch" and not joins
+        tally = fill_by_api_batches(context, store, encoder, run) if by_batches else Tally()
         tally = tally.plus(by_requests())
-        if not orders.joins and Claims(context.registry, record.id).sent(conn):  # of a time when the mode was another
-            tally = tally.plus(fill_by_batches(context, store, encoder, orders, sends=False)).plus(by_requests())
+        if not joins and Claims(context.registry, record.id).sent(conn):  # of a time when the mode was another
+            tally = tally.plus(fill_by_api_batches(context, store, encoder, run, sends=False)).plus(by_requests())
     if record.state == "building":
         context.registry.set_state(conn, record.id, "ready")
     return tally
 
 
-def fence_of_joined(context: Context, record: SpaceRecord) -> Callable[[Connection, int, int, float | None], None]:
+def fence_of_joined(context: Context, record: SpaceRecord) -> Fence:
     """For a worker that has no attempt of its own: writes while the space is there to be written, and has what it did
     counted by the attempt that it helps.
     """
 
-    def fence(conn: Connection, rows: int, tokens: int, cost: float | None) -> None:
+    def fence(conn: Connection, did: Tally) -> None:
         if not context.registry.is_live(conn, record.id):
             raise RunSuperseded(
                 f"{record.version} was retired meanwhile, so this worker stopped", hint="embedmig status"
             )
-        context.ledger.credit(conn, record.revision, rows, tokens, cost)
+        context.ledger.credit(conn, record.revision, did)
 
     return fence
 
 
-def fill_by_batches(
-    context: Context, store: PgvectorStore, encoder: Encoder, orders: FillOrders, *, sends: bool = True
+def fill_by_api_batches(
+    context: Context, store: PgvectorStore, encoder: Encoder, run: RunContext, *, sends: bool = True
 ) -> Tally:
-    """All that batches can carry, at half the price; what is left, requests take. Without ``sends``, what is out."""
+    """All that API batches can carry, at half the price; what is left is embedded by requests. Without ``sends``, those
+    that are out.
+    """
     from embedmig.embedders.openai import OpenAIEmbedder
     from embedmig.embedders.openai_batch import BatchClient
-    from embedmig.engine.batch_api import Batches
+    from embedmig.engine.batch_api import ApiBatches
 
     assert isinstance(encoder.embedder, OpenAIEmbedder)
-    settings = context.config.settings(store.space.provider)
-    price = price_of(store.space, settings)
-    return Batches(
-        context.database, context.registry, store, encoder,
-        BatchClient(encoder.embedder, settings.give_up_after, orders.stop), orders.report, orders.stop, orders.guard,
-        orders.fence, None if price is None else price * BATCH_SHARE, settings.max_cost, sends,
-    ).run()  # fmt: skip
+    client = BatchClient(encoder.embedder, context.config.settings(store.space.provider).give_up_after, run.stop)
+    limit = context.limit(store.space, BATCH_SHARE)
+    return ApiBatches(context.database, context.registry, store, encoder, client, run, limit, sends).run()
 
 
 def rows_left(context: Context, conn: Connection, record: SpaceRecord) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -23,9 +22,9 @@ from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.prices import price
 from embedmig.embedders.shared_limits import SharedRateBudget, Traffic
 from embedmig.engine.backfill import NoWorkers, WorkerPool
+from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.sync import Sync
 from embedmig.errors import EmbedderMisconfigured, PlanError
-from embedmig.events import Event
 from embedmig.source import Source
 from embedmig.source import table as sources
 from embedmig.stores import Store, open_store
@@ -80,18 +79,22 @@ class Context:
 
     def sync(self, conn: Connection, collection: str, stop: threading.Event) -> Sync:
         """What takes captured changes into the collection's spaces; its table is looked up anew, as it is now."""
-        settings = self.config.settings
         self._sources.pop(collection, None)
         return Sync(
             self.database,
             self.registry,
             self.source(conn, collection),
             encoder=lambda record: self.encoder(record.space, record.weights),
-            stop=stop,
-            price=lambda record: price(record.space, settings(record.space.provider)),
-            max_cost=lambda record: settings(record.space.provider).max_cost,
+            limit=lambda record: self.limit(record.space),
+            context=RunContext(stop=stop),
             throttle=self.config.throttle,
         )
+
+    def limit(self, space: Space, share: float = 1.0) -> SpendingLimit:
+        """What the space's model may spend; ``share`` of the list price is what is paid."""
+        settings = self.config.settings(space.provider)
+        listed = price(space, settings)
+        return SpendingLimit(None if listed is None else listed * share, settings.max_cost)
 
     def probe(self, space: Space, pinned: str = "", *, created: bool) -> str:
         """Embeds one harmless text, so that a wrong key, name or dimension is found before anything is changed.
@@ -204,9 +207,9 @@ def differences(record: SpaceRecord, space: Space, plan: PlannedState) -> str:
     )
 
 
-@dataclass
-class Run:
-    """A run under way: everything an operation needs to do its work, and how it says how far it is.
+@dataclass(kw_only=True)
+class Run(RunContext):
+    """A revision under way: what an operation needs to do its work, and, as a :class:`RunContext`, on whose behalf.
 
     ``aliases`` is what each alias showed when the plan was made, moved on by every flip: the other half of compare-and-set.
     """
@@ -215,9 +218,6 @@ class Run:
     conn: Connection
     attempt: int
     revision: str
-    report: Callable[[Event], None]
-    stop: threading.Event
-    guard: Callable[[], None]
     aliases: dict[str, str | None]
     no_wait: bool = False
     pool: WorkerPool = field(default_factory=NoWorkers)

@@ -12,7 +12,7 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.embedders import create
 from embedmig.embedders.prices import BATCH_SHARE, find_price
 from embedmig.errors import EmbedmigError
-from embedmig.events import Event, Notice
+from embedmig.events import Event
 from embedmig.operations.base import Run
 from embedmig.planning.tokens import Counter, Weighed, Weight, draw, extrapolate, inputs_of, weigh_text
 from embedmig.stores.index_sizes import table_bytes
@@ -86,7 +86,7 @@ class EstimateRecorder:
         try:
             yield
         except Exception as error:  # noqa: BLE001  whatever it is, the backfill matters more
-            self.run.report(Notice(f"no estimate is kept beside this backfill: {first_line(error)}"))
+            self.run.notice(f"no estimate is kept beside this backfill: {first_line(error)}")
 
     def _draw(self) -> list[str]:
         with self.run.conn.transaction():

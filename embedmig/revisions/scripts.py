@@ -78,7 +78,7 @@ def number(revision: str) -> int | None:
 
 
 def sort_key(revision: str) -> tuple[bool, int, str]:
-    """FillOrders ids by number, so that 10 comes after 9; ids that are no numbers come last."""
+    """Orders ids by number, so that 10 comes after 9; ids that are no numbers come last."""
     value = number(revision)
     return (value is None, value or 0, revision)
 

@@ -14,8 +14,9 @@ from embedmig.database import Database, translated
 from embedmig.database.ledger import Ledger
 from embedmig.database.registry import Registry
 from embedmig.engine.backfill import NoWorkers, Order, WorkerPool
+from embedmig.engine.context import RunContext
 from embedmig.errors import UnknownTarget
-from embedmig.operations.backfill import FillOrders, fence_of_joined, fill
+from embedmig.operations.backfill import fence_of_joined, fill
 from embedmig.operations.base import Context
 from embedmig.types import Tally
 
@@ -58,7 +59,5 @@ def work(task: Task, stop: threading.Event) -> Tally:
         record = context.registry.space(conn, task.collection, task.version)
         if record is None:
             raise UnknownTarget(f"collection {task.collection!r} has no space {task.version}")
-        orders = FillOrders(
-            lambda _: None, stop, lambda: None, fence_of_joined(context, record), task.order, joins=True
-        )
-        return fill(context, conn, record, orders)
+        run = RunContext(stop=stop, fence=fence_of_joined(context, record))
+        return fill(context, conn, record, run, task.order, joins=True)

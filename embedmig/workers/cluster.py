@@ -8,11 +8,11 @@ from typing import Any
 from embedmig.config import Config
 from embedmig.config.settings import RaySettings
 from embedmig.database import Database
-from embedmig.engine.backfill import Order
+from embedmig.engine.backfill import Order, WorkerPool
 from embedmig.errors import EXIT_FAILED, EmbedmigError, MissingExtra, UsageError, WorkersLost
 from embedmig.workers import Task, work
 
-PATIENCE_SECONDS = 30.0  # for the batches in hand, when the run ends; then an actor is killed
+PATIENCE_SECONDS = 30.0  # for the requests in flight, when the run ends; then an actor is killed
 
 
 class Worker:
@@ -30,11 +30,11 @@ class Worker:
         return None
 
     def stop(self) -> None:
-        """Ends the work after the batches in hand."""
+        """Ends the work after the requests in flight."""
         self._stop.set()
 
 
-class Cluster:
+class Cluster(WorkerPool):
     """``workers`` actors; the process that leads embeds nothing. Raises :class:`MissingExtra` without Ray."""
 
     def __init__(self, config: Config, database: Database, workers: int) -> None:
@@ -75,7 +75,7 @@ class Cluster:
         self._started_ray = True
 
     def news(self) -> list[str]:
-        """Of workers that died or gave up."""
+        """Of workers that died or gave up, and of those that the cluster has no room for."""
         self._collect()
         news, self._news = self._news, []
         return news

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine. Their orders come through stdin, and when that ends, so do they."""
+"""Workers that are processes of this machine. Their tasks come through stdin, and when that ends, so do they."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import IO
 
 from embedmig.config import Config
 from embedmig.database import Database
-from embedmig.engine.backfill import Order
+from embedmig.engine.backfill import Order, WorkerPool
 from embedmig.errors import EXIT_INTERRUPTED, EmbedmigError
 from embedmig.workers import Task, work
 
-PATIENCE_SECONDS = 30.0  # for the batches in hand, when the run ends; then a worker is ended by force
+PATIENCE_SECONDS = 30.0  # for the requests in flight, when the run ends; then a worker is ended by force
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Process:
         return f"ended with {code}" + (f": {lines[-1]}" if lines else "")
 
 
-class Processes:
+class Processes(WorkerPool):
     """``others`` workers beside the one that leads."""
 
     def __init__(self, config: Config, database: Database, others: int) -> None:
@@ -49,9 +49,9 @@ class Processes:
         self._workers: list[Process] = []
 
     def start(self, collection: str, version: str, order: Order) -> None:
-        """Starts them."""
-        orders = pickle.dumps(Task(self._config, self._database, collection, version, order))
-        self._workers = [begin(orders) for _ in range(self._others)]
+        """Starts them, and writes to each what it is to do."""
+        task = pickle.dumps(Task(self._config, self._database, collection, version, order))
+        self._workers = [begin(task) for _ in range(self._others)]
 
     def news(self) -> list[str]:
         """Of those that ended otherwise than well."""
@@ -61,14 +61,6 @@ class Processes:
         return [
             f"worker {worker.process.pid} {worker.last_words()}; the others take its range over" for worker in ended
         ]
-
-    def does_all(self) -> bool:
-        """The leader is one of them."""
-        return False
-
-    def failure(self) -> EmbedmigError | None:
-        """The leader goes on without them."""
-        return None
 
     def end(self) -> None:
         """Closes what they read from, and waits."""
@@ -86,8 +78,8 @@ class Processes:
         self._workers = []
 
 
-def begin(orders: bytes) -> Process:
-    """A process with its orders. A session of its own: Ctrl-C is the leader's to pass on."""
+def begin(task: bytes) -> Process:
+    """A process with its task. A session of its own: Ctrl-C is the leader's to pass on."""
     said = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "embedmig.workers"],
@@ -98,7 +90,7 @@ def begin(orders: bytes) -> Process:
     )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it is dead already, and will be found so
-        process.stdin.write(orders)
+        process.stdin.write(task)
         process.stdin.flush()
     return Process(process, said)
 

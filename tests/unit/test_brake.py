@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 from typing import Any
 
 import pytest
 
 from embedmig.engine import throttle
+from embedmig.engine.context import RunContext
 from embedmig.engine.throttle import Control, Throttle
+from embedmig.events import Event
 
 
 @pytest.mark.parametrize("batch", [1, 64, 500])
 def test_rows_are_let_through_at_the_speed_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    now, said = [0.0], list[str]()
+    now, said = [0.0], list[Event]()
 
     async def sleep(seconds: float) -> None:
         now[0] += seconds
 
     monkeypatch.setattr(throttle, "control", lambda *_: Control(rows_per_second=250.0))
-    held: Any = Throttle(None, "docs", threading.Event(), said.append, clock=lambda: now[0], sleep=sleep)  # type: ignore[arg-type]
+    held: Any = Throttle(None, "docs", RunContext(said.append), clock=lambda: now[0], sleep=sleep)  # type: ignore[arg-type]
 
     async def embed(rows: int) -> None:
         for _ in range(0, rows, batch):
@@ -44,7 +45,7 @@ def test_workers_share_the_speed_that_is_allowed(monkeypatch: pytest.MonkeyPatch
         now += duration
 
     nothing: Any = None
-    held = Throttle(nothing, "docs", threading.Event(), lambda _: None, clock=lambda: now, sleep=sleep, workers=workers)
+    held = Throttle(nothing, "docs", RunContext(), clock=lambda: now, sleep=sleep, workers=workers)
     for _ in range(2):  # the first goes at once, the second when the first has had its time
         asyncio.run(held.wait(nothing, 100))
     assert now == pytest.approx(seconds)

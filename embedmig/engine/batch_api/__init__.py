@@ -1,29 +1,28 @@
 """``mode = "batch"``: rows at an API for hours, at half the price; claimed in the database until they are back.
 
-claim the rows and write the claim down → send the file → write the API's name for it down → look, less and less often →
-take in what came back → give the rest free. A run that is killed between sending and writing down finds its batch by the
+Claim the rows and write the claim down → send the file → write the API's name for it down → poll, less and less often →
+write what came back → release the rest. A run that is killed between sending and writing down finds its API batch by the
 mark that it gave it, so that nothing is paid for twice. What comes back goes through the pipeline like any other answer:
-the door, the content hash, dead letters, the fence.
+the check of the vectors, the content hash, dead letters, the fence.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from embedmig.database import Connection, Database, translated
+from embedmig.database import Database, translated
 from embedmig.database.registry import Registry
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.openai_batch import QUEUE_FULL, BatchClient, Line, Remote
-from embedmig.engine.batch_api.claims import Claims, Request, Sent
+from embedmig.engine.batch_api.claims import ApiBatch, ApiRequest, Claims
 from embedmig.engine.batch_api.downloaded import Downloaded
+from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.outbox import Changes, Claim
-from embedmig.engine.pipeline import Pipeline, Work, assemble
-from embedmig.errors import AnswerIsNo, EmbedderMisconfigured, EmbedderUnavailable, Interrupted
-from embedmig.events import Event, Notice
+from embedmig.engine.pipeline import Pipeline, Request, assemble
+from embedmig.errors import EmbedderMisconfigured, EmbedderUnavailable, Interrupted
 from embedmig.source.chunking import pieces_of
 from embedmig.source.rows import Key, Piece, Row
 from embedmig.stores.pgvector.table import PgvectorStore
@@ -36,10 +35,8 @@ LOOK_SECONDS = (1.0, 60.0)
 
 
 @dataclass
-class Batches:
-    """One run of a space's batches; the arguments are those of :class:`~embedmig.engine.backfill.Backfill`.
-
-    Without ``sends`` it only takes in what is out.
+class ApiBatches:
+    """One run of a space's API batches. Without ``sends`` it only takes in those that are out.
 
     What the API answered with an error, row for row, is left to the ordinary backfill that follows.
     """
@@ -49,12 +46,8 @@ class Batches:
     store: PgvectorStore
     encoder: Encoder
     client: BatchClient
-    report: Callable[[Event], None]
-    stop: threading.Event
-    guard: Callable[[], None]
-    fence: Callable[[Connection, int, int, float | None], None]
-    price: float | None = None
-    max_cost: float | None = None
+    context: RunContext
+    limit: SpendingLimit
     sends: bool = True
     _left: set[Key] = field(default_factory=set, init=False)
     _unsent: bool = field(default=True, init=False)  # rows are, or may be, left to be sent
@@ -62,14 +55,14 @@ class Batches:
     _tally: Tally = field(default_factory=Tally, init=False)
 
     def run(self) -> Tally:
-        """Sends, waits and takes in until no row is left that a batch can carry.
+        """Sends, waits and takes in until no row is left that an API batch can carry.
 
         Raises :class:`Interrupted` when stopped: what is at the API goes on there, and the next run takes it in.
         """
         self._claims = Claims(self.registry, self.store.record.id)
         self._downloaded = Downloaded()
         with (
-            translated("filling a space by batches"),
+            translated("filling a space by API batches"),
             self.database.connect("batch reader") as self._reading,
             self.database.connect("batch writer") as self._writing,
         ):
@@ -85,7 +78,7 @@ class Batches:
     # --- sending
 
     def _find_again(self) -> None:
-        """Batches of a run that ended between claiming and writing down the API's name."""
+        """API batches of a run that ended between claiming and writing down the API's name."""
         for batch in self._claims.sent(self._reading):
             if batch.remote_id is None and (found := self.client.find(batch.mark, batch.made_at)):
                 self._claims.name(self._reading, batch.id, found)
@@ -93,43 +86,40 @@ class Batches:
                 self._claims.release(self._reading, batch.id)
 
     def _send_missing(self) -> None:
-        """Once from end to end: what is written meanwhile is captured, and is not for batches."""
-        requests: list[Request] = []
+        """Once from end to end: what is written meanwhile is captured, and is left to requests."""
+        requests: list[ApiRequest] = []
         for request in self._requests():
             size = sum(len(one.line) for one in requests) + len(request.line)
-            texts = sum(len(one.work.texts) for one in requests) + len(request.work.texts)
+            texts = sum(len(one.request.texts) for one in requests) + len(request.request.texts)
             if requests and (texts > MAX_TEXTS or size > MAX_BYTES):
                 self._send(requests)
                 requests = []
-            if self.stop.is_set():
+            if self.context.stop.is_set():
                 return
             requests.append(request)
         if requests:
             self._send(requests)
         self._unsent = False
 
-    def _send(self, requests: list[Request]) -> None:
-        self.guard()
-        self._refuse_cost(sum(request.tokens for request in requests))
+    def _send(self, requests: list[ApiRequest]) -> None:
+        self.context.guard()
+        self._require_limit(sum(request.tokens for request in requests))
         batch = self._claims.claim(self._reading, f"embedmig-{uuid.uuid4().hex}", requests)
         name = self.client.send(b"".join(request.line for request in requests), batch.mark)
         self._claims.name(self._reading, batch.id, name)
-        rows = sum(len(request.work.rows) for request in requests)
-        self.report(Notice(f"batch {name}: {rows:,} rows sent"))
+        rows = sum(len(request.request.rows) for request in requests)
+        self.context.notice(f"API batch {name}: {rows:,} rows sent")
 
-    def _refuse_cost(self, tokens: int) -> None:
-        if self.max_cost is None or self.price is None:
-            return
+    def _require_limit(self, tokens: int) -> None:
         ahead = tokens + sum(batch.tokens for batch in self._claims.sent(self._reading))
-        spent = self._tally.cost or 0.0
-        if spent + ahead * self.price / 1e6 > self.max_cost:
-            raise AnswerIsNo(
-                f"the next batch could pass max_cost ({self.max_cost:.2f} USD); spent so far: {spent:.4f} USD",
-                hint="what was sent is taken in by the next run; raise max_cost, then run the same command again",
-            )
+        self.limit.require(
+            self._tally.cost or 0.0,
+            self.limit.cost(ahead) or 0.0,
+            hint="what was sent is taken in by the next run; raise max_cost, then run the same command again",
+        )
 
-    def _requests(self) -> Iterator[Request]:
-        """What the space lacks and no batch has, as requests that the API takes."""
+    def _requests(self) -> Iterator[ApiRequest]:
+        """What the space lacks and no API batch has, as requests that the API takes."""
         after: Key | None = None
         number = 0
         limits, prefix = self.encoder.limits, self.store.space.document_prefix
@@ -152,28 +142,28 @@ class Batches:
                 yield self._request(number, some, tokens)
                 number += 1
 
-    def _request(self, number: int, some: list[tuple[Row, list[Piece]]], tokens: int) -> Request:
-        work, prefix = worked(some), self.store.space.document_prefix
-        return Request(number, work, tokens, self.client.line(number, [prefix + text for text in work.texts]))
+    def _request(self, number: int, some: list[tuple[Row, list[Piece]]], tokens: int) -> ApiRequest:
+        request, prefix = request_of(some), self.store.space.document_prefix
+        return ApiRequest(number, request, tokens, self.client.line(number, [prefix + text for text in request.texts]))
 
     def _tokens_of(self, text: str) -> int:
         return int(self.encoder.embedder.tokens_of(text))  # type: ignore[attr-defined]
 
     # --- waiting
 
-    def _wait(self, sent: list[Sent]) -> None:
-        """Until one of the batches has ended; takes in all that have."""
+    def _wait(self, sent: list[ApiBatch]) -> None:
+        """Until one of the API batches has ended; takes in all that have."""
         seconds, longest = LOOK_SECONDS
-        while not self.stop.is_set():
+        while not self.context.stop.is_set():
             ended = [(batch, remote) for batch in sent if (remote := self.client.look(batch.remote_id or "")).ended]
             for batch, remote in ended:
                 self._take_in(batch, remote)
             if ended:
                 return
-            self.guard()
+            self.context.guard()
             with self._writing.transaction():
-                self.fence(self._writing, 0, 0, None)  # the heartbeat of a run that waits
-            self.stop.wait(seconds)
+                self.context.fence(self._writing, Tally())  # the heartbeat of a run that waits
+            self.context.stop.wait(seconds)
             seconds = min(longest, seconds * 1.5)
         raise Interrupted(
             f"stopped; {len(sent)} batch{'es go' if len(sent) > 1 else ' goes'} on at the API, and will be paid for",
@@ -182,52 +172,53 @@ class Batches:
 
     # --- taking in
 
-    def _take_in(self, batch: Sent, remote: Remote) -> None:
+    def _take_in(self, batch: ApiBatch, remote: Remote) -> None:
         self._full, taken = False, 0
         for file in remote.files:
             taken += self._take_file(batch, file)
-        if self.stop.is_set():
+        if self.context.stop.is_set():
             return  # not all of it was taken: the next run takes the rest
         self._claims.release(self._reading, batch.id)
-        self.report(Notice(f"batch {remote.id}: {remote.status}, {taken:,} rows taken in"))
+        self.context.notice(f"API batch {remote.id}: {remote.status}, {taken:,} rows taken in")
         if remote.status == "failed":
             self._failed(remote)
         elif remote.status != "completed":
             self._unsent = True
             if not taken:
                 raise EmbedderUnavailable(
-                    f"batch {remote.id} {remote.status} and brought nothing", hint="run the same command again later"
+                    f"API batch {remote.id} {remote.status} and brought nothing",
+                    hint="run the same command again later",
                 )
 
-    def _take_file(self, batch: Sent, file: str) -> int:
+    def _take_file(self, batch: ApiBatch, file: str) -> int:
         """Writes what is in a file of answers; returns how many rows."""
         pipeline = Pipeline(
-            self.registry, self.store, Encoder(self.store.space, self._downloaded), self._writing, self.stop,
-            self.guard, self.fence, committed=lambda: None, price=self.price,
+            self.registry, self.store, Encoder(self.store.space, self._downloaded), self._writing, self.context,
+            replace(self.limit, maximum=None),  # it is paid for already
         )  # fmt: skip
         try:
-            asyncio.run(pipeline.run(self._works(batch, file, pipeline.halting)))
+            asyncio.run(pipeline.run(self._requests_in(batch, file, pipeline.halting)))
         finally:
             self._tally = self._tally.plus(pipeline.tally)
         return pipeline.tally.rows
 
     def _failed(self, remote: Remote) -> None:
         """The API would not begin it. One that it has no room for now waits until another has ended."""
-        said = f"the API refuses batch {remote.id}: {remote.error or 'no reason given'}"
+        said = f"the API refused batch {remote.id}: {remote.error or 'no reason given'}"
         if remote.code != QUEUE_FULL:
             raise EmbedderMisconfigured(said, hint='without mode = "batch" the same command goes on by requests')
         if not self._claims.sent(self._reading):
             raise EmbedderUnavailable(said, hint="run the same command again when other batches have ended")
         self._unsent = self._full = True
 
-    async def _works(self, batch: Sent, file: str, halting: Callable[[], bool]) -> AsyncIterator[Work]:
+    async def _requests_in(self, batch: ApiBatch, file: str, halting: Callable[[], bool]) -> AsyncIterator[Request]:
         """The answers of a file, for the rows that still are as they were sent."""
         lines = self.client.lines(file)
         while (line := await asyncio.to_thread(next, lines, None)) and not halting():
-            if work := await asyncio.to_thread(self._work, batch, line):
-                yield work
+            if request := await asyncio.to_thread(self._still_wanted, batch, line):
+                yield request
 
-    def _work(self, batch: Sent, line: Line) -> Work | None:
+    def _still_wanted(self, batch: ApiBatch, line: Line) -> Request | None:
         """The rows of a request that still are as they were sent; the others are left to ordinary requests."""
         claimed = self._claims.rows(self._reading, batch.id, line.request)
         if line.answer is None or len(line.answer.vectors) != sum(pieces for _, _, pieces in claimed):
@@ -248,13 +239,13 @@ class Batches:
             first += pieces
         if not kept:
             return None
-        work = worked(kept)
-        texts = [self.store.space.document_prefix + text for text in work.texts]
+        request = request_of(kept)
+        texts = [self.store.space.document_prefix + text for text in request.texts]
         self._downloaded.bring(texts, line.answer.vectors[places], line.answer.tokens or 0)
-        return work
+        return request
 
 
-def worked(rows: Sequence[tuple[Row, list[Piece]]]) -> Work:
-    """Rows with their pieces as a batch of the pipeline."""
+def request_of(rows: Sequence[tuple[Row, list[Piece]]]) -> Request:
+    """Rows with their pieces as a request of the pipeline."""
     owners = [row for row, pieces in rows for _ in pieces]
     return assemble([row for row, _ in rows], owners, [piece for _, pieces in rows for piece in pieces])

@@ -1,4 +1,4 @@
-"""Which rows are in which batch: written down before anything is sent."""
+"""Which rows are in which API batch: written down before anything is sent."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from psycopg import sql
 
 from embedmig.database import Connection
 from embedmig.database.registry import Registry
-from embedmig.engine.pipeline import Work
+from embedmig.engine.pipeline import Request
 from embedmig.source.rows import Key
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class ApiBatch:
     """A batch that is, or may be, at the API."""
 
     id: int
@@ -26,28 +26,28 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """The rows of one request with their pieces, in the order in which their texts were sent."""
+class ApiRequest:
+    """A request of an API batch: its number there, its texts in the order in which they are sent, and its line in the file."""
 
     number: int
-    work: Work
+    request: Request
     tokens: int
     line: bytes
 
 
 class Claims:
-    """Which rows are in which batch."""
+    """The API batches of one space, and their rows."""
 
     def __init__(self, registry: Registry, space: int) -> None:
         self._names = {"batches": registry.batches_table, "rows": registry.batch_rows_table}
         self._space = space
 
-    def sent(self, conn: Connection) -> list[Sent]:
+    def sent(self, conn: Connection) -> list[ApiBatch]:
         """The space's batches that have not been taken in."""
         query = sql.SQL("select id, mark, remote_id, tokens, made_at from {batches} where space = %s order by id")
-        return [Sent(*row) for row in conn.execute(query.format(**self._names), (self._space,))]
+        return [ApiBatch(*row) for row in conn.execute(query.format(**self._names), (self._space,))]
 
-    def claim(self, conn: Connection, mark: str, requests: Sequence[Request]) -> Sent:
+    def claim(self, conn: Connection, mark: str, requests: Sequence[ApiRequest]) -> ApiBatch:
         """Claims the rows of the requests, before anything is sent."""
         batch = sql.SQL("insert into {batches} (space, mark, tokens) values (%s, %s, %s) returning id, made_at")
         rows = sql.SQL("copy {rows} (space, key, batch, request, place, pieces, content_hash) from stdin")
@@ -57,11 +57,11 @@ class Claims:
             assert made is not None
             with conn.cursor().copy(rows.format(**self._names)) as copy:
                 for request in requests:
-                    counts = [0] * len(request.work.rows)
-                    places = {row.key: place for place, row in enumerate(request.work.rows)}
-                    for owner in request.work.owners:
+                    counts = [0] * len(request.request.rows)
+                    places = {row.key: place for place, row in enumerate(request.request.rows)}
+                    for owner in request.request.owners:
                         counts[places[owner.key]] += 1
-                    for place, row in enumerate(request.work.rows):
+                    for place, row in enumerate(request.request.rows):
                         copy.write_row(
                             (
                                 self._space,
@@ -73,10 +73,10 @@ class Claims:
                                 row.content_hash,
                             )
                         )
-        return Sent(made[0], mark, None, tokens, made[1])
+        return ApiBatch(made[0], mark, None, tokens, made[1])
 
     def name(self, conn: Connection, batch: int, remote: str) -> None:
-        """The API has it."""
+        """Notes the name that the API gave it."""
         conn.execute(
             sql.SQL("update {batches} set remote_id = %s where id = %s").format(**self._names), (remote, batch)
         )

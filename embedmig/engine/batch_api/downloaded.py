@@ -1,4 +1,4 @@
-"""Answers that came with a batch, as an embedder: they pass through the pipeline like any others."""
+"""Answers that came with an API batch, as an embedder: they pass through the pipeline like any others."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Downloaded:
             self._come.setdefault(text, []).append((vectors[place], 0 if place else tokens))
 
     async def embed(self, texts: list[str], role: Role) -> Answer:
-        """What was brought, each once: a vector that does not pass the door has no second try here."""
+        """What was brought, each once: a vector that is not fit to be stored has no second try here."""
         if not all(text in self._come for text in texts):
-            raise InputRefused("the vector that came back with the batch can't be stored")
+            raise InputRefused("the vector that came back with the API batch can't be stored")
         taken = [self._come[text].pop() for text in texts]
         for text in texts:
             if not self._come.get(text, True):
