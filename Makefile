@@ -16,10 +16,10 @@ TORCH := torch==2.13.0
 CHECKED := embedmig tests benchmarks demo migrations
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit soak bench bench-peers docs venv local clean
+.PHONY: help demo test lint types unit soak bench bench-peers docs docs-picture venv local clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.embedded ## a real corpus moves to a better model, back, and forward again (90 seconds)
 	@$(BIN)/python demo/run.py
@@ -42,6 +42,9 @@ soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and 
 
 docs: .venv/.dev ## every transcript, command, key and link in README and docs/, checked by running it
 	@$(BIN)/python -m pytest -rs tests/acceptance/test_docs.py
+
+docs-picture: .venv/.dev ## draws docs/architecture.svg from the imports
+	@$(BIN)/python -m tests.architecture
 
 bench: .venv/.dev ## the figures of docs/performance.md, measured here; JSON in bench-results/
 	@$(BIN)/python -m benchmarks.run

@@ -1,6 +1,6 @@
-"""Every error that embedmig raises on purpose: what went wrong, why, and how to mend it.
+"""Every error that embedmig raises on purpose: what went wrong, why, and how to fix it.
 
-One tree. The docstring of a class is its default message; ``hint`` is the mend and is printed last; ``exit_code``
+One tree. The docstring of a class is its default message; ``hint`` is the fix and is printed last; ``exit_code``
 is what the process ends with. Nothing here knows a terminal.
 """
 
@@ -28,7 +28,7 @@ class EmbedmigError(Exception):
 
 
 class UsageError(EmbedmigError):
-    """The command can't be carried out as it was given."""
+    """The command or its arguments are not valid."""
 
     exit_code = EXIT_USAGE
 
@@ -76,7 +76,7 @@ class DatabaseUnsuitable(UsageError):
     """The database lacks something that embedmig needs."""
 
 
-# --- 1: began and failed --------------------------------------------------------------------------------------
+# --- 1: failed on the way -------------------------------------------------------------------------------------
 
 
 class DatabaseFailed(EmbedmigError):
@@ -110,7 +110,7 @@ class EmbedderMisconfigured(EmbedderError):
 
 
 class EmbedderUnavailable(EmbedderError):
-    """The embedding model did not answer, however often it was asked."""
+    """The embedding model did not answer, after all retries."""
 
 
 class InputRefused(EmbedderError):
@@ -125,11 +125,11 @@ class BadAnswer(EmbedderError):
     """The model's answer is not usable: wrong count, order or dimension, or numbers that are not finite."""
 
 
-# --- 3: ran well, the answer is no ----------------------------------------------------------------------------
+# --- 3: completed, but the check failed ----------------------------------------------------------------------------
 
 
 class AnswerIsNo(EmbedmigError):
-    """The answer is no."""
+    """The check failed."""
 
     exit_code = EXIT_NO
 

@@ -1,4 +1,4 @@
-"""The nouns of DESIGN: frozen values without behaviour beyond their own fields."""
+"""The data types that all packages share: frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One condition of a gate: what was measured, what was asked for, and what would open it."""
+    """One condition of a gate: what was measured, what is required, and what would open it."""
 
     name: str
     value: float | int | str | None

@@ -7,7 +7,7 @@
 - A block after ``<!-- not run: WHY -->`` is left alone.
 
 Times, sizes, hashes, dates, paths and the padding of columns are not compared. ``python -m tests.transcripts FILE``
-runs a document whose database is the embedded one and writes what was really printed back into it.
+runs a document whose database is the embedded one and writes back what was printed where it no longer agrees.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def rewritten(text: str, session: Session) -> str:
 
 
 def tidy(step: Step, printed: str, folder: Path) -> str:
-    """Output as a document shows it: no machine's paths, no trailing blanks; what stands for any lines is kept."""
-    if ANY in step.shown.splitlines():
+    """Output as a document shows it: no machine's paths, no trailing blanks; what still agrees is kept as it is."""
+    if agrees(step.shown, printed):
         return step.shown
     printed = re.sub(r"\bby \S+@\S+", "by you@host:4711", printed.replace(str(folder), "/home/you/helpdesk"))
     return "".join(f"{line.rstrip()}\n" for line in printed.splitlines())

@@ -30,8 +30,7 @@ class Collection:
     """A corpus: where its texts are, and the alias under which its vectors are read.
 
     ``table``, ``key``, ``text``, ``alias`` and ``columns`` are written as in SQL: ``schema.table``,
-    ``"Quoted"``. ``embedding`` is the model that the file asks for, as keyword arguments of :class:`Space`;
-    None: none is asked.
+    ``"Quoted"``. ``embedding`` is the wanted model, as keyword arguments of :class:`Space`; None: not set.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class GateDefaults:
-    """What a gate asks for where the script doesn't say: a share in (0, 1], and seconds."""
+    """Thresholds of gates whose script sets none: a share in (0, 1], and seconds."""
 
     completeness: float = 0.995
     freshness: float = 900.0
@@ -89,7 +88,7 @@ class CheckSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole configuration file."""
+    """A checked configuration file; missing sections have their defaults. ``path`` is the file."""
 
     path: Path
     address: Callable[[], str] = field(repr=False, compare=False)
@@ -256,14 +255,18 @@ def _collection(file: TomlFile, name: str, raw: object) -> Collection:
     if "embedding" in values:
         values["embedding"] = _embedding(file, name, values)
     if toml_values.folded(values["alias"]) == toml_values.folded(values["table"]):
-        file.fail((*at, "alias"), "is the name of the table itself", "the alias is a view beside it: name it anew")
+        file.fail(
+            (*at, "alias"),
+            "is the name of the table itself",
+            "the alias is a view in the same schema: choose another name",
+        )
     taken = {toml_values.folded(column) for column in values["key"]} | {"chunk", "version", "embedding"}
     for column in values.get("columns", ()):
         if toml_values.folded(column) in taken:
             file.fail(
                 (*at, "columns"),
                 f"repeats {column}",
-                "the alias shows the key, chunk, version and embedding anyway",
+                "the alias always shows the key, chunk, version and embedding",
             )
     watermark = values.get("capture") == "watermark"
     if watermark != ("changed_at" in values):
@@ -288,7 +291,7 @@ def _check(file: TomlFile, raw: object) -> CheckSettings:
             if code not in NAMES:
                 file.fail(
                     ("check", key, code),
-                    "is no rule",
+                    "is not a rule",
                     toml_values.did_you_mean(code.upper(), NAMES) or f"known: {', '.join(NAMES)}",
                 )
     for code, reason in values.get("ignore", {}).items():
@@ -329,7 +332,7 @@ def _beside(directory: Path, place: str) -> str:
 def _database(
     file: TomlFile, given: str | None, in_file: str | None, environ: Mapping[str, str]
 ) -> Callable[[], str]:  # fmt: skip
-    """The first of flag, environment and file, checked; ``env:NAME`` is looked up only when it is asked for."""
+    """The first of flag, environment and file, checked; ``env:NAME`` is looked up on first use."""
     at = ("--database",) if given else ("embedmig", "database")
     name = given or in_file
     if not name:

@@ -1,4 +1,4 @@
-"""What ``embedmig check`` can find: the stable code of every rule, and its name. A page each in ``docs/rules/``."""
+"""What ``embedmig check`` can find: the stable code of every rule, and its name. Each has a page in ``docs/rules/``."""
 
 from __future__ import annotations
 

@@ -12,6 +12,9 @@ from embedmig.source.rows import Key
 from embedmig.stores import IndexState, SpaceCounts
 from embedmig.types import Verdict
 
+UPPER_LIMITS = {"failed_rows": "", "freshness": " s", "unaccounted_rows": "", "shadow_p95_ms": " ms"}
+"""Conditions whose value must not be above the threshold, with the unit; the others must reach it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -38,27 +41,41 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What a gate asks for: a share, and seconds."""
+    """What a gate requires: a share of the eligible rows, and the oldest pending change in seconds."""
 
     completeness: float
     freshness: float
 
 
-def evaluate(found: Measured, asked: Thresholds) -> list[Verdict]:
+def evaluate(found: Measured, thresholds: Thresholds) -> list[Verdict]:
     """All verdicts of a gate, in the order in which they are shown."""
-    verdicts = [completeness(found, asked.completeness), refused(found.counts, asked.completeness)]
+    required = thresholds.completeness
+    verdicts = [completeness(found, required), refused(found.counts, required)]
     if found.waiting is not None:
-        verdicts.append(freshness(found.waiting, asked.freshness))
+        verdicts.append(freshness(found.waiting, thresholds.freshness))
         verdicts += [accounted(found.unaccounted)] if found.unaccounted is not None else []
         verdicts.append(capture(found.capture))
     return [*verdicts, index(found.index)]
 
 
 def line(verdicts: Sequence[Verdict]) -> str:
-    """All verdicts in one line. An index that no script asked for is no fault: search is exact without it."""
+    """All verdicts in one line. A missing index is not a fault: search is exact without it."""
     said = {"index none": "no index: search is exact"}
     named = (f"{verdict.name} {verdict.value}" for verdict in verdicts)
     return ", ".join(said.get(one, one) for one in named)
+
+
+def reason(verdict: Verdict) -> str:
+    """Why a verdict keeps the gate closed: ``completeness 0.92 is below the required 0.995``."""
+    name, value, threshold = verdict.name, verdict.value, verdict.threshold
+    if value is None:
+        return f"{name} is unknown; required: {threshold}"
+    if name in UPPER_LIMITS:
+        unit = UPPER_LIMITS[name]
+        return f"{name} {value}{unit} is above the allowed {threshold}{unit}"
+    if isinstance(value, int | float) and isinstance(threshold, int | float):
+        return f"{name} {value} is below the required {threshold}"
+    return f"{name} is {value}; required: {threshold}"
 
 
 def closed(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -74,49 +91,50 @@ def completeness(found: Measured, threshold: float) -> Verdict:
         advice = "estimated from a sample; embedmig gate and status --exact count"
         return Verdict("completeness", share, threshold, counts.completeness - found.error >= threshold, advice)
     passed = counts.complete >= threshold * counts.eligible
-    advice = f"{counts.missing:,} of {counts.eligible:,} rows are missing or out of date; run the same command again to embed them"
+    missing = f"{counts.missing:,} of {counts.eligible:,} rows"
+    advice = f"missing or out of date: {missing}; run the same command again to embed them"
     if not counts.hash_known:
-        advice = f"{counts.missing:,} of {counts.eligible:,} rows have no vector of this version; their writer has to make them"
+        advice = f"without a vector of this version: {missing}; the application that writes the vectors must add them"
     return Verdict("completeness", share, threshold, passed, "" if passed else advice)
 
 
 def refused(counts: SpaceCounts, threshold: float) -> Verdict:
-    """Dead letters, against what completeness leaves open."""
+    """Rows that the model refused, against the rows that the completeness threshold allows to be missing."""
     allowed = math.floor((1 - threshold) * counts.eligible + 1e-9)
     passed = counts.failed <= allowed
-    advice = f"{counts.failed:,} rows were refused by the model; embedmig status --json names them with the reason"
+    advice = f"rows refused by the model: {counts.failed:,}; embedmig --json status lists some with the reason"
     return Verdict("failed_rows", counts.failed, allowed, passed, "" if passed else advice)
 
 
 def freshness(waiting: Waiting, threshold: float) -> Verdict:
     """Age in seconds of the oldest change that the space has not taken in."""
     passed = waiting.oldest_seconds <= threshold
-    advice = f"{waiting.count:,} changes wait; embedmig sync takes them in"
+    advice = f"pending changes: {waiting.count:,}; embedmig sync embeds them"
     return Verdict("freshness", round(waiting.oldest_seconds, 1), threshold, passed, "" if passed else advice)
 
 
 def accounted(unaccounted: Sequence[Key]) -> Verdict:
-    """What completeness leaves open must be known: waiting within the budget, or refused with a reason."""
+    """Each missing row must have a cause: a pending change that is not too old, or a refusal by the model."""
     keys = ", ".join("(" + ", ".join(key) + ")" for key in unaccounted[:10])
     more = " and more" if len(unaccounted) > 10 else ""
-    advice = f"missing, and no change waits for them: {keys}{more}; run the same command again to embed them"
+    advice = f"missing, without a pending change: {keys}{more}; run the same command again to embed them"
     passed = not unaccounted
     return Verdict("unaccounted_rows", len(unaccounted), 0, passed, "" if passed else advice)
 
 
 def capture(state: str) -> Verdict:
-    """Without capture, nobody knows what is stale."""
+    """Without capture, stale rows are not found."""
     passed = state in ("installed", "watermark")
     advice = f"capture is {state}: embedmig sync --repair installs the triggers and compares every row"
     return Verdict("capture", state, "installed", passed, "" if passed else advice)
 
 
 def index(state: IndexState) -> Verdict:
-    """A half-built index answers nothing, so the flip would be a slow-down that looks like an outage."""
+    """An index that is not valid is not used: after the flip every search would read the whole space."""
     passed = state in ("valid", "none")
     advice = {
-        "none": "no index is asked for: search is exact and reads the whole space; op.create_index builds one",
-        "invalid": "an index build was interrupted; run the same command again to build it anew",
+        "none": "no index: search is exact and reads the whole space; op.create_index builds one",
+        "invalid": "an index build was interrupted; run the same command again to rebuild it",
         "building": "the index is being built; run the same command again when it is done",
     }.get(state, "")
     return Verdict("index", state, "valid or none", passed, advice)

@@ -1,4 +1,4 @@
-"""From evidence to verdicts. Pure: an evaluation of an incomplete corpus opens nothing, and neither does the calendar."""
+"""From evidence to verdicts. Pure: an evaluation of an incomplete corpus opens nothing, and neither does a date."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known about a version when its gate asks.
+    """What is known about a version when its gate is evaluated.
 
     ``evals`` are all evaluations of the collection, newest first. ``ready_since`` is None while the space is being
     built. ``completeness`` is the share below which an evaluation doesn't count.
@@ -78,25 +78,25 @@ class Known:
         return [e for e in found if e.completeness >= self.completeness]
 
 
-def verdicts(asked: Evidence, known: Known) -> list[Verdict]:
-    """A verdict for each thing that is asked, in the order of :class:`Evidence`."""
+def verdicts(thresholds: Evidence, known: Known) -> list[Verdict]:
+    """A verdict for each threshold that is set, in the order of :class:`Evidence`."""
     judges: dict[str, Callable[[Any, Known], Verdict]] = {
         "ndcg_at_10": ndcg, "overlap_at_10": overlap, "shadow_samples": shadow_samples,
         "shadow_p95_ms": shadow_p95, "soak": soak, "not_before": not_before,
     }  # fmt: skip
-    return [judges[name](asked, known) for name in asked.given]
+    return [judges[name](thresholds, known) for name in thresholds.given]
 
 
-def ndcg(asked: Evidence, known: Known) -> Verdict:
+def ndcg(thresholds: Evidence, known: Known) -> Verdict:
     """nDCG@10 as the index finds it (exact search where only that was measured), with one golden set for both versions."""
-    wanted = asked.ndcg_at_10
+    wanted = thresholds.ndcg_at_10
     assert wanted is not None
     if not isinstance(wanted, Within):
         alone = _of_one_set(known, known.version)
         if not alone:
             return _unknown(NDCG, wanted, _missing(known, known.version))
         value = alone[0].metrics[NDCG]["value"]
-        return _above(NDCG, value, wanted, f"{known.version} finds too little on {alone[0].golden}")
+        return _above(NDCG, value, wanted, f"{known.version} is below the threshold on {alone[0].golden}")
     pair = _pair(known, known.version, wanted.of)
     if isinstance(pair, str):
         return _unknown(NDCG, f"within {wanted.drop} of {wanted.of}", pair)
@@ -107,58 +107,72 @@ def ndcg(asked: Evidence, known: Known) -> Verdict:
     return _above(NDCG, value, before - wanted.drop, short)
 
 
-def overlap(asked: Evidence, known: Known) -> Verdict:
+def overlap(thresholds: Evidence, known: Known) -> Verdict:
     """Shared results among the top ten: of live shadow reads where there are enough, else of the newest ``compare``."""
-    assert asked.overlap_at_10 is not None
-    if known.shadow.overlap is not None and known.shadow.samples >= (asked.shadow_samples or ENOUGH):
-        return _above(OVERLAP, known.shadow.overlap, asked.overlap_at_10, f"over {known.shadow.samples:,} shadow reads")
+    assert thresholds.overlap_at_10 is not None
+    if known.shadow.overlap is not None and known.shadow.samples >= (thresholds.shadow_samples or ENOUGH):
+        return _above(
+            OVERLAP,
+            known.shadow.overlap,
+            thresholds.overlap_at_10,
+            f"measured over {known.shadow.samples:,} shadow reads",
+        )
     every = known.of(known.version, OVERLAP, beside=True)
     compared = known.sound(every)
     if not compared:
         advice = f"embedmig compare {known.collection} OLD {known.version} measures it, and so do shadow reads"
         if every:
             advice = (
-                f"only measured on {floor_percent(every[0].completeness)} of the corpus: complete it, then {advice}"
+                f"measured on only {floor_percent(every[0].completeness)} of the corpus: complete it, then {advice}"
             )
-        return _unknown(OVERLAP, asked.overlap_at_10, advice)
+        return _unknown(OVERLAP, thresholds.overlap_at_10, advice)
     value = compared[0].metrics[OVERLAP]["value"]
-    return _above(OVERLAP, value, asked.overlap_at_10, f"on {compared[0].golden}, beside {compared[0].beside}")
+    return _above(
+        OVERLAP,
+        value,
+        thresholds.overlap_at_10,
+        f"measured on {compared[0].golden}, compared with {compared[0].beside}",
+    )
 
 
-def shadow_samples(asked: Evidence, known: Known) -> Verdict:
-    """How many reads the version has answered in the shadow since it was ready."""
-    wanted, found = asked.shadow_samples or 0, known.shadow.samples
+def shadow_samples(thresholds: Evidence, known: Known) -> Verdict:
+    """How many shadow reads the version has answered since it was ready."""
+    wanted, found = thresholds.shadow_samples or 0, known.shadow.samples
     advice = f'{max(0, wanted - found):,} more; Reader(…, shadow="{known.version}", rate=…) makes them'
     failed = f"; {known.shadow.errors:,} failed" if known.shadow.errors else ""
     return _verdict("shadow_samples", found, wanted, found >= wanted, advice + failed)
 
 
-def shadow_p95(asked: Evidence, known: Known) -> Verdict:
+def shadow_p95(thresholds: Evidence, known: Known) -> Verdict:
     """The 95th percentile of the version's time for a shadow read, model and search."""
-    found, wanted = known.shadow.p95_ms, asked.shadow_p95_ms or 0.0
+    found, wanted = known.shadow.p95_ms, thresholds.shadow_p95_ms or 0.0
     if found is None:
         return _unknown("shadow_p95_ms", wanted, f'no shadow reads yet; Reader(…, shadow="{known.version}", rate=…)')
-    advice = f"slow over {known.shadow.samples:,} shadow reads: look at its index and its model"
+    advice = f"measured over {known.shadow.samples:,} shadow reads: check its index and its model"
     return _verdict("shadow_p95_ms", round(found, 1), wanted, found <= wanted, advice)
 
 
-def soak(asked: Evidence, known: Known) -> Verdict:
+def soak(thresholds: Evidence, known: Known) -> Verdict:
     """How long the space has been ready."""
     seconds = (known.now - known.ready_since).total_seconds() if known.ready_since else 0.0
-    advice = f"{(asked.soak_seconds - seconds) / 3600:,.1f} hours to go" if known.ready_since else "it is not ready yet"
-    return _verdict("soak", _days(seconds), str(asked.soak), seconds >= asked.soak_seconds and bool(known.ready_since), advice)  # fmt: skip
+    advice = (
+        f"{(thresholds.soak_seconds - seconds) / 3600:,.1f} hours left"
+        if known.ready_since
+        else "the space is not ready yet"
+    )
+    return _verdict("soak", _days(seconds), str(thresholds.soak), seconds >= thresholds.soak_seconds and bool(known.ready_since), advice)  # fmt: skip
 
 
-def not_before(asked: Evidence, known: Known) -> Verdict:
-    """The calendar: it holds the gate back until then, and has no say afterwards."""
-    assert asked.earliest is not None
-    passed = known.now >= asked.earliest
+def not_before(thresholds: Evidence, known: Known) -> Verdict:
+    """Keeps the gate closed until a date; a date that has passed opens nothing."""
+    assert thresholds.earliest is not None
+    passed = known.now >= thresholds.earliest
     now = known.now.isoformat(timespec="minutes")
-    return _verdict("not_before", now, str(asked.not_before), passed, "the calendar holds it back until then")  # fmt: skip
+    return _verdict("not_before", now, str(thresholds.not_before), passed, "closed until that date")  # fmt: skip
 
 
 def fallen(known: Known, old: str, count: int, drop: float = 0.01) -> str | None:
-    """Why the last ``count`` evaluations of a version don't show that it stayed where ``old`` was; None where they do.
+    """Why the last ``count`` evaluations don't show that a version is still as good as ``old``; None where they do.
 
     Only evaluations on complete corpora, and with the golden set and the kind of search of one of ``old``'s, count.
     """
@@ -190,7 +204,7 @@ def newest_evals(
     return sound, partial
 
 
-# --- inside
+# --- helpers
 
 
 def _one_run(one: Evaluation, other: Evaluation) -> bool:
@@ -230,7 +244,7 @@ def _missing(known: Known, version: str) -> str:
     command, found = f"embedmig eval {known.collection} --version {version}", known.of(version, NDCG)
     if not found:
         return f"{version} was not evaluated yet: {command}"
-    return f"{version} was only measured on {floor_percent(found[0].completeness)} of the corpus: complete it, then {command}"
+    return f"{version} was measured on only {floor_percent(found[0].completeness)} of the corpus: complete it, then {command}"
 
 
 def floor_percent(share: float) -> str:
@@ -248,7 +262,7 @@ def _above(name: str, value: float, threshold: float, advice: str) -> Verdict:
 
 
 def _unknown(name: str, threshold: float | str | None, reason: str) -> Verdict:
-    """What is not known opens nothing."""
+    """An unknown value keeps the gate closed."""
     return Verdict(name, None, threshold, False, reason)
 
 

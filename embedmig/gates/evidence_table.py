@@ -141,7 +141,7 @@ class EvidenceTable:
         )  # fmt: skip
 
     def judge(
-        self, conn: Connection, record: SpaceRecord, asked: Evidence, now: datetime, completeness: float
+        self, conn: Connection, record: SpaceRecord, thresholds: Evidence, now: datetime, completeness: float
     ) -> list[Verdict]:
-        """The verdicts on a version; reads nothing where nothing is asked."""
-        return verdicts(asked, self.known(conn, record, now, completeness)) if asked.given else []
+        """The verdicts on a version; reads nothing where no threshold is set."""
+        return verdicts(thresholds, self.known(conn, record, now, completeness)) if thresholds.given else []

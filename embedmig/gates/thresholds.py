@@ -1,4 +1,4 @@
-"""What a script asks of the evidence: thresholds, frozen and checked before anything runs."""
+"""Thresholds that a script sets on evidence; checked before anything runs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def within(drop: float, *, of: Space | str) -> Within:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a gate asks for beyond completeness; None: not asked.
+    """Thresholds of a gate beyond completeness and freshness; None: not a condition.
 
-    ``soak`` is a duration, ``not_before`` an ISO date or time (UTC unless it says otherwise): the calendar can hold a
-    gate back and never opens it.
+    ``soak`` is a duration, ``not_before`` an ISO date or time (UTC unless it says otherwise): it can keep a gate
+    closed and never opens it.
     """
 
     ndcg_at_10: float | Within | None = None
@@ -40,12 +40,12 @@ class Evidence:
 
     @property
     def given(self) -> list[str]:
-        """The names of what is asked."""
+        """The names of the thresholds that are set."""
         return [field.name for field in fields(self) if getattr(self, field.name) is not None]
 
     @property
     def soak_seconds(self) -> float:
-        """The duration in seconds; 0 where none is asked."""
+        """The duration in seconds; 0 where none is set."""
         return parse_duration(self.soak) if self.soak else 0.0
 
     @property
@@ -68,7 +68,7 @@ class Evidence:
             raise PlanError(f"gate: soak {error.message}", hint=error.hint) from error
 
 
-NOTHING_ASKED = Evidence()
+NO_THRESHOLDS = Evidence()
 
 
 def moment(text: str) -> datetime:

@@ -1,6 +1,6 @@
-"""``embedmig check``: careless scripts are stopped in CI, before anything runs.
+"""``embedmig check``: finds mistakes in scripts before they run.
 
-One rule is one function that looks at a :class:`~embedmig.lint.reading.Subject` and yields what it minds. Rules are
+One rule is one function that looks at a :class:`~embedmig.lint.reading.Subject` and yields violations. Rules are
 pure: files, configuration and the ledger have been read for them.
 """
 
@@ -17,7 +17,7 @@ from embedmig.lint.reading import Subject
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What a rule minds: in which file and line (None: the file as a whole, or no file at all), and the mend."""
+    """Where a rule is broken (``path`` None: no file; ``line`` None: the whole file), and the fix as a hint."""
 
     path: Path | None
     line: int | None
@@ -27,7 +27,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What ``check`` has to say. ``where`` is relative to the configuration's folder; ``line`` counts from 1."""
+    """A violation as ``check`` reports it. ``where`` is relative to the configuration's folder; ``line`` counts from 1."""
 
     code: str
     name: str
@@ -59,16 +59,16 @@ def findings(subject: Subject, settings: CheckSettings) -> list[Finding]:
     from embedmig.lint import cutover, revisions, spaces  # noqa: F401  their rules register themselves
 
     found = [
-        _finding(subject, code, fault)
+        _finding(subject, code, violation)
         for code in sorted(RULES)
         if settings.wants(code)
-        for fault in RULES[code](subject)
+        for violation in RULES[code](subject)
     ]
     return sorted(found, key=lambda one: (one.where, one.line or 0, one.code))
 
 
-def _finding(subject: Subject, code: str, fault: Violation) -> Finding:
+def _finding(subject: Subject, code: str, violation: Violation) -> Finding:
     return Finding(
-        code, NAMES[code], SEVERITY.get(code, "error"), subject.name_of(fault.path), fault.line, fault.message,
-        fault.hint,
+        code, NAMES[code], SEVERITY.get(code, "error"), subject.name_of(violation.path), violation.line,
+        violation.message, violation.hint,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rules about the moments that can't be looked at twice: flips, gates, retirement, the way back."""
+"""Rules about flips, gates, retirement and downgrades."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def _ungated(reading: Reading, calls: Sequence[Call]) -> Iterator[Violation]:
                 yield Violation(
                     reading.script.path,
                     call.line,
-                    f"the alias of {collection!r} is flipped to {version} and no gate stands before it",
-                    "op.gate(…, completeness=0.995) after the backfill and before the flip",
+                    f"the alias of {collection!r} is flipped to {version} without a gate before it",
+                    "put op.gate(…, completeness=0.995) after the backfill and before the flip",
                 )
 
 
@@ -53,9 +53,9 @@ def gate_without_completeness(subject: Subject) -> Iterator[Violation]:
     """A gate whose threshold is whatever ``[gates]`` says on the day, which nobody reviewed."""
     for reading, call, gate in subject.calls(Gate):
         if gate.completeness is None:
-            message = f"the gate on {gate.version} names no completeness"
-            mend = "completeness=0.995, so that what was reviewed is what is asked"
-            yield Violation(reading.script.path, call.line, message, mend)
+            message = f"the gate on {gate.version} has no completeness"
+            fix = "write completeness=0.995 in the script, so that the reviewed threshold applies"
+            yield Violation(reading.script.path, call.line, message, fix)
 
 
 @rule("EM003")
@@ -63,9 +63,11 @@ def retire_too_early(subject: Subject) -> Iterator[Violation]:
     """A version is dropped before it can be known that nobody has to go back to it."""
     for reading, call, retired in subject.calls(RetireSpace):
         if _days(retired.after) < RETENTION_DAYS:
-            message = f"{retired.version} is retired after {retired.after or 'no time at all'}"
-            mend = f'after="{RETENTION_DAYS}d" at least, "21d" where you can: until then it is the way back'
-            yield Violation(reading.script.path, call.line, message, mend)
+            message = (
+                f"{retired.version} is retired {f'after {retired.after}' if retired.after else 'without a retention'}"
+            )
+            fix = f'after="{RETENTION_DAYS}d" or more, better "21d": until it is retired, a rollback is one flip'
+            yield Violation(reading.script.path, call.line, message, fix)
 
 
 def _days(after: object) -> float:
@@ -78,12 +80,12 @@ def _days(after: object) -> float:
 
 @rule("EM004")
 def retire_with_flip(subject: Subject) -> Iterator[Violation]:
-    """The way back is dropped by the very revision that takes a step from which one may have to go back."""
+    """The revision that flips also drops the version that a rollback needs."""
     for reading, call, retired in subject.calls(RetireSpace):
         if call in reading.upgrade and retired.collection in last_flips(reading.upgrade):
             message = f"{retired.version} is retired by the revision that flips the alias of {retired.collection!r}"
-            mend = "retire it in a revision of its own, or by hand: embedmig retire"
-            yield Violation(reading.script.path, call.line, message, mend)
+            fix = "retire it in a revision of its own, or by hand: embedmig retire"
+            yield Violation(reading.script.path, call.line, message, fix)
 
 
 @rule("EM007")
@@ -95,7 +97,7 @@ def downgrade_missing(subject: Subject) -> Iterator[Violation]:
                 reading.script.path,
                 None,
                 f"{reading.script.revision} has no downgrade()",
-                "a gate on the version to go back to, then op.flip_alias to it; pass where nothing was flipped",
+                "write op.gate on the previous version and op.flip_alias to it, or pass if nothing was flipped",
             )
 
 
@@ -113,7 +115,7 @@ def downgrade_not_inverse(subject: Subject) -> Iterator[Violation]:
                 reading.script.path,
                 back[collection].line,
                 f"downgrade() flips the alias of {collection!r}, which upgrade() leaves alone",
-                "downgrade() takes back what upgrade() did, and nothing else",
+                "downgrade() must undo what upgrade() did, and nothing else",
             )
 
 
@@ -127,7 +129,7 @@ def _not_back(reading: Reading, collection: str, moved: Call, back: Call | None)
     shown = "nothing" if before is None else before
     if back is None and target(moved) != before:
         message = f"upgrade() moves the alias of {collection!r} and downgrade() doesn't move it back to {shown}"
-        yield Violation(reading.script.path, moved.line, message, "op.flip_alias in downgrade(), behind a gate")
+        yield Violation(reading.script.path, moved.line, message, "write op.gate and op.flip_alias in downgrade()")
     elif back is not None and target(back) != before:
         message = f"downgrade() leaves the alias of {collection!r} at {target(back) or 'nothing'}; before this revision it shows {shown}"
         yield Violation(reading.script.path, back.line, message, f"flip it to {before!r}")

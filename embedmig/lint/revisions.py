@@ -16,7 +16,7 @@ from embedmig.operations.recording import Call
 
 @rule("EM011")
 def two_heads(subject: Subject) -> Iterator[Violation]:
-    """Two revisions build on the same one: which comes first, nobody has decided."""
+    """Two revisions build on the same one, so their order is not defined."""
     if len(subject.heads) > 1:
         last = subject.readings[-1].script.path
         names = ", ".join(subject.heads)
@@ -25,7 +25,7 @@ def two_heads(subject: Subject) -> Iterator[Violation]:
 
 @rule("EM012")
 def edited_script(subject: Subject) -> Iterator[Violation]:
-    """What was applied is not what stands here."""
+    """The script differs from what was applied."""
     for reading in subject.readings:
         applied = (subject.applied or {}).get(reading.script.revision)
         if applied not in (None, reading.script.checksum):
@@ -93,7 +93,7 @@ def unknown_version(subject: Subject) -> Iterator[Violation]:
     for reading in subject.readings:
         if reading.error is None and reading.before.known:
             yield from _unknown(subject, reading, reading.upgrade, reading.before)
-            # What this very revision retires is EM004's business.
+            # EM004 reports what this revision retires.
             there = State({**reading.after.spaces, **reading.before.spaces}, reading.after.aliases)
             yield from _unknown(subject, reading, reading.downgrade or (), there)
 
@@ -104,7 +104,10 @@ def _unknown(subject: Subject, reading: Reading, calls: tuple[Call, ...], state:
         if name in subject.config.collections and version and (name, version) not in state.spaces:
             made = ", ".join(tag for collection, tag in state.spaces if collection == name) or "none"
             yield Violation(
-                reading.script.path, call.line, f"{name!r} has no version {version} at this point", f"there are: {made}"
+                reading.script.path,
+                call.line,
+                f"{name!r} has no version {version} at this point",
+                f"known versions: {made}",
             )
         state = state.after([call])
 

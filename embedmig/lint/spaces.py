@@ -21,7 +21,7 @@ from embedmig.types import Chunk, Space
 
 @rule("EM005")
 def unpinned_model(subject: Subject) -> Iterator[Violation]:
-    """A model under a name that moves: tomorrow's vectors would be compared with today's."""
+    """A model name that does not pin a version: vectors of different versions would be compared."""
     for reading in subject.readings:
         if isinstance(reading.cause, UnpinnedModel):
             yield Violation(reading.script.path, reading.line, reading.cause.message, reading.cause.hint)
@@ -53,7 +53,7 @@ def metric_against_normalization(subject: Subject) -> Iterator[Violation]:
             yield Violation(
                 reading.script.path,
                 call.line,
-                f'metric="{space.metric}" with normalize="none": the length of a vector decides what is found',
+                f'metric="{space.metric}" with normalize="none": the length of a vector changes the ranking',
                 'normalize="l2", or metric="cosine"; ignore it with a reason for a model trained for that',
             )
 
@@ -70,7 +70,7 @@ def changed_without_version(subject: Subject) -> Iterator[Violation]:
             yield Violation(
                 reading.script.path,
                 call.line,
-                f"{space.tag} of {space.collection!r} is there already, with another {' and '.join(different)}",
+                f"{space.tag} of {space.collection!r} exists already, with another {' and '.join(different)}",
                 'two configurations need two tags: variant="…", or another version',
             )
     for collection in subject.config.collections.values():

@@ -14,7 +14,7 @@ from embedmig.events import GateEvaluated
 from embedmig.gates import conditions
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.gates.measuring import measure
-from embedmig.gates.thresholds import NOTHING_ASKED, Evidence, Within
+from embedmig.gates.thresholds import NO_THRESHOLDS, Evidence, Within
 from embedmig.operations.base import Context, Operation, PlannedState, Run
 from embedmig.types import Verdict
 
@@ -29,7 +29,7 @@ class Gate(Operation):
     version: str
     completeness: float | None = None
     freshness: str | None = None
-    evidence: Evidence = NOTHING_ASKED
+    evidence: Evidence = NO_THRESHOLDS
 
     @property
     def transactional(self) -> bool:
@@ -70,7 +70,7 @@ class Gate(Operation):
         run.verdicts.extend(verdicts)
         run.report(GateEvaluated(self.version, verdicts))
         if shut := conditions.closed(verdicts):
-            reasons = "; ".join(f"{verdict.name} is {verdict.value}, asked for {verdict.threshold}" for verdict in shut)
+            reasons = "; ".join(map(conditions.reason, shut))
             raise GateClosed(f"the gate on {self.version} is closed: {reasons}", hint=shut[0].advice)
         return conditions.line(verdicts)
 

@@ -116,7 +116,7 @@ def without_unknown(conn: Connection, source: Source, golden: GoldenSet) -> tupl
             f"{golden.name}: {said}", hint=f"the key is ({', '.join(column.name for column in source.key)}), as text"
         )
     dropped = len(kept) - len(left)
-    lost = f"; {dropped:,} of {len(kept):,} queries have no answer left and were passed by" if dropped else ""
+    lost = f"; {dropped:,} of {len(kept):,} queries have no relevant row left and were skipped" if dropped else ""
     return replace(golden, questions=left), [f"{said}: left out{lost}"]
 
 

@@ -74,7 +74,7 @@ class Comparison:
 
 
 def compare(golden: GoldenSet, old: Rankings, new: Rankings, k: int, ndcg: tuple[Scores, Scores] | None) -> Comparison:
-    """Sets two versions' answers side by side; ``ndcg`` holds each question's score under each, where it is judged."""
+    """Compares two versions' answers; ``ndcg`` holds each question's score under each, where it is judged."""
     import numpy as np
 
     pairs = list(zip(old.keys, new.keys, strict=True))
@@ -92,7 +92,7 @@ def opinion(ndcg: tuple[Scores, Scores] | None) -> Opinion:
     """A verdict only where the interval leaves zero on one side."""
     if ndcg is None:
         return Opinion(
-            "no judgements", "overlap says how much changes, not whether it gets better: that wants --golden"
+            "no judgements", "overlap shows how much changes, not whether it is better: --golden FILE measures that"
         )
     differences = ndcg[1] - ndcg[0]
     mean, (low, high) = float(differences.mean()), interval(differences)
@@ -102,7 +102,9 @@ def opinion(ndcg: tuple[Scores, Scores] | None) -> Opinion:
     if high < 0:
         return Opinion("worse", f"the new version is worse: {between}", mean, low, high)
     more = (
-        f"{len(differences):,} queries are too few to tell" if differences.any() else "no query is answered differently"
+        f"{len(differences):,} queries are too few to decide"
+        if differences.any()
+        else "no query is answered differently"
     )
     return Opinion("can't tell", f"{between}: {more}", mean, low, high)
 

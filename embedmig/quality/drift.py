@@ -77,7 +77,7 @@ def draw_texts(conn: Connection, source: Source, space: Space, size: int, seed: 
 def measure(old: Encoder, new: Encoder, texts: Sequence[str]) -> Drift:
     """Embeds the texts with both models and compares. Closes both embedders; raises what they raise."""
     if old.space.dimensions != new.space.dimensions:
-        reason = f"other dimensions: {old.space.dimensions} and {new.space.dimensions} can't be compared"
+        reason = f"different dimensions: {old.space.dimensions} and {new.space.dimensions} can't be compared"
         return Drift(old.space.tag, new.space.tag, "yes", reason)
     before, after = asyncio.run(_both(old, new, texts))
     known = np.isfinite(cosines_of(before, after))
@@ -88,7 +88,7 @@ def judge(tag: str, other: str, before: Vectors, after: Vectors) -> Drift:
     """From two sets of vectors of the same texts, ``(n, d)`` each, to an answer."""
     texts, cosines = len(before), cosines_of(before, after)
     if texts < FEWEST:
-        return Drift(tag, other, "can't tell", f"{texts} texts are too few: {FEWEST} at least are needed", texts)
+        return Drift(tag, other, "can't tell", f"{texts} texts are too few: at least {FEWEST} are needed", texts)
     own, left, right = (neighbours(*pair) for pair in ((before, before), (after, before), (after, after)))
     kept = overlaps(own, left)
     interval = mean_interval(kept)
@@ -100,14 +100,14 @@ def judge(tag: str, other: str, before: Vectors, after: Vectors) -> Drift:
 
 
 def decide(interval: tuple[float, float]) -> tuple[DriftVerdict, str]:
-    """The interval of the overlap against what may be lost."""
+    """Compares the interval of the overlap with :data:`KEPT`."""
     low, high = interval
-    between = f"{low:.3f} to {high:.3f} of the ten nearest are kept"
+    between = f"{low:.3f} to {high:.3f} of the ten nearest neighbours are kept"
     if low >= KEPT:
-        return "no", f"{between}, {KEPT} is asked: old and new vectors can stand beside each other"
+        return "no", f"{between}; {KEPT} is required: old and new vectors can be mixed"
     if high < KEPT:
-        return "yes", f"{between}, {KEPT} is asked: old and new vectors must not be mixed"
-    return "can't tell", f"{between}, {KEPT} is asked: take a larger sample"
+        return "yes", f"{between}; {KEPT} is required: old and new vectors must not be mixed"
+    return "can't tell", f"{between}; {KEPT} is required: take a larger sample"
 
 
 async def _both(old: Encoder, new: Encoder, texts: Sequence[str]) -> tuple[Vectors, Vectors]:

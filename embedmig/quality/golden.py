@@ -69,7 +69,7 @@ def read(path: Path, *, judged: bool = True) -> GoldenSet:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8, at byte {error.start}") from error
     if not questions:
-        raise UsageError(f"{path}: the set is empty", hint=f"it wants {SHAPE}")
+        raise UsageError(f"{path}: the set is empty", hint=f"expected: {SHAPE}")
     found = GoldenSet(path.name, questions)
     for question in questions:
         number = question.number
@@ -78,7 +78,7 @@ def read(path: Path, *, judged: bool = True) -> GoldenSet:
         if judged and not any(grade > 0 for grade in question.relevant.values()):
             raise UsageError(
                 f"{path}: query {number} ({question.query[:40]!r}) has no relevant row",
-                hint="give it one, or take it out",
+                hint="add one, or remove the query",
             )
     return found
 
@@ -110,9 +110,9 @@ def _yaml(path: Path) -> list[Any]:
     try:
         items = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:
-        raise UsageError(f"{path}: is not YAML: {str(error).splitlines()[0]}", hint=f"it wants {SHAPE}") from error
+        raise UsageError(f"{path}: is not YAML: {str(error).splitlines()[0]}", hint=f"expected: {SHAPE}") from error
     if items is not None and not isinstance(items, list):
-        raise UsageError(f"{path}: is not a list", hint=f"it wants {SHAPE}")
+        raise UsageError(f"{path}: is not a list", hint=f"expected: {SHAPE}")
     return items or []
 
 
@@ -127,7 +127,7 @@ def _question(path: Path, number: int, item: Any) -> Question:
         tags = item.get("tags") or []
         return Question(item["query"], _relevant(item.get("relevant") or []), tuple(map(str, tags)))
     except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: entry {number}: {error}", hint=f"it wants {SHAPE}") from error
+        raise UsageError(f"{path}: entry {number}: {error}", hint=f"expected: {SHAPE}") from error
 
 
 def _relevant(found: Any) -> dict[Key, int]:
@@ -160,7 +160,7 @@ def _trec(path: Path) -> Iterator[Question]:
             continue  # a heading, as BEIR has it
         if len(parts) not in (3, 4) or not parts[-1].lstrip("-").isdigit():
             raise UsageError(
-                f"{path}:{number}: is not a judgement", hint="query 0 document grade, or query document grade"
+                f"{path}:{number}: is not a judgement", hint="expected: query 0 document grade, or query document grade"
             )
         judgements.setdefault(parts[0], {})[(parts[-2],)] = max(0, int(parts[-1]))
     texts = dict(_texts(path))
@@ -178,7 +178,8 @@ def _texts(path: Path) -> Iterable[tuple[str, str]]:
         return [(str(row.get("id", row.get("_id"))), str(row.get("text", row.get("query", "")))) for row in rows]
     if not table.exists():
         raise UsageError(
-            f"{path}: its queries are not beside it", hint="queries.jsonl or queries.tsv in the same folder"
+            f"{path}: the file with its queries is missing",
+            hint="put queries.jsonl or queries.tsv into the same folder",
         )
     split = (line.partition("\t") for line in table.read_text("utf-8").splitlines())
     return [(name, text) for name, _, text in split]

@@ -17,10 +17,10 @@ from embedmig.source.rows import Key
 
 WORDS = 12  # a query's length, in words
 SHOWS = (
-    "Known items: each query is a piece of one row's own text, and that row is the one answer. Such a set shows whether "
-    "vectors are in their place, whether the index finds them, and gross differences between versions. It can't show how "
-    "well people's own questions are answered: it favours models that match words, other rows that would answer as well "
-    "count as wrong, and every score is too high. Replace it by real queries with judged answers as soon as there are some."
+    "Known items: each query is a part of one row's text, and that row is the expected result. Such a set shows whether "
+    "rows have their own vectors, whether the index finds them, and large differences between versions. It can't show "
+    "how well real queries are answered: it favours models that match words, other relevant rows count as wrong, and "
+    "every score is too high. Replace it with real queries and judged results as soon as you have some."
 )
 
 
@@ -48,7 +48,7 @@ def write(path: Path, questions: Sequence[Question]) -> None:
     import yaml
 
     if path.exists():
-        raise UsageError(f"{path} is there already; it was left as it is", hint="--golden FILE names another")
+        raise UsageError(f"{path} exists already and was not changed", hint="--golden FILE writes to another file")
     items = [
         {"query": item.query, "relevant": [_plain(key) for key in item.relevant], "tags": list(item.tags)}
         for item in questions

@@ -1,4 +1,4 @@
-"""Who is answered by a new version before the alias shows it: a share of the reads, or named tenants."""
+"""Canary reads: a new version answers a share of the reads, or named tenants, before the flip."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from embedmig.errors import UsageError
 from embedmig.stores.search import Resolved, VersionGone, VersionNotReady
 
 SHARE = 0.1
-RETRY_SECONDS = 5.0  # a version that couldn't be asked is left alone for so long
+RETRY_SECONDS = 5.0  # after a failure, the active version answers for so long
 
 log = logging.getLogger("embedmig.canary")
 
 
 class Canary:
-    """A version on trial. ``share`` defaults to a tenth of the reads, and to none where tenants are named.
+    """The version that canary reads use. ``share`` defaults to a tenth of the reads, and to none where tenants are named.
 
-    ``tenants`` is a set of names or a function of one. Raises :class:`UsageError` for a share that is none.
+    ``tenants`` is a set of names or a function of one. Raises :class:`UsageError` for a share outside 0 to 1.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Canary:
 
     @property
     def available(self) -> bool:
-        """Whether it may be asked now."""
+        """Whether it may answer now: not retired, and not within :data:`RETRY_SECONDS` of a failure."""
         return not self._over and (self._not_before is None or self._clock() >= self._not_before)
 
     def failed(self, error: Exception) -> None:
-        """It couldn't answer: the alias's version does. A version that is gone is not asked again."""
+        """Notes a failure: the active version answers for a while, and from now on if this one is retired."""
         self.resolved = None
         self._over = isinstance(error, VersionGone)
         self._not_before = self._clock() + RETRY_SECONDS
         if not self._warned and not isinstance(error, VersionNotReady):
             self._warned = True
-            log.warning("canary %s can't answer, the alias does: %s", self.version, first_line(error))
+            log.warning("canary %s failed, the active version answers: %s", self.version, first_line(error))

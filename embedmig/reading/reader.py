@@ -41,7 +41,7 @@ from embedmig.types import Hit
 
 T = TypeVar("T")
 
-TRIES = 5  # flips that one search outlives
+TRIES = 5  # flips during one search before it gives up
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class Reader:
         """The ``k`` nearest rows to a vector that :meth:`encode` made, perhaps a while ago; ``where`` as in :meth:`search`.
 
         Raises :class:`AliasMoved` where it was made for another version than the alias shows: a comparison across
-        versions would raise nothing and return rubbish.
+        versions would raise nothing and return wrong rows.
         """
         current = self._current()
         if query.version != current.version or query.fingerprint != current.fingerprint:
@@ -177,7 +177,7 @@ class Reader:
             self._registry.note_reads(self._conn, self.collection, [hit.key for hit in hits])
         return hits
 
-    # --- inside
+    # --- helpers
 
     def _ask(self, text: str, k: int, where: Mapping[str, Any] | None) -> list[Hit]:
         """What the alias shows; a shadow hears of it when the answer is there."""

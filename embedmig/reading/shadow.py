@@ -1,4 +1,4 @@
-"""Shadow reads: what the active version answered is asked of another version too, off the request's path.
+"""Shadow reads: a share of the reads is repeated on another version, in the background.
 
 One bounded thread; when its queue is full, reads are dropped, and nothing that goes wrong in it reaches the answer.
 """
@@ -48,7 +48,7 @@ class ShadowTask:
 class Shadow:
     """Asks ``version`` a share ``rate`` of the reads that it is offered, and keeps what it saw.
 
-    Raises :class:`UsageError` for a rate that is none; nothing afterwards.
+    Raises :class:`UsageError` for a rate outside 0 to 1; nothing afterwards.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Shadow:
             while not self._over.is_set() and (task := self._queue.get()) is not None:
                 self._worker.serve(task)
         except Exception as error:  # noqa: BLE001  whatever it is, it must not reach the application
-            log.warning("shadow reads of %s have ended: %s", self.version, first_line(error))
+            log.warning("shadow reads of %s have stopped: %s", self.version, first_line(error))
         finally:
             self._over.set()
             self._worker.close()

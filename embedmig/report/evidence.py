@@ -1,4 +1,4 @@
-"""What a person reads of eval and compare. A score of an incomplete corpus says so where it stands."""
+"""The output of ``eval`` and ``compare``. A score of an incomplete corpus is marked."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ def evaluated_table(found: EvaluationResult) -> RenderableType:
 
 
 def _partial(found: EvaluationResult) -> list[Text]:
-    """Said in words, beside the share in the table."""
     return [
         Text(f"{version} was measured on {percent(_newest(found, version).completeness)} of the corpus: opens no gate", style="bold red")
         for version in found.partial
@@ -67,7 +66,7 @@ def compared_page(found: ComparisonResult) -> RenderableType:
     style = {"better": "bold green", "worse": "bold red"}.get(result.opinion.answer, "yellow")
     lines.append(Text(result.opinion.words, style=style))
     if found.partial:
-        said = f"measured on {percent(found.completeness)} of the corpus: rely on nothing of this, and it opens no gate"
+        said = f"measured on {percent(found.completeness)} of the corpus: not reliable, and it opens no gate"
         lines.append(Text(said, style="bold red"))
     parts = [_tags(found), _distances(found), *(_changed(one) for one in result.changed)]
     return Group(*lines, *(part for part in parts if part), *_notes(found.notices))
@@ -86,7 +85,7 @@ def _tags(found: ComparisonResult) -> RenderableType | None:
 def _distances(found: ComparisonResult) -> RenderableType | None:
     if not found.comparison.distances:
         return None
-    table = _table("of the results", "old distance", "new distance", title="\na threshold on the old distance, and what lets as many through on the new one")  # fmt: skip
+    table = _table("of the results", "old distance", "new distance", title="\ndistance thresholds that the same share of results passes")  # fmt: skip
     for one in found.comparison.distances:
         table.add_row(f"{one.share:.0%} nearer than", f"{one.old:.4f}", f"{one.new:.4f}")
     return table

@@ -23,7 +23,7 @@ SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def text_lines(findings: Sequence[Finding]) -> Text:
-    """One finding a line, as compilers write them; the mend below it."""
+    """One finding a line, as compilers write them; the hint below it."""
     return Text("\n".join(_text(one) for one in findings) or "nothing found")
 
 
@@ -105,7 +105,7 @@ def audit_page(found: Audit) -> RenderableType:
 
 def _sampled(sample: Sampled | None) -> str:
     if sample is None:
-        return "none drawn"
+        return "none"
     low, high = sample.interval
     return f"{sample.foreign:,} of {sample.checked:,} foreign ({low:.1%} to {high:.1%}), lowest cosine {_cosine(sample.lowest)}"
 
@@ -131,6 +131,6 @@ def drift_page(found: Drift) -> Text:
         middle, low, lowest = (_cosine(value) for value in cosines)
         lines += [
             f"  {found.texts:,} texts; cosine of old and new: median {middle}, 5th percentile {low}, lowest {lowest}",
-            f"  neighbours kept: {found.overlap:.3f} across, {found.own_overlap:.3f} each among its own",
+            f"  neighbours kept: {found.overlap:.3f} between the models, {found.own_overlap:.3f} within each",
         ]
     return Text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""What a plan says it will take, and what it took, for people."""
+"""The output of ``plan`` and ``show``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _forecast(found: Forecast) -> Text:
     lines = [f"\n{found.revision}: {found.version} of {found.space.collection}", f"  tokens  {_tokens(found)}"]
     lines += [f"  cost    {_cost(found)}", f"  time    {_time(found.time)}"]
     if found.probe:
-        tokens = "tokens not told" if found.probe.tokens is None else f"{found.probe.tokens:,} tokens"
+        tokens = "tokens not reported" if found.probe.tokens is None else f"{found.probe.tokens:,} tokens"
         lines.append(f"          the probe itself: {found.probe.texts:,} texts, {tokens}, {usd(found.probe_cost)}")
     for storage, sizes in found.sizes.items():
         declared = ", as declared" if storage == found.space.storage else ""
@@ -67,9 +67,9 @@ def _memory(found: Forecast) -> str:
     if not wanted:
         return "no index is built"
     enough = found.server_memory >= wanted.get(found.space.storage, max(wanted.values()))
-    verdict = "enough" if enough else "too little, so create_index sets its own"
+    verdict = "enough" if enough else "too small, so create_index sets its own"
     words = ", ".join(f"{size(memory)} as {storage}" for storage, memory in wanted.items())
-    return f"the index build wants {words}; the server's maintenance_work_mem is {size(found.server_memory)}: {verdict}"
+    return f"the index build needs {words}; the server's maintenance_work_mem is {size(found.server_memory)}: {verdict}"
 
 
 def shown_script(shown: RevisionDetails) -> RenderableType:
@@ -115,7 +115,7 @@ def usd(amount: float | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """Seconds as people say them."""
+    """``1.5 s``, ``12 min``, ``3.0 h``, ``2.5 days``."""
     for limit, unit, length in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
         if seconds < limit:
             return f"{seconds / length:.1f} {unit}" if seconds / length < 10 else f"{seconds / length:,.0f} {unit}"

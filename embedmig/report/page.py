@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file, for a phone and for print. No vector, and no key or text unless asked for."""
+"""The report: one self-contained HTML file, for a phone and for print. No vector, and no key or text without ``--with-text``."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def write_report(
 
 
 def gates_on_evidence(report: Report, collection: str, version: str) -> list[Verdict]:
-    """What the version's own script asks beside what ``status`` shows."""
+    """The verdicts on evidence that the version's script requires."""
     found = report.evidence.get(collection)
     return found.gates.get(version, []) if found else []
 
@@ -79,14 +79,14 @@ def measures(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def advice(gate: Verdict, *, with_text: bool) -> str:
-    """What would open a gate; keys are left out unless asked for."""
+    """What would open a gate; keys are left out without ``--with-text``."""
     if gate.name == "unaccounted_rows" and gate.advice and not with_text:
-        return "missing, and no change waits for them; embedmig gate names their keys"
+        return "missing, without a pending change; embedmig gate lists their keys"
     return gate.advice
 
 
 def problems(status: Status) -> list[str]:
-    """What should not wait until somebody reads further down."""
+    """Problems that are shown at the top of the page."""
     found = [f"{name} was edited after it was applied" for name in status.edited]
     found += [f"{name} is applied and has no script" for name in status.missing_scripts]
     for name, collection in status.collections.items():

@@ -1,4 +1,4 @@
-"""What a person reads on the terminal. Colour says nothing that the words don't."""
+"""Tables for the terminal. Colour carries no information of its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def status_table(status: Status) -> RenderableType:
         state = "running" if status.running["alive"] else "died"
         what = f"{status.running['revision']} {status.running['direction']} by {status.running['by']}"
         done = f", {status.running['rows_done']:,} rows embedded" if status.running["rows_done"] else ""
-        more = "" if status.running["alive"] else "; the same command goes on where it stopped"
+        more = "" if status.running["alive"] else "; run the same command again to resume"
         lines.append(Text(f"{state:<11} {what}{done}{more}", style="yellow"))
     elif status.last_attempt and status.last_attempt["status"] != "done":
         last = status.last_attempt
@@ -77,13 +77,12 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
 
 
 def _rollback(found: Rollback) -> Text:
-    """The question of every design review."""
-    took = "one flip" if found.milliseconds is None else f"{found.milliseconds:,.0f} ms, as the last flip took"
-    lost = "nothing that is known" if not found.rows else f"{_about(found)}{found.rows:,} rows not up to date"
+    took = "one flip" if found.milliseconds is None else f"about {found.milliseconds:,.0f} ms, like the last flip"
+    stale = "no rows known to be out of date" if not found.rows else f"rows out of date: {_about(found)}{found.rows:,}"
     if found.rows and found.oldest_seconds:
-        lost += f", the oldest change {found.oldest_seconds:,.0f} s old"
-    line = Text(f"rollback to {found.to}: {took}; would lose {lost}")
-    return line.append(f"; its model can't be reached: {found.obstacle}", style="bold red") if found.obstacle else line
+        stale += f", the oldest change {found.oldest_seconds:,.0f} s old"
+    line = Text(f"rollback to {found.to}: {took}; {stale}")
+    return line.append(f"; its model is not available: {found.obstacle}", style="bold red") if found.obstacle else line
 
 
 def _about(measured: SpaceStatus | Rollback) -> str:
@@ -95,7 +94,7 @@ def _notes(space: SpaceStatus) -> str:
     notes = [f"estimated, ± {100 * space.completeness_error:.1f} %"] if space.counted == "estimated" else []
     notes += [f"{space.failed_rows:,} refused"] if space.failed_rows else []
     notes += [f"{sum(one['rows'] for one in space.batches):,} in batches at the API"] if space.batches else []
-    notes += [f"{space.pending_changes:,} changes wait"] if space.pending_changes else []
+    notes += [f"{space.pending_changes:,} pending"] if space.pending_changes else []
     notes += [f"{space.orphans:,} orphans"] if space.orphans else []
     notes += [f"{space.untagged:,} untagged"] if space.untagged else []
     notes += ["content unknown"] if space.content == "unknown" else []
@@ -176,9 +175,9 @@ def _plan_sql(planned: PlannedRevision) -> RenderableType:
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> RenderableType:
-    """A gate: what was measured, what was asked for, and what would open it."""
+    """A gate: what was measured, what is required, and what would open it."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("gate", "value", "asked for", "", "what would open it"):
+    for column in ("gate", "value", "required", "", "what would open it"):
         table.add_column(column, overflow="fold")
     for verdict in verdicts:
         state = Text("open", style="green") if verdict.passed else Text("closed", style="bold red")
@@ -189,7 +188,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> RenderableType:
 def hits_table(found: SearchResult) -> RenderableType:
     """``embedmig search``."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left",
-                  title=f"{found.version}  ({found.milliseconds:.0f} ms, model and all)")  # fmt: skip
+                  title=f"{found.version}  ({found.milliseconds:.0f} ms, model included)")  # fmt: skip
     columns = list(found.hits[0].columns) if found.hits else []
     for column in ("", "distance", "key", *columns):
         table.add_column(column, overflow="ellipsis", no_wrap=column in columns)
@@ -204,9 +203,9 @@ def hits_table(found: SearchResult) -> RenderableType:
 def synced_table(found: Sequence[Synced]) -> RenderableType:
     """``embedmig sync``."""
     if not found:
-        return Text("no space of embedmig's own yet")
+        return Text("no space to sync yet")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("collection", "version", "rows", "refused", "still waiting", ""):
+    for column in ("collection", "version", "rows", "refused", "pending", ""):
         table.add_column(column, overflow="fold")
     for one in found:
         error = Text(one.error or "", style="bold red")

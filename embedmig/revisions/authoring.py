@@ -29,7 +29,7 @@ _ALWAYS_SHOWN = ("collection", "model", "version", "dimensions", "normalize", "m
 
 @dataclass(frozen=True)
 class Body:
-    """What a new script is to hold: a template and its values."""
+    """The content of a new script: a template and its values."""
 
     template: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def merge(graph: Graph, revisions: Sequence[str], message: str, *, now: datetime
             raise UsageError("there is nothing to merge", hint=f"the heads are: {heads}")
         for one in down:
             if any(graph.is_ancestor(one, other) for other in down):
-                raise UsageError(f"another of them builds on {one} already", hint="embedmig heads")
+                raise UsageError(f"one of the revisions builds on {one} already", hint="embedmig heads")
         return _write(graph, message, Body("merge.py.j2"), down, None, now)
 
 
@@ -126,14 +126,16 @@ def rebase(directory: Path, name: str, applied: Mapping[str, str]) -> Path:
 
 
 def init(directory: Path, *, now: datetime | None = None) -> list[Path]:
-    """Begins a project in ``directory``: a configuration and a first, empty revision. Returns what it wrote.
+    """Starts a project in ``directory``: a configuration and a first, empty revision. Returns what it wrote.
 
     Raises :class:`UsageError`, with nothing written, where there is a configuration or a script already.
     """
     config, migrations = directory / FILE_NAME, directory / "migrations"
     for path in (config, *sorted(migrations.glob("[!_.]*.py"))):
         if path.exists():
-            raise UsageError(f"{path} exists already; nothing was written", hint="embedmig init DIR   elsewhere")
+            raise UsageError(
+                f"{path} exists already; nothing was written", hint="embedmig init DIR   uses another folder"
+            )
     try:
         migrations.mkdir(parents=True, exist_ok=True)
         _create(config, _environment().get_template("embedmig.toml.j2").render(migrations="migrations"))
@@ -315,7 +317,7 @@ def _refuse_entangled(moved: Script, others: Sequence[Script]) -> None:
     if children:
         raise UsageError(f"{', '.join(children)} builds on {moved.path.name}", hint="rebase the last one first")
     if len(moved.down_revisions) > 1:
-        raise GraphError(f"{moved.path.name} is a merge", hint="delete it and merge anew")
+        raise GraphError(f"{moved.path.name} is a merge", hint="delete it and merge again")
 
 
 def _renumber(moved: Script, revision: str, onto: str | None) -> Path:

@@ -199,13 +199,13 @@ class Graph:
         if missing:
             raise GraphError(
                 f"{_and(missing)}: applied in the database, but {self.directory.name}/ has no such script",
-                hint="bring the script back (another branch has it?), then run this again",
+                hint="restore the script (is it on another branch?), then run this again",
             )
 
     def _refuse_unapplied(self, revision: str, current: Iterable[str]) -> None:
         if revision not in self._closure(current):
-            applied = f"{_and(list(current))} is where the database stands" if current else "nothing is applied"
-            raise UnknownTarget(f"there is no way back to {revision}, which is not applied", hint=applied)
+            applied = f"applied: {_and(list(current))}" if current else "nothing is applied"
+            raise UnknownTarget(f"can't downgrade to {revision}: it is not applied", hint=applied)
 
     # --- order ----------------------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class Graph:
 
     @contextmanager
     def _translated(self, target: str | None = None) -> Iterator[None]:
-        """What Alembic raises, as errors that name files and say how to mend them."""
+        """What Alembic raises, as errors that name files and say how to fix them."""
         from alembic.script.revision import CycleDetected, MultipleHeads, RangeNotAncestorError, RevisionError
 
         try:
@@ -244,7 +244,7 @@ class Graph:
             names = [rev for rev in self.scripts if re.search(rf"\b{re.escape(rev)}\b", str(error))]
             files = ", ".join(self.scripts[rev].path.name for rev in names)
             raise GraphError(
-                f"{files}: build on each other in a circle", hint="mend down_revision in one of them"
+                f"{files}: down_revision forms a cycle", hint="fix down_revision in one of them"
             ) from error
         except MultipleHeads as error:
             raise GraphError(
@@ -252,22 +252,20 @@ class Graph:
                 hint='embedmig merge -m "…"   joins them; or name one; or heads for all',
             ) from error
         except RangeNotAncestorError as error:
-            raise UnknownTarget(
-                f"there is no way back to {target!r}, which is not applied", hint="embedmig current"
-            ) from error
+            raise UnknownTarget(f"can't downgrade to {target!r}: it is not applied", hint="embedmig current") from error
         except (RevisionError, UserWarning, AssertionError) as error:
             reason = _in_our_words(error)
             if target is None:
-                raise GraphError(f"{self.directory.name}/: {reason}", hint="mend the scripts") from error
+                raise GraphError(f"{self.directory.name}/: {reason}", hint="fix the scripts") from error
             raise UnknownTarget(f"{target}: {reason}", hint="embedmig history   shows the graph") from error
 
 
 def _in_our_words(error: BaseException) -> str:
     said = str(error)
     if said == "Ambiguous walk":
-        return "ambiguous, for the way forks: name the revision"
+        return "ambiguous, because the graph branches here: name the revision"
     if not said or "didn't produce" in said or "too far" in said:
-        return "there are not that many revisions that way"
+        return "there are not that many revisions in that direction"
     return said
 
 
@@ -323,5 +321,5 @@ def _refuse_dangling(scripts: dict[str, Script], labels: Collection[str]) -> Non
                     close = [rev for rev in scripts if number(rev) == number(name) is not None]
                     raise GraphError(
                         f"{script.path.name}: {kind} {name!r} does not exist",
-                        hint=f"did you mean {close[0]!r}?" if close else f"bring the script of {name} back",
+                        hint=f"did you mean {close[0]!r}?" if close else f"restore the script of {name}",
                     )

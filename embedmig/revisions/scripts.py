@@ -62,7 +62,7 @@ class Script:
         place = f"{self.path.name}:{lineno}" if lineno else self.path.name
         if isinstance(error, EmbedmigError):
             return ScriptError(f"{place}: {error.message}", hint=error.hint)
-        return ScriptError(f"{place}: {type(error).__name__}: {error}", hint=f"mend {self.path}, line {lineno or '?'}")
+        return ScriptError(f"{place}: {type(error).__name__}: {error}", hint=f"fix {self.path}, line {lineno or '?'}")
 
     def line_of(self, error: BaseException) -> int | None:
         """The line of this script that ``error`` came out of, the innermost one; None where it has no part in it."""
@@ -100,9 +100,9 @@ def read_script(path: Path) -> Script:
         source = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         tree = ast.parse(source, str(path))
     except SyntaxError as error:
-        raise ScriptError(f"{path.name}:{error.lineno}: {error.msg}", hint=f"mend {path}") from error
+        raise ScriptError(f"{path.name}:{error.lineno}: {error.msg}", hint=f"fix {path}") from error
     except (OSError, ValueError) as error:
-        raise ScriptError(f"{path.name}: can't be read: {error}", hint=f"see {path}") from error
+        raise ScriptError(f"{path.name}: can't be read: {error}", hint=f"check {path}") from error
     values = {name: _literal(path, name, node) for name, node in assignments(tree).items()}
     docstring = ast.get_docstring(tree) or ""
     return Script(

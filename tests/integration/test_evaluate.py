@@ -246,7 +246,7 @@ def test_versions_of_which_one_has_no_index_are_compared_by_exact_search_and_tha
 def test_a_gate_on_evidence_prints_what_would_open_it_and_opens_when_it_is_there(corpus: Project) -> None:
     evidence = f"ndcg_at_10=within(0.5, of='{OLD_TAG}'), overlap_at_10=0.1, soak='0s', not_before='2020-01-01'"
     corpus.script("0002_space.py", GATED.format(evidence=evidence))
-    with pytest.raises(GateClosed, match=r"ndcg@10 is None, asked for within 0.5") as closed:
+    with pytest.raises(GateClosed, match=r"ndcg@10 is unknown; required: within 0.5") as closed:
         embedmig.upgrade(corpus.opened())
     assert f"embedmig eval docs --version {NEW_TAG}" in str(closed.value.hint)
     embedmig.make_golden(corpus.opened(), "docs", 10)

@@ -80,7 +80,7 @@ def test_overlap_is_that_of_live_reads_where_there_are_enough_and_else_of_a_comp
     assert judged(asked)[0].value is None
     (partial,) = judged(asked, replace(compared, completeness=0.6))
     assert (partial.value, partial.passed) == (None, False)
-    assert "only measured on 60.0 % of the corpus" in partial.advice
+    assert "measured on only 60.0 % of the corpus" in partial.advice
 
 
 def test_the_worst_queries_come_first_and_those_with_full_marks_not_at_all() -> None:
@@ -226,7 +226,7 @@ def test_composite_keys_are_lists(tmp_path: Path) -> None:
         ("a.yaml", "query: q", "is not a list"),
         ("a.yaml", "- {", "is not YAML"),
         ("a.jsonl", "{", "a.jsonl:1: is not JSON"),
-        ("a.qrels", "q1 0 1 2", "queries are not beside it"),
+        ("a.qrels", "q1 0 1 2", "the file with its queries is missing"),
         ("a.qrels", "one two", "a.qrels:1: is not a judgement"),
         ("gone.yaml", None, "can't be read"),
     ],

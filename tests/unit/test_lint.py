@@ -110,9 +110,9 @@ def test_a_rule_is_left_out_where_the_configuration_ignores_it_or_selects_others
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ('[check]\nselect = ["EM099"]', "check.select.EM099 is no rule"),
+        ('[check]\nselect = ["EM099"]', "check.select.EM099 is not a rule"),
         ('[check]\nignore = { EM001 = "" }', "check.ignore.EM001 has no reason"),
-        ('[check.ignore]\nEM404 = "why not"', "check.ignore.EM404 is no rule"),
+        ('[check.ignore]\nEM404 = "why not"', "check.ignore.EM404 is not a rule"),
         ("[check]\nignore = { EM001 = 1 }", "check.ignore.EM001 has no reason"),
         ("[check]\nonly = []", "check.only is not known"),
     ],

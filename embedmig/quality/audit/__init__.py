@@ -1,4 +1,4 @@
-"""What is really in a vector store: not what the registry believes, but what the rows say. Reads, and changes nothing."""
+"""``embedmig audit``: compares the vectors that are stored with what the registry says. Read-only."""
 
 from __future__ import annotations
 

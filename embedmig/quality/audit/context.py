@@ -1,4 +1,4 @@
-"""What an audit stands on."""
+"""The part of a run's context that an audit needs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from embedmig.types import Space
 
 
 class AuditContext(Protocol):
-    """The database's side of a project: where the vectors are, their sources, and the models that are said to have made
-    them. The context of a run is one.
-    """
+    """Where the vectors are, their source tables, and the models that should have made them."""
 
     database: Database
     registry: Registry

@@ -1,4 +1,4 @@
-"""What an audit says."""
+"""The result types of an audit."""
 
 from __future__ import annotations
 

@@ -140,9 +140,11 @@ def _finding(record: SpaceRecord, sampled: Sampled, keys: Sequence[str]) -> Audi
         f"{sampled.foreign:,} of {sampled.checked:,} sampled vectors were not made by {record.space.model} from their text: "
         f"{sampled.share:.1%} of the space, between {low:.1%} and {high:.1%} with 95 % confidence"
     )
-    hint = "another model of the same dimensions wrote there; embed the collection anew under a new version"
+    hint = "another model with the same dimensions wrote these vectors; embed the collection again under a new version"
     if record.adopted:
-        hint = "another model wrote there, or the rows were edited since: which text adopted vectors were made from is unknown"
+        hint = (
+            "another model wrote these vectors, or the rows were edited since: the text of adopted vectors is unknown"
+        )
     return AuditFinding(
         "foreign", record.collection, record.version, sampled.foreign, sampled.share, message, hint,
         list(keys[:KEYS_SHOWN]), sampled.interval,
