@@ -33,7 +33,7 @@ ANY = "…"
 VARYING = (
     (r"postgresql://\S+", "URL"),
     (r"\S*/(\S*\.(?:toml|py))", r"\1"),
-    (r"(?:\d+:)?\d+:\d\d\b(?! UTC)|\b\d[\d,]*(?:\.\d+)? (?:ms|s)\b", "TIME"),
+    (r"(?:\d+:)?\d+:\d\d\b(?! UTC)|\b(?:\d+ h \d\d min|\d+ min \d\d s|\d[\d,]*(?:\.\d+)? (?:ms|s))\b", "TIME"),
     (r"\b\d+\.\d +\d+\.\d(?= +\d+\.\d %)", "TIMES"),  # as eval has them, in milliseconds
     (r"\b\d[\d,.]* (?:B|kB|MB|GB)\b", "SIZE"),
     (r"\b\d{4}-\d\d-\d\d[T ]\S*", "DATE"),

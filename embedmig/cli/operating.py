@@ -132,7 +132,7 @@ def retire(
     ] = None,
 ) -> None:
     """Drop the vectors of an old version, for good. Exit 3 while it is too early."""
-    from embedmig.report.tables import size
+    from embedmig.formatting import size
 
     asked = {"after": after, "confirm": confirm, "evals_stable": evals_stable}
     gone = embedmig.retire(settings.project(), collection, version, **asked)  # type: ignore[arg-type]  # as typer parsed them

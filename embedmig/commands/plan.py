@@ -16,8 +16,9 @@ from embedmig.operations.base import Context
 from embedmig.operations.create_index import CreateIndex
 from embedmig.planning.probing import Probe, probe, probe_size
 from embedmig.planning.strategy import Advice, advise
-from embedmig.planning.tokens import draw, extrapolate
+from embedmig.planning.tokens import extrapolate
 from embedmig.source import count_rows
+from embedmig.source.sampling import draw_texts
 from embedmig.stores.index_sizes import graph_bytes, index_bytes, table_bytes
 from embedmig.types import MAX_INDEX_DIMENSIONS, Estimate, Space, Storage
 
@@ -129,7 +130,7 @@ def probed(context: Context, conn: Connection, space: Space, texts: int) -> Prob
     """Embeds some of the collection's texts; no transaction is open meanwhile."""
     encoder = context.encoder(space, patience=PATIENCE)
     encoder.check()
-    drawn = draw(conn, context.source(conn, space.collection), texts or probe_size(encoder.limits))
+    drawn = draw_texts(conn, context.source(conn, space.collection), texts or probe_size(encoder.limits))
     settings = context.config.settings(space.provider)
     most = find_price(space, settings).of(sum(map(len, drawn)) / 2)  # two characters a token: dearer than any real text
     if settings.max_cost is not None and most is not None and most > settings.max_cost:

@@ -29,6 +29,16 @@ def parse_duration(value: str | float) -> float:
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
+def format_duration(seconds: float) -> str | float:
+    """The reverse: ``"15m"``, ``"1h30m"``; a bare number where the seconds are not whole."""
+    if seconds != int(seconds) or seconds == 0:
+        return seconds
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return "".join(f"{n}{unit}" for n, unit in ((days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")) if n)
+
+
 # --- the file, and where in it a fault is -------------------------------------------------------------------
 
 Check = Callable[[Any], Any]

@@ -11,19 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import LiteralString, NamedTuple
 
-import psycopg
 from psycopg import sql
 
 from embedmig.config.settings import BackfillSettings
-from embedmig.database import Connection, ident, retry_transient, scalar, whoami
+from embedmig.database import Connection, ident, retry_transient, whoami
 from embedmig.database.registry import Registry
 from embedmig.source import comma
 from embedmig.source.rows import Key
+from embedmig.source.sampling import NO_PAGES, some_pages
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.types import Tally
 
 CUT_CLASS = 0x656D6272  # "embr"; the second half of the lock's key is the space's number
-SAMPLED_BLOCKS = 500  # of the source, to see where its keys lie
+SAMPLED_PAGES = 500  # of the source, to see where its keys lie
 MOST_RANGES = 1000
 MOST_SWEEPS = 5  # a range whose rows change under way is gone through so often
 
@@ -167,36 +167,28 @@ class Ranges:
             )
 
     def _bounds(self, conn: Connection) -> list[Key]:
-        """Keys that cut the source into parts of about the same size, by a sample of its blocks: no sort of all keys,
+        """Keys that cut the source into parts of about the same size, by a sample of its pages: no sort of all keys,
         no walk over them. Empty where there is nothing, or nothing that could be sampled.
         """
         source = self.store.source
-        blocks = scalar(
-            conn,
-            """select coalesce(sum(pg_relation_size(relid)), 0)::float8 / current_setting('block_size')::int
-               from pg_partition_tree(%(oid)s::oid::regclass) union all
-               select pg_relation_size(%(oid)s::oid::regclass)::float8 / current_setting('block_size')::int
-               order by 1 desc limit 1""",
-            {"oid": source.oid},
-        )
-        percent = min(100.0, 100.0 * SAMPLED_BLOCKS / max(1.0, blocks))
+        pages = some_pages(conn, source.relation, SAMPLED_PAGES)
         query = self._sql(
             """with sampled as materialized (
-                 select {columns} from {relation} tablesample system ({percent}) where {predicate}),
+                 select {columns} from {relation} {pages} where {predicate}),
                placed as (
                  select {columns}, ntile(greatest(1, least({most},
                    ceil((select count(*) from sampled) * {scale} / {rows})))::int) over (order by {key}) as embedmig_part
                  from sampled s)
                select distinct on (embedmig_part) {whole} from placed s order by embedmig_part, {descending}""",
             columns=source.key_columns, relation=source.relation, predicate=source.predicate,
-            percent=sql.Literal(percent), scale=sql.Literal(100.0 / percent), most=sql.Literal(MOST_RANGES),
+            pages=pages.clause, scale=sql.Literal(100.0 / pages.percent), most=sql.Literal(MOST_RANGES),
             rows=sql.Literal(self.settings.range_rows), key=source.key_of("s"), whole=source.key_text("s"),
             descending=comma(sql.SQL("{} desc").format(ident("s", column.name)) for column in source.key),
         )  # fmt: skip
         try:
             with conn.transaction():
                 return [tuple(row[0]) for row in conn.execute(query)]
-        except psycopg.errors.FeatureNotSupported:  # a foreign table can't be sampled: one range
+        except NO_PAGES:  # one range
             return []
 
     # --- claiming

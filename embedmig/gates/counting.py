@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,8 +19,10 @@ from psycopg import sql
 from embedmig.database import Connection, ident, planned_rows, scalar
 from embedmig.database.registry import Registry
 from embedmig.engine.outbox import unsettled
+from embedmig.intervals import share_error
 from embedmig.source import HAS_TEXT, Source, SourceCounts, count_rows
 from embedmig.source.rows import Key
+from embedmig.source.sampling import leaves, sampled_rows, some_pages
 from embedmig.stores import SpaceCounts, Store
 
 SMALL = 50_000  # rows by the planner's estimate: up to here everything is counted, every time
@@ -58,39 +59,13 @@ def is_small(conn: Connection, *relations: sql.Composable) -> bool:
 
 def about(conn: Connection, relation: sql.Composable) -> int:
     """How many rows a table has: by its statistics; where it has none yet, by some of its pages."""
-    pages, unknown = leaf_pages(conn, relation)
-    if not unknown:
+    pages = some_pages(conn, relation, PAGES)
+    if pages.analysed:
         return planned_rows(conn, relation)
-    query = sql.SQL(
-        "select count(*), count(distinct (tableoid, (ctid::text::point)[0])) from {} tablesample system ({}) repeatable (0)"
-    ).format(relation, sql.Literal(percent(pages)))
-    row = conn.execute(query).fetchone()
+    query = sql.SQL("select count(*), count(distinct (tableoid, (ctid::text::point)[0])) from {} {}")
+    row = conn.execute(query.format(relation, pages.clause)).fetchone()
     assert row is not None
-    return int(row[0] / max(row[1], 1) * pages)
-
-
-def leaf_pages(conn: Connection, relation: sql.Composable) -> tuple[int, bool]:
-    """Pages of a table or of its partitions, and whether any of them has never been analysed."""
-    row = conn.execute(
-        """select coalesce(sum(pg_relation_size(c.oid)), 0) / current_setting('block_size')::int,
-                  coalesce(bool_or(c.reltuples < 0), false)
-           from pg_class c where c.oid = any(%(leaves)s)""",
-        {"leaves": leaves(conn, relation)},
-    ).fetchone()
-    assert row is not None
-    return int(row[0]), row[1]
-
-
-def leaves(conn: Connection, relation: sql.Composable) -> list[int]:
-    """The tables in which a relation's rows really are: itself, or its partitions."""
-    query = """select coalesce(relid::oid, c.oid)::bigint from pg_class c
-               left join lateral pg_partition_tree(c.oid) on isleaf where c.oid = %s::regclass"""
-    return [row[0] for row in conn.execute(query, (relation.as_string(conn),))]
-
-
-def percent(pages: int) -> float:
-    """The share of a table's pages that a sample reads."""
-    return min(100.0, 100.0 * PAGES / max(pages, 1))
+    return int(row[0] / max(row[1], 1) * pages.count)
 
 
 # --- what was counted before ------------------------------------------------------------------------------------
@@ -160,7 +135,7 @@ def kept(conn: Connection, registry: Registry, space: int, found: Mark) -> Count
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Some pages of a source: how many rows they hold, how many of those want a vector, have one, have no text, and have
-    a vector without a version; ``error`` is two standard errors of the share that has one.
+    a vector without a version; ``error`` is the half-width of the 95 % interval of the share that has one.
     """
 
     rows: int
@@ -183,10 +158,9 @@ class Sample:
 def draw(conn: Connection, source: Source, store: Store | None) -> Sample:
     """Reads :data:`PAGES` pages and looks their rows up in the space by key.
 
-    Rows of a page are alike (a backfill goes by key), so the error is that of pages and not of rows: a ratio estimate of
-    cluster totals (Cochran, Sampling Techniques, 6.4). Pages that all say the same leave 3 in ``n`` open (rule of three).
+    Rows of a page are alike (a backfill goes by key), so the error is that of pages and not of rows.
     """
-    pages, _ = leaf_pages(conn, source.relation)
+    pages = some_pages(conn, source.relation, PAGES)
     present = store.held() if store else sql.SQL("false")
     untagged = store.untagged() if store else sql.SQL("false")
     query = sql.SQL(
@@ -203,7 +177,7 @@ def draw(conn: Connection, source: Source, store: Store | None) -> Sample:
                   coalesce(sum(x * x), 0)::float8, coalesce(sum(x * y), 0)::float8, coalesce(sum(y * y), 0)::float8
            from clusters"""
     ).format(
-        sample=source.sampled(percent(pages), store.own_columns() if store else ()), has_text=HAS_TEXT, present=present,
+        sample=sampled_rows(source, pages, store.own_columns() if store else ()), has_text=HAS_TEXT, present=present,
         untagged=untagged,
     )  # fmt: skip
     # Each row of the sample is looked up by its key: a plan that reads the whole space would cost what a count costs.
@@ -211,16 +185,7 @@ def draw(conn: Connection, source: Source, store: Store | None) -> Sample:
     row = conn.execute(query).fetchone()
     assert row is not None
     rows, wanted, present, blank, untagged = row[1:6]
-    return Sample(rows, wanted, present, blank, untagged, ratio_error(row[0], wanted, present, row[6:]))
-
-
-def ratio_error(clusters: int, x: int, y: int, squares: Sequence[float]) -> float:
-    """Two standard errors of ``y / x`` over clusters, whose sums of x², xy and y² are ``squares``."""
-    if not x or clusters < 2:
-        return 1.0
-    share, (xx, xy, yy) = y / x, squares
-    spread = max(0.0, yy - 2 * share * xy + share * share * xx)
-    return float(max(2 * (clusters / (clusters - 1) * spread) ** 0.5 / x, 3 / clusters if share in (0.0, 1.0) else 0.0))
+    return Sample(rows, wanted, present, blank, untagged, share_error(row[0], wanted, present, row[6:]))
 
 
 def estimate(conn: Connection, registry: Registry, store: Store) -> Counted | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from embedmig.formatting import duration, percent
 from embedmig.gates.thresholds import Evidence, Within
 from embedmig.types import Verdict
 
@@ -122,9 +123,7 @@ def overlap(thresholds: Evidence, known: Known) -> Verdict:
     if not compared:
         advice = f"embedmig compare {known.collection} OLD {known.version} measures it, and so do shadow reads"
         if every:
-            advice = (
-                f"measured on only {floor_percent(every[0].completeness)} of the corpus: complete it, then {advice}"
-            )
+            advice = f"measured on only {percent(every[0].completeness)} of the corpus: complete it, then {advice}"
         return _unknown(OVERLAP, thresholds.overlap_at_10, advice)
     value = compared[0].metrics[OVERLAP]["value"]
     return _above(
@@ -156,11 +155,9 @@ def soak(thresholds: Evidence, known: Known) -> Verdict:
     """How long the space has been ready."""
     seconds = (known.now - known.ready_since).total_seconds() if known.ready_since else 0.0
     advice = (
-        f"{(thresholds.soak_seconds - seconds) / 3600:,.1f} hours left"
-        if known.ready_since
-        else "the space is not ready yet"
+        f"{duration(thresholds.soak_seconds - seconds)} left" if known.ready_since else "the space is not ready yet"
     )
-    return _verdict("soak", _days(seconds), str(thresholds.soak), seconds >= thresholds.soak_seconds and bool(known.ready_since), advice)  # fmt: skip
+    return _verdict("soak", duration(seconds), str(thresholds.soak), seconds >= thresholds.soak_seconds and bool(known.ready_since), advice)  # fmt: skip
 
 
 def not_before(thresholds: Evidence, known: Known) -> Verdict:
@@ -244,12 +241,7 @@ def _missing(known: Known, version: str) -> str:
     command, found = f"embedmig eval {known.collection} --version {version}", known.of(version, NDCG)
     if not found:
         return f"{version} was not evaluated yet: {command}"
-    return f"{version} was measured on only {floor_percent(found[0].completeness)} of the corpus: complete it, then {command}"
-
-
-def floor_percent(share: float) -> str:
-    """Rounded down: 100 % means every row."""
-    return f"{int(share * 1000) / 10:.1f} %"
+    return f"{version} was measured on only {percent(found[0].completeness)} of the corpus: complete it, then {command}"
 
 
 def _verdict(name: str, value: float | int | str | None, threshold: float | str, passed: bool, advice: str) -> Verdict:
@@ -264,8 +256,3 @@ def _above(name: str, value: float, threshold: float, advice: str) -> Verdict:
 def _unknown(name: str, threshold: float | str | None, reason: str) -> Verdict:
     """An unknown value keeps the gate closed."""
     return Verdict(name, None, threshold, False, reason)
-
-
-def _days(seconds: float) -> str:
-    """A duration as people say it."""
-    return f"{seconds / 86400:.1f}d" if seconds >= 86400 else f"{seconds / 3600:.1f}h"

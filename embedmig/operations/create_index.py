@@ -22,6 +22,7 @@ from embedmig.database import Connection, translated
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import ConfigError, Interrupted, PlanError
 from embedmig.events import Notice
+from embedmig.formatting import duration
 from embedmig.gates import counting
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.operations.create_space import draft
@@ -224,7 +225,7 @@ class Build:
             )
         if self.error is not None:
             raise self.error
-        return f"built in {time.monotonic() - began:.1f} s"
+        return f"built in {duration(time.monotonic() - began)}"
 
     def _build(self) -> None:
         try:

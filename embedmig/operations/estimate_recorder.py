@@ -14,7 +14,8 @@ from embedmig.embedders.prices import BATCH_SHARE, find_price
 from embedmig.errors import EmbedmigError
 from embedmig.events import Event
 from embedmig.operations.base import Run
-from embedmig.planning.tokens import Counter, Weighed, Weight, draw, extrapolate, inputs_of, weigh_text
+from embedmig.planning.tokens import Counter, Weighed, Weight, extrapolate, inputs_of, weigh_text
+from embedmig.source.sampling import draw_texts
 from embedmig.stores.index_sizes import table_bytes
 from embedmig.types import Estimate, Progress, Space
 
@@ -91,7 +92,7 @@ class EstimateRecorder:
     def _draw(self) -> list[str]:
         with self.run.conn.transaction():
             self.run.conn.execute(f"set local statement_timeout = {PATIENCE_MS}")
-            return draw(self.run.conn, self.run.context.source(self.run.conn, self.space.collection), RUN_SAMPLE)
+            return draw_texts(self.run.conn, self.run.context.source(self.run.conn, self.space.collection), RUN_SAMPLE)
 
     def report(self, event: Event) -> None:
         """Hears what the backfill says, and passes it on."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from embedmig.embedders.encoder import Encoder, together
+from embedmig.intervals import relative_error
 from embedmig.planning.tokens import Weighed, inputs_of
 from embedmig.types import Limits
 
 WAVES = 4  # requests one after the other in each place: their spread is what the interval is made of
 TEXTS = (256, 4096)
 SECONDS = 30.0  # no request is begun later than this
-STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # 95 %, two-sided
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +105,6 @@ def measured(timed: Sequence[Timed], encoder: Encoder) -> Probe:
     pace = encoder.pace
     return Probe(
         rows, sum(size.vectors for size in sizes), len(timed), min(len(timed), encoder.limits.concurrency), seconds,
-        rows / seconds if seconds else 0.0, spread([(one.ended - one.began) / one.rows for one in timed]),
+        rows / seconds if seconds else 0.0, relative_error([(one.ended - one.began) / one.rows for one in timed]),
         sum(tokens) if len(tokens) == len(sizes) else None, pace.refusals if pace else 0, sizes,
     )  # fmt: skip
-
-
-def spread(seconds_a_row: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of the mean (Student's t), as a share of it; None for fewer than two."""
-    count = len(seconds_a_row)
-    if count < 2 or not (mean := statistics.fmean(seconds_a_row)):
-        return None
-    return STUDENT.get(count - 1, 2.0) * statistics.stdev(seconds_a_row) / math.sqrt(count) / mean

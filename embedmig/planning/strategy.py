@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from embedmig.formatting import duration
+
 QUARTER, DAY = 900.0, 86_400.0
 
 
@@ -29,14 +31,13 @@ def advise(rows: int, seconds: float | None, changes_per_second: float | None) -
             "all-at-once", f"{rows:,} rows; how long they take is unknown until a first run has measured it ({size})"
         )
     if seconds < QUARTER:
-        about = "less than a minute" if seconds < 60 else f"about {seconds / 60:.0f} min"
-        return Advice("all-at-once", f"{about}: one embedmig upgrade does it")
+        return Advice("all-at-once", f"about {duration(seconds)}: one embedmig upgrade does it")
     if seconds < DAY:
         return Advice(
             "all-at-once",
-            f"about {seconds / 3600:.1f} h: embedmig upgrade --no-wait, embedmig backfill on a worker, embedmig sync --follow beside it",
+            f"about {duration(seconds)}: embedmig upgrade --no-wait, embedmig backfill on a worker, embedmig sync --follow beside it",
         )
     return Advice(
         "lazy",
-        f'about {seconds / DAY:.1f} days: what is read comes first (backfill order="hot", Reader(lazy=True)), the rest behind it',
+        f'about {duration(seconds)}: what is read comes first (backfill order="hot", Reader(lazy=True)), the rest behind it',
     )

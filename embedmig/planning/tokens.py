@@ -5,26 +5,24 @@ The texts are weighed as the model will get them: cut into pieces, each with its
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-import psycopg
 from psycopg import sql
 
-from embedmig.database import Connection, ident, scalar
-from embedmig.source import HAS_TEXT, Source, comma
+from embedmig.database import Connection
+from embedmig.intervals import total_error
+from embedmig.source import HAS_TEXT, Source
 from embedmig.source.chunking import pieces_of
+from embedmig.source.sampling import draw_texts
 from embedmig.types import Space
 
 EXACT_CHARACTERS = 10_000_000  # as much is read and tokenized whole: seconds
 SAMPLE = 500
-SAMPLED_PAGES = 1000  # of a bigger table only so many pages are looked at, taken at random
 BATCH = 256
 CHARACTERS_PER_TOKEN, GUESS = 4.0, 0.3
-Z = 1.959964  # 95 %
 
 Counter = Callable[[Sequence[str]], "int | None"]
 """Tokens of some texts by the model's own tokenizer; None where there is none."""
@@ -61,7 +59,7 @@ def weigh(
     conn: Connection, source: Source, space: Space, count: Counter, rows: int, characters: int, missing: sql.Composable
 ) -> Weight:  # fmt: skip
     """The ``rows`` rows for which ``missing`` is true, with so many ``characters``: counted where that takes seconds."""
-    drawn = draw(conn, source, SAMPLE)
+    drawn = draw_texts(conn, source, SAMPLE)
     if rows and characters <= EXACT_CHARACTERS and drawn and count(inputs_of(drawn[0], space)) is not None:
         return count_all(conn, source, space, count, missing)
     return extrapolate([weigh_text(text, space, count) for text in drawn], rows, characters)
@@ -101,10 +99,7 @@ def weigh_text(text: str, space: Space, count: Counter) -> Weighed:
 def extrapolate(
     sample: Sequence[Weighed], rows: int, characters: int | None, basis: Literal["sample", "probe"] = "sample"
 ) -> Weight:
-    """From a random sample to all: in proportion to the characters where they are known, else to the rows.
-
-    The interval is the ratio estimator's (Cochran, Sampling Techniques, 6.3), from what the proportion leaves over.
-    """
+    """From a random sample to all: in proportion to the characters where they are known, else to the rows."""
     read = sum(one.texts for one in sample)
     sizes = [float(one.texts if characters is None else one.characters) for one in sample]
     total = float(rows if characters is None else characters)
@@ -114,53 +109,5 @@ def extrapolate(
     if len(tokens) < len(sample) or not sample:
         guess = total * sum(one.sent for one in sample) / (sum(sizes) or 1) / CHARACTERS_PER_TOKEN
         return Weight(round(guess), round(guess * GUESS), "characters", vectors, read)
-    ratio = sum(tokens) / (sum(sizes) or 1)
-    return Weight(round(ratio * total), round(Z * deviation(tokens, sizes, ratio, rows, read)), basis, vectors, read)
-
-
-def deviation(tokens: Sequence[int], sizes: Sequence[float], ratio: float, rows: int, read: int) -> float:
-    """The standard error of the extrapolated total, from ``n`` texts or groups of them; 0 where all were read.
-
-    One alone says nothing of the spread: it is taken to be as large as that one.
-    """
-    units, unseen = len(tokens), max(0.0, 1 - read / max(1, rows))
-    residues = [t - ratio * s for t, s in zip(tokens, sizes, strict=True)] if units > 1 else [float(tokens[0])]
-    spread = math.sqrt(sum(one * one for one in residues) / max(1, units - 1))
-    return rows * units / max(1, read) * spread * math.sqrt(unseen / units)
-
-
-def draw(conn: Connection, source: Source, size: int) -> list[str]:
-    """About ``size`` texts at random, the same each time, without a look at the whole of a big table.
-
-    Texts of rows that are not taken stay where they are: they are joined after the draw.
-    """
-    share = 100 * min(1.0, SAMPLED_PAGES / max(1, pages(conn, source)))
-    pages_of = sql.SQL(" tablesample system ({}) repeatable (1)").format(sql.Literal(share))
-    order = sql.SQL(" order by hashtextextended({}::text, 1)").format(source.key_text(source.table))
-    try:
-        return list(_texts(conn, source, size, pages_of, order))
-    except (
-        psycopg.errors.FeatureNotSupported,
-        psycopg.errors.WrongObjectType,
-    ):  # a foreign table has no pages to sample
-        return list(_texts(conn, source, size, sql.SQL(""), sql.SQL("")))
-
-
-def _texts(
-    conn: Connection, source: Source, size: int, pages_of: sql.Composable, order: sql.Composable
-) -> Iterator[str]:
-    names = comma(ident(name) for name in dict.fromkeys(column.name for column in (*source.key, *source.text)))
-    query = sql.SQL(
-        "select s.doc from (select {doc} as doc from (select {names} from {table}{pages} where {where}{order} limit {size}) r) s where {has_text}"
-    ).format(
-        doc=source.document(), names=names, table=source.relation, pages=pages_of, where=source.predicate, order=order,
-        size=sql.Literal(size), has_text=HAS_TEXT,
-    )  # fmt: skip
-    return (row[0] for row in conn.execute(query))
-
-
-def pages(conn: Connection, source: Source) -> int:
-    """How big the table is, partitions included."""
-    query = """select coalesce((select sum(pg_relation_size(relid)) from pg_partition_tree(%(oid)s::oid::regclass)),
-                               pg_relation_size(%(oid)s::oid::regclass), 0)::bigint / 8192"""
-    return int(scalar(conn, query, {"oid": source.oid}) or 0)
+    estimated = total * sum(tokens) / (sum(sizes) or 1)
+    return Weight(round(estimated), round(total_error(tokens, sizes, rows, read)), basis, vectors, read)

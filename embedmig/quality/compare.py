@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from embedmig.intervals import bootstrap
 from embedmig.quality.answers import Rankings
 from embedmig.quality.golden import GoldenSet
-from embedmig.quality.measures import Scores, interval, overlap, rank_biased_overlap, summary
+from embedmig.quality.measures import Scores, overlap, rank_biased_overlap, summary
 from embedmig.types import Hit
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -95,7 +96,7 @@ def opinion(ndcg: tuple[Scores, Scores] | None) -> Opinion:
             "no judgements", "overlap shows how much changes, not whether it is better: --golden FILE measures that"
         )
     differences = ndcg[1] - ndcg[0]
-    mean, (low, high) = float(differences.mean()), interval(differences)
+    mean, (low, high) = float(differences.mean()), bootstrap(differences)
     between = f"nDCG changes by {mean:+.4f}, between {low:+.4f} and {high:+.4f} with 95 % confidence"
     if low > 0:
         return Opinion("better", f"the new version is better: {between}", mean, low, high)

@@ -7,19 +7,18 @@ one. A model that is the old one turned around has every similarity right and ev
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from psycopg import sql
-
 from embedmig.database import Connection
 from embedmig.embedders.encoder import Encoder, unit
 from embedmig.embedders.model_check import cosines_of
+from embedmig.intervals import mean_interval
 from embedmig.lazy import Later
-from embedmig.source import HAS_TEXT, Source
+from embedmig.source import Source
 from embedmig.source.chunking import pieces_of
+from embedmig.source.sampling import draw_rows
 from embedmig.types import Space, Vectors
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ swaps are neighbours at equal distance. Models that differ at all lose far more 
 FEWEST = 50  # texts; with fewer, ten neighbours are a fifth of the sample, and overlap says little
 BATCH = 256
 BLOCK = 512
-Z = 1.959964  # 95 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +62,8 @@ class Drift:
 
 def draw_texts(conn: Connection, source: Source, space: Space, size: int, seed: int) -> list[str]:
     """Up to ``size`` texts at random, the same for the same seed; of chunked ones the first piece."""
-    query = sql.SQL("select s.doc from {} s where {} order by hashtextextended({}::text, {}) limit {}").format(
-        source.rows(), HAS_TEXT, source.key_text("s"), sql.Literal(seed), sql.Literal(size)
-    )
     texts = []
-    for (text,) in conn.execute(query):
+    for _, text in draw_rows(conn, source, size, seed):
         first = pieces_of(text, space.chunk)[0]
         texts.append(text[first.start : first.end])
     return texts
@@ -144,9 +139,3 @@ def overlaps(one: npt.NDArray[np.intp], other: npt.NDArray[np.intp]) -> npt.NDAr
     """Share of neighbours in common, ``(n,)``."""
     common = [len(set(left) & set(right)) for left, right in zip(one.tolist(), other.tolist(), strict=True)]
     return np.array(common, np.float64) / NEIGHBOURS
-
-
-def mean_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of a mean, by the normal approximation: there are fifty values at least."""
-    half = Z * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return max(0.0, float(values.mean()) - half), min(1.0, float(values.mean()) + half)

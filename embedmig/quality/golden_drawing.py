@@ -7,13 +7,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from psycopg import sql
-
 from embedmig.database import Connection
 from embedmig.errors import UsageError
 from embedmig.quality.golden import GoldenSet, Question
-from embedmig.source import HAS_TEXT, Source
+from embedmig.source import Source
 from embedmig.source.rows import Key
+from embedmig.source.sampling import draw_rows
 
 WORDS = 12  # a query's length, in words
 SHOWS = (
@@ -26,10 +25,7 @@ SHOWS = (
 
 def draw(conn: Connection, source: Source, count: int, seed: int = 0) -> GoldenSet:
     """``count`` questions, or as many as there are rows with text; the same seed on the same corpus draws the same ones."""
-    query = sql.SQL(
-        "select {key}, s.doc from {rows} s where {has_text} order by md5({key}::text || %s), {key} limit %s"
-    ).format(key=source.key_text("s"), rows=source.rows(), has_text=HAS_TEXT)
-    rows = [(tuple(row[0]), row[1]) for row in conn.execute(query, (str(seed), count))]
+    rows = draw_rows(conn, source, count, seed)
     return GoldenSet("known items", tuple(question(key, text, seed) for key, text in rows))
 
 

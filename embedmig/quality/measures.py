@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from embedmig.errors import MissingExtra
+from embedmig.intervals import bootstrap
 from embedmig.quality.golden import Question
 from embedmig.source.rows import Key
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 Scores: TypeAlias = "npt.NDArray[np.float64]"
 """One score a question: ``(n,)`` float64."""
 
-RESAMPLES, BLOCK = 2000, 200
 PERSISTENCE = 0.9  # of rank-biased overlap: the first ten places carry 86 % of the weight
 
 
@@ -54,25 +54,9 @@ def score(questions: Sequence[Question], found: Sequence[Sequence[Key]], k: int)
     return scores
 
 
-def interval(values: Scores, seed: int = 0) -> tuple[float, float]:
-    """The 95 % confidence interval of a mean, by resampling the questions (percentile bootstrap, Efron 1979).
-
-    For differences between two versions of the same questions, this is the paired bootstrap.
-    """
-    import numpy as np
-
-    chance, count = np.random.default_rng(seed), len(values)
-    blocks = (
-        chance.integers(0, count, (BLOCK, count)) for _ in range(RESAMPLES // BLOCK)
-    )  # in blocks: memory stays flat
-    means = [values[block].mean(axis=1) for block in blocks]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def summary(values: Scores) -> dict[str, float]:
     """Mean and 95 % confidence interval: ``value``, ``low``, ``high``."""
-    low, high = interval(values)
+    low, high = bootstrap(values)
     return {"value": float(values.mean()), "low": low, "high": high}
 
 

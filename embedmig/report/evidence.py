@@ -10,9 +10,9 @@ from rich.text import Text
 
 from embedmig.commands.compare import ComparisonResult
 from embedmig.commands.evaluate import DrawnGoldenSet, EvaluationResult
+from embedmig.formatting import percent
 from embedmig.gates.evidence import Evaluation
 from embedmig.quality.compare import ChangedQuery
-from embedmig.report.tables import percent
 from embedmig.types import Hit
 
 

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from embedmig.commands.plan import Duration, Forecast, Plan, Sizes
 from embedmig.commands.show import RevisionDetails
-from embedmig.report.tables import plan_tables, size
+from embedmig.formatting import duration, size
+from embedmig.report.tables import plan_tables
 
 
 def plan_page(outlook: Plan) -> RenderableType:
@@ -53,8 +54,8 @@ def _cost(found: Forecast) -> str:
 def _time(found: Duration) -> str:
     if found.seconds is None:
         return f"unknown: {found.known_by}"
-    between = "" if found.low is None or found.high is None else f" ({span(found.low)} to {span(found.high)})"
-    return f"about {span(found.seconds)}{between}: {found.known_by}"
+    between = "" if found.low is None or found.high is None else f" ({duration(found.low)} to {duration(found.high)})"
+    return f"about {duration(found.seconds)}{between}: {found.known_by}"
 
 
 def _disk(sizes: Sizes) -> str:
@@ -103,7 +104,7 @@ def estimate_lines(found: Mapping[str, Any]) -> list[str]:
 
 def _figures(values: Mapping[str, Any]) -> str:
     tokens = "tokens unknown" if values["tokens"] is None else f"{values['tokens']:,} tokens"
-    seconds = "time unknown" if values["seconds"] is None else span(values["seconds"])
+    seconds = "time unknown" if values["seconds"] is None else duration(values["seconds"])
     return f"{values['rows']:,} rows, {tokens}, {usd(values['cost_usd'])}, {seconds}, {size(values['bytes'])}"
 
 
@@ -112,11 +113,3 @@ def usd(amount: float | None) -> str:
     if amount is None:
         return "cost unknown"
     return f"${amount:,.2f}" if amount == 0 or amount >= 0.01 else f"${amount:.2g}"
-
-
-def span(seconds: float) -> str:
-    """``1.5 s``, ``12 min``, ``3.0 h``, ``2.5 days``."""
-    for limit, unit, length in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / length:.1f} {unit}" if seconds / length < 10 else f"{seconds / length:,.0f} {unit}"
-    return f"{seconds / 86_400:,.1f} days"

@@ -22,6 +22,7 @@ from embedmig.events import (
     RevisionFinished,
     RevisionStarted,
 )
+from embedmig.formatting import duration
 from embedmig.report.tables import verdict_table
 from embedmig.types import Progress
 
@@ -109,7 +110,7 @@ class HealthLine:
         self._said = self._clock()
         waiting, oldest = sum(one.waiting for one in found), max((one.oldest_seconds for one in found), default=0.0)
         errors = "".join(f"; {one.version}: {one.error}" for one in found if one.error)
-        line = f"{datetime.now(UTC):%H:%M:%S} synced {rows:,} rows, {waiting:,} wait, oldest {oldest:.0f} s{errors}"
+        line = f"{datetime.now(UTC):%H:%M:%S} synced {rows:,} rows, {waiting:,} wait, oldest {duration(oldest)}{errors}"
         self._console.print(Text(line), soft_wrap=True)
 
 
@@ -119,7 +120,7 @@ def describe(event: Progress) -> str:
 
 
 def figures(event: Progress) -> str:
-    """``5,000/8,000 rows · 62 % · 11,200 rows/s · 400,000 tokens · 0:12 left``; never more than all there is."""
+    """``5,000/8,000 rows · 62 % · 11,200 rows/s · 400,000 tokens · 12 s left``; never more than all there is."""
     done = event.done if event.total is None else min(event.done, event.total)
     parts = [f"{done:,}" + (f"/{event.total:,}" if event.total is not None else "") + f" {event.unit}".rstrip()]
     if event.total:
@@ -135,19 +136,5 @@ def figures(event: Progress) -> str:
     if event.held_by:
         parts.append(event.held_by)
     if (left := event.eta_seconds) is not None:
-        parts.append(f"{clock_time(left)} left")
+        parts.append(f"{duration(left)} left")
     return " · ".join(parts)
-
-
-def clock_time(seconds: float) -> str:
-    """``0:12``, ``1:02:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def duration(seconds: float) -> str:
-    """``4 ms``, ``2.1 s``, ``3:20``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 120 else clock_time(seconds)

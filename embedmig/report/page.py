@@ -11,7 +11,7 @@ from embedmig.commands.project import ProjectLike
 from embedmig.commands.report import Report, gather_report
 from embedmig.commands.status import Status
 from embedmig.errors import UsageError
-from embedmig.report.tables import percent, size
+from embedmig.formatting import percent, size
 from embedmig.revisions.authoring import template_dir
 from embedmig.types import Verdict
 

@@ -13,6 +13,7 @@ from embedmig.commands.history import HistoryEntry
 from embedmig.commands.search import SearchResult
 from embedmig.commands.status import CollectionStatus, Rollback, SpaceStatus, Status
 from embedmig.engine.sync import Synced
+from embedmig.formatting import percent, size
 from embedmig.types import Estimate, Verdict
 
 STATE_STYLE = {"active": "bold green", "ready": "cyan", "building": "yellow", "retained": "", "retired": "dim"}
@@ -103,23 +104,6 @@ def _notes(space: SpaceStatus) -> str:
         score = next((f"{name} {value:.3f}" for name, value in partial.items() if name.startswith("ndcg")), "evaluated")
         notes.append(f"{score} on only {percent(partial['completeness'])} of the corpus")
     return ", ".join(notes)
-
-
-def percent(share: float) -> str:
-    """Rounded down: 100 % means every row."""
-    return f"{int(share * 1000) / 10:.1f} %"
-
-
-def size(count: int | None) -> str:
-    """Bytes as people say them; ``?`` where they are unknown."""
-    if count is None:
-        return "?"
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
 
 
 def history_lines(entries: Sequence[HistoryEntry]) -> RenderableType:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedmig.config import FILE_NAME, GateDefaults
+from embedmig.config.toml_values import format_duration
 from embedmig.errors import GraphError, ScriptError, UsageError
 from embedmig.revisions.graph import Graph
 from embedmig.revisions.scripts import Script, assignments, number, read_script, read_scripts
@@ -158,16 +159,6 @@ def slug(message: str) -> str:
     """A message as a part of a file's name: ASCII, lower case, 40 characters at most, never empty."""
     ascii_only = unicodedata.normalize("NFKD", message).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "_", ascii_only).strip("_")[:40].rstrip("_") or "revision"
-
-
-def format_duration(seconds: float) -> str | float:
-    """Seconds as a script writes them: ``"15m"``, ``"1h30m"``; a bare number where they are not whole."""
-    if seconds != int(seconds) or seconds == 0:
-        return seconds
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return "".join(f"{n}{unit}" for n, unit in ((days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")) if n)
 
 
 # --- templates ----------------------------------------------------------------------------------------------

@@ -103,19 +103,6 @@ class Source:
             items.append(sql.SQL("{} as doc").format(self.document()))
         return sql.SQL("(select {} from {} where {})").format(comma(items), self.relation, self.predicate)
 
-    def sampled(self, percent: float, extra: Sequence[Column] = ()) -> sql.Composed:
-        """Some pages of the table as :meth:`rows` shows it, ineligible rows among them: ``embedmig_eligible`` says which,
-        ``embedmig_page`` of which page each is. The same pages every time.
-        """
-        return sql.SQL(
-            """select {items}, {doc} as doc, coalesce({predicate}, false) as embedmig_eligible,
-                      (tableoid, (ctid::text::point)[0])::text as embedmig_page
-               from {table} tablesample system ({percent}) repeatable (0)"""
-        ).format(
-            items=comma(ident(column.name) for column in (*self.key, *extra)), doc=self.document(),
-            predicate=self.predicate, table=self.relation, percent=sql.Literal(percent),
-        )  # fmt: skip
-
 
 def comma(parts: Iterable[sql.Composable]) -> sql.Composed:
     """Joins composables by commas."""

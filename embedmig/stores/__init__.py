@@ -75,7 +75,7 @@ class Store(Protocol):
         ...
 
     def held(self) -> sql.Composable:
-        """Whether row ``s`` of :meth:`Source.sampled` is complete."""
+        """Whether row ``s`` of :func:`~embedmig.source.sampling.sampled_rows` is complete."""
         ...
 
     def untagged(self) -> sql.Composable:

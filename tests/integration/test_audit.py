@@ -11,8 +11,9 @@ import pytest
 
 import embedmig
 from embedmig.errors import EXIT_NO, UsageError
+from embedmig.intervals import wilson
 from embedmig.quality.audit import Audit, AuditFinding
-from embedmig.quality.audit.reembedding import MAX_SAMPLE, wilson
+from embedmig.quality.audit.reembedding import MAX_SAMPLE
 from tests.project import NEW_TAG, OLD_TAG, Project, wordllama_vectors
 
 ADOPT = """

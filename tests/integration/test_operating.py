@@ -68,7 +68,7 @@ def test_held_time_counts_neither_for_the_speed_nor_for_what_is_left() -> None:
     screen = Screen(Console(file=shown, width=200), clock=lambda: now[0])
     now[0] = 31.0
     screen(Progress("embedding", 1000, 3000, "rows", 0, None, 10.0, 0))  # of 31 seconds it was held for 21
-    assert "1,000/3,000 rows · 33 % · 100 rows/s · 0:20 left" in shown.getvalue()
+    assert "1,000/3,000 rows · 33 % · 100 rows/s · 20 s left" in shown.getvalue()
 
 
 def test_what_readers_found_is_embedded_first_and_the_cold_rest_after_it(project: Project) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 import embedmig
 from embedmig import Reader
+from embedmig.formatting import percent, size
 from embedmig.report.page import page
 from embedmig.report.prometheus import HELP, exposition
-from embedmig.report.tables import percent, size
 from tests.browser import CHROMIUM, Browser
 from tests.project import NEW_TAG, OLD_TAG, Project
 

@@ -9,7 +9,7 @@ import pytest
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database.ledger import Measured
 from embedmig.embedders.prices import PRICES_OF, find_price
-from embedmig.planning.probing import spread
+from embedmig.intervals import relative_error
 from embedmig.planning.tokens import Weighed, extrapolate
 from embedmig.stores.index_sizes import graph_bytes, index_bytes, table_bytes
 from embedmig.types import Space
@@ -55,9 +55,9 @@ def test_without_tokens_it_is_four_characters_each_and_vectors_follow_the_cuttin
 
 
 def test_the_interval_of_a_rate_needs_two_requests() -> None:
-    assert spread([0.5]) is None
-    assert spread([0.5, 0.5, 0.5]) == 0
-    assert spread([1.0, 1.0, 1.3, 0.7]) == pytest.approx(3.18 * 0.2449 / 2, rel=0.01)
+    assert relative_error([0.5]) is None
+    assert relative_error([0.5, 0.5, 0.5]) == 0
+    assert relative_error([1.0, 1.0, 1.3, 0.7]) == pytest.approx(3.18 * 0.2449 / 2, rel=0.01)
 
 
 def test_long_texts_take_longer_where_tokens_are_known() -> None:

@@ -14,10 +14,11 @@ from embedmig import within
 from embedmig.errors import PlanError, UsageError
 from embedmig.gates.evidence import Evaluation, Known, Pair, fallen, newest_evals, verdicts
 from embedmig.gates.thresholds import Evidence
+from embedmig.intervals import bootstrap
 from embedmig.quality import compare, golden
 from embedmig.quality.answers import Rankings, rows_once, worst
 from embedmig.quality.golden import GoldenSet, Question
-from embedmig.quality.measures import interval, overlap, rank_biased_overlap, score
+from embedmig.quality.measures import overlap, rank_biased_overlap, score
 from embedmig.reading.canary import Canary
 from embedmig.types import Hit, Verdict
 
@@ -162,10 +163,10 @@ def test_rankings_that_agree_early_are_more_alike_than_those_that_agree_late() -
 
 def test_an_interval_holds_the_mean_and_is_the_same_again() -> None:
     values = np.random.default_rng(7).random(200)
-    low, high = interval(values)
+    low, high = bootstrap(values)
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(200), rel=0.15)
-    assert interval(values) == (low, high)
+    assert bootstrap(values) == (low, high)
 
 
 def test_a_comparison_says_better_only_where_the_uncertainty_leaves_no_doubt() -> None:

@@ -15,6 +15,8 @@ PACKAGE = Path(embedmig.__file__).parent
 ROOMS = (
     # the nouns
     "errors", "lazy", "types", "events",
+    # figures: how sure they are, how people read them
+    "intervals", "formatting",
     # what users write
     "config", "revisions",
     # what they have: a database, a table, a model, a place for vectors

@@ -15,13 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedmig.config import GateDefaults, load
-from embedmig.config.toml_values import parse_duration
+from embedmig.config.toml_values import format_duration, parse_duration
 from embedmig.errors import GraphError, PlanError, ScriptError, UsageError
 from embedmig.revisions.authoring import (
     Body,
     adopt_body,
     empty_body,
-    format_duration,
     init,
     literal,
     merge,

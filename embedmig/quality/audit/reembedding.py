@@ -7,7 +7,6 @@ about them is wrong but where they point. Only the model itself can tell.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,10 +17,12 @@ from embedmig.database import Connection, ident
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.model_check import cosines_of
+from embedmig.intervals import wilson
 from embedmig.lazy import Later
 from embedmig.quality.audit.context import AuditContext
 from embedmig.quality.audit.finding import KEYS_SHOWN, AuditFinding, Sampled
 from embedmig.source import DOC_HASH, HAS_TEXT, Source
+from embedmig.source.sampling import by_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,6 @@ that much. Between 0.95 and 0.999 lie other ways of joining or cutting the same 
 
 MAX_SAMPLE = 10_000  # texts and vectors of the sample are held in memory
 BATCH = 256
-Z = 1.959964  # 95 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,14 @@ def draw(conn: Connection, source: Source, record: SpaceRecord, size: int, seed:
 
 def _own(source: Source, record: SpaceRecord, size: int, seed: int) -> sql.Composed:
     """Vectors whose content hash is the current one: of the others the text is gone."""
+    chunk = sql.SQL("({}::text || e.chunk)").format(source.key_text("e"))
     place = sql.SQL("e.chunk_start, e.chunk_end" if record.space.chunk else "0, null::int")
     return sql.SQL(
         """select {key}, s.doc, {place}, e.embedding::real[]
-           from (select * from {table} e order by hashtextextended({key}::text || e.chunk, {seed}) limit {size}) e
+           from (select * from {table} e order by {hash_order} limit {size}) e
            join {rows} s on {join} where {has_text} and {hash} = e.content_hash"""
     ).format(
-        key=source.key_text("e"), place=place, table=record.relation, seed=sql.Literal(seed), size=sql.Literal(size),
+        key=source.key_text("e"), place=place, table=record.relation, hash_order=by_hash(chunk, seed), size=sql.Literal(size),
         rows=source.rows(), join=source.join("s", "e"), has_text=HAS_TEXT, hash=DOC_HASH,
     )  # fmt: skip
 
@@ -98,12 +99,12 @@ def _adopted(source: Source, record: SpaceRecord, size: int, seed: int) -> sql.C
         """select {key}, s.doc, 0, null::int, e.embedding
            from (select {key} as embedmig_key, {columns}, {embedding}::real[] as embedding from {table} e
                  where {embedding} is not null and {version} = {tag} and vector_dims({embedding}) = {dimensions}
-                 order by hashtextextended({key}::text, {seed}) limit {size}) e
+                 order by {hash_order} limit {size}) e
            join {rows} s on {join} where {has_text}"""
     ).format(
         key=source.key_text("e"), columns=source.key_columns, embedding=ident("e", record.embedding_column),
         table=record.relation, version=ident("e", record.version_column), tag=sql.Literal(record.version),
-        dimensions=sql.Literal(record.space.dimensions), seed=sql.Literal(seed), size=sql.Literal(size),
+        dimensions=sql.Literal(record.space.dimensions), hash_order=by_hash(source.key_text("e"), seed), size=sql.Literal(size),
         rows=source.rows(), join=source.join("s", "e"), has_text=HAS_TEXT,
     )  # fmt: skip
 
@@ -122,16 +123,6 @@ async def compare(encoder: Encoder, drawn: Sequence[Drawn]) -> npt.NDArray[np.fl
     finally:
         await encoder.embedder.aclose()
     return cosines
-
-
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share (E. B. Wilson, 1927, Probable Inference, JASA 22); (0, 1) where nothing was seen."""
-    if of == 0:
-        return 0.0, 1.0
-    share, spread = count / of, Z * Z / of
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _finding(record: SpaceRecord, sampled: Sampled, keys: Sequence[str]) -> AuditFinding:

@@ -17,6 +17,7 @@ from psycopg import errors as pg
 
 from embedmig.database import Connection, scalar
 from embedmig.errors import DatabaseFailed
+from embedmig.formatting import size
 
 FLOOR = 64 << 20  # PostgreSQL's own default
 SPARE = 1.1  # over the estimate
@@ -92,7 +93,7 @@ def room(machine: Machine, graph: int, index: int, rows: int, *, memory: int | N
     """
     if machine.disk is not None and machine.disk < 2 * index:
         raise DatabaseFailed(
-            f"the index needs about {amount(2 * index)} of disk, its log included, and {machine.folder} has {amount(machine.disk)} left",
+            f"the index needs about {size(2 * index)} of disk, its log included, and {machine.folder} has {size(machine.disk)} left",
             hint='make room; or op.create_index(…, storage="halfvec") takes half of it, "binary" a thirtieth',
         )
     given = memory or max(FLOOR, min(int(graph * SPARE), machine.budget))
@@ -100,32 +101,23 @@ def room(machine: Machine, graph: int, index: int, rows: int, *, memory: int | N
     notes = []
     if given < graph:
         notes.append(
-            f"the graph takes about {amount(graph)} of memory and may have {amount(given)}: the build slows down when that is full"
+            f"the graph takes about {size(graph)} of memory and may have {size(given)}: the build slows down when that is full"
         )
     if wanted and machine.shared is not None and machine.shared < given:
         if workers:
             raise DatabaseFailed(
-                f"{workers} workers would share {amount(given)} in /dev/shm, which has {amount(machine.shared)}",
+                f"{workers} workers would share {size(given)} in /dev/shm, which has {size(machine.shared)}",
                 hint="leave workers out (one process builds it), or give the container a larger --shm-size",
             )
         wanted = 0
         notes.append(
-            f"one process builds the index: workers would share {amount(given)} in /dev/shm, which has {amount(machine.shared)}"
+            f"one process builds the index: workers would share {size(given)} in /dev/shm, which has {size(machine.shared)}"
         )
     if machine.disk is None and index > 1 << 30:
         notes.append(
-            f"the index needs about {amount(2 * index)} of disk; how much the server has can't be seen from here"
+            f"the index needs about {size(2 * index)} of disk; how much the server has can't be seen from here"
         )
     return Room(given, wanted, tuple(notes))
-
-
-def amount(count: float) -> str:
-    """Bytes as people say them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def end_orphans(conn: Connection, table: str) -> int:

@@ -1,0 +1,34 @@
+"""Figures for people: one form for durations, sizes and shares in every message and table."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """``14 ms``, ``4.2 s``, ``3 min 20 s``, ``1 h 05 min``, ``3.5 days``."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds < 3599.5:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02} s"
+    if seconds < 172_800:
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours} h {minutes:02} min"
+    return f"{seconds / 86_400:,.1f} days"
+
+
+def size(count: float | None) -> str:
+    """Bytes: ``32.2 MB``; ``?`` where they are unknown."""
+    if count is None:
+        return "?"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def percent(share: float) -> str:
+    """``99.9 %``, rounded down: 100 % means every row."""
+    return f"{int(share * 1000) / 10:.1f} %"
