@@ -28,9 +28,8 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     if of == 0:
         return 0.0, 1.0
     share, spread = count / of, Z * Z / of
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    middle, half = share + spread / 2, math.sqrt(spread * share * (1 - share) + (spread / 2) ** 2)
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
 def mean_interval(shares: npt.NDArray[np.float64]) -> tuple[float, float]:

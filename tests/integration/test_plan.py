@@ -287,7 +287,7 @@ def test_an_upgrade_keeps_its_estimate_and_the_truth_beside_it(small: Project) -
     assert 0 < truth["bytes"] < estimate["bytes"] + 128 * 1024
     shown = small.run("show", "0001").stdout
     assert re.search(r"estimated +300 rows, [\d,]+ tokens, \$0\.00, time unknown", shown)
-    assert re.search(rf"took +300 rows, {tokens:,} tokens, \$0\.00, [\d.]+ s", shown)
+    assert re.search(rf"took +300 rows, {tokens:,} tokens, \$0\.00, [\d.]+ m?s", shown)
 
 
 def test_of_a_run_that_was_stopped_each_attempt_has_its_own_part(
@@ -315,7 +315,7 @@ def test_an_estimate_that_can_not_be_made_or_kept_stops_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("embedmig.operations.estimate_recorder.draw", broken)
+    monkeypatch.setattr("embedmig.operations.estimate_recorder.draw_texts", broken)
     monkeypatch.setattr("embedmig.database.ledger.Ledger.record_estimate", broken)
     embedmig.upgrade(small.opened())
     assert embedmig.status(small.opened()).settled
