@@ -150,7 +150,7 @@ def tidy(step: Step, printed: str, folder: Path) -> str:
     """Output as a document shows it: no machine's paths, no trailing blanks; what still agrees is kept as it is."""
     if agrees(step.shown, printed):
         return step.shown
-    printed = re.sub(r"\bby \S+@\S+", "by you@host:4711", printed.replace(str(folder), "/home/you/helpdesk"))
+    printed = re.sub(r"\bby \S+@[^\s:]+:\d+", "by you@host:4711", printed.replace(str(folder), "/home/you/helpdesk"))
     return "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
 
 

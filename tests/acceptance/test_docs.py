@@ -65,22 +65,22 @@ def described_options(text: str) -> set[str]:
 
 
 def test_every_command_is_in_the_reference_and_every_one_in_the_reference_exists() -> None:
-    described = re.findall(r"^### `embedmig ([a-z-]+)", read("embedmig.md"), re.MULTILINE)
+    described = re.findall(r"^### `embedmig ([a-z-]+)", read("commands.md"), re.MULTILINE)
     assert sorted(described) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_option_of_a_command_is_in_the_reference_and_the_reference_has_no_other(name: str) -> None:
-    described = described_options(section(read("embedmig.md"), f"### `embedmig {name}"))
+    described = described_options(section(read("commands.md"), f"### `embedmig {name}"))
     wanted = options_of(COMMANDS[name])
     if name == "downgrade":  # described once, under upgrade
-        assert "as above" in section(read("embedmig.md"), "### `embedmig downgrade")
+        assert "as above" in section(read("commands.md"), "### `embedmig downgrade")
     assert wanted - described == set()
     assert described - wanted - {"-1"} == set()
 
 
 def test_the_options_before_the_command_and_their_variables_are_in_the_reference() -> None:
-    text = section(read("embedmig.md"), "## Options before the command")
+    text = section(read("commands.md"), "## Options before the command")
     root = typer.main.get_command(app)
     assert described_options(text) - {"--help"} == options_of(root)
     variables = {f"EMBEDMIG_{name}" for name in ("CONFIG", "DATABASE", "JSON", "NO_COLOR", "DEBUG")}

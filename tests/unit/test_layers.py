@@ -1,4 +1,4 @@
-"""The rule of the house, as it is built: imports point one way, and each library has its rooms."""
+"""Imports between packages point one way, and each library is imported only in the packages listed for it."""
 
 from __future__ import annotations
 
