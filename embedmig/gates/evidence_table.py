@@ -25,7 +25,7 @@ FIELDS = sql.SQL(
 
 @dataclass(frozen=True, slots=True)
 class ShadowRead:
-    """One read that the active version answered and another was asked too. Times in milliseconds, model and search.
+    """One read that the active version answered and another version repeated. Times in milliseconds, model and search.
 
     ``query`` is None unless the reader was told to keep texts.
     """

@@ -74,7 +74,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Subject:
-    """Everything that a rule may look at. ``applied`` are checksums by revision; None: the database was not asked.
+    """Everything that a rule may look at. ``applied`` are checksums by revision; None: the database was not read.
 
     ``broken`` says why the scripts don't make a graph; then there are no readings.
     """

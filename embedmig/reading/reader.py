@@ -60,10 +60,10 @@ class Reader:
     were found, so that a backfill with ``order="hot"`` embeds those first. One reader serves one thread; close it, or use it
     as a context manager. Raises :class:`UsageError` where there is nothing to be shown.
 
-    ``shadow`` is a version that a share ``rate`` of the reads is also asked of, off the request's path; what it found is
+    ``shadow`` is a version on which a share ``rate`` of the reads is repeated in the background; the result is
     kept in the database, without the texts unless ``keep_texts``. ``canary`` is a version that answers a share of the
-    reads itself, and those of the tenants that ``canary_for`` names (a set, or a function). Where either can't be
-    asked, the version that the alias shows answers and one warning is logged. ``random`` decides who is asked.
+    reads itself, and those of the tenants that ``canary_for`` names (a set, or a function). If either fails,
+    the active version answers and one warning is logged. ``random`` draws the shares.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Reader:
         self._database = Database(url, schema)
         self._registry = Registry(schema)
         self._settings = settings or {}
-        chance = random or randomness.Random()  # noqa: S311  who is asked twice is no secret
+        chance = random or randomness.Random()  # noqa: S311  a sample, not a secret
         self._canary = Canary(canary, share, canary_for, chance) if canary else None
         self._shadow = (
             Shadow(self._database, collection, shadow, rate, self._settings, chance, keep_texts) if shadow else None

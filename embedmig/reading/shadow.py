@@ -35,7 +35,7 @@ log = logging.getLogger("embedmig.shadow")
 
 @dataclass(frozen=True, slots=True)
 class ShadowTask:
-    """A read that was answered: the text, its vector, what it was asked of, the hits, and how long that took."""
+    """A read that was answered: the text, its vector, the version that answered, the hits, and the time."""
 
     text: str
     vector: Sequence[float]
