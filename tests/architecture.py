@@ -16,7 +16,7 @@ from statistics import fmean
 from tests.unit.test_layers import ROOMS, imports, modules
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "architecture.svg"
-EVERYWHERE = ("errors", "lazy", "types", "events")
+EVERYWHERE = ROOMS[: ROOMS.index("config")]
 BOX, HEIGHT, GAP, ROW, LANE, MARGIN = 112, 32, 22, 66, 14, 16  # px; LANE: the width of an arrow's place in a row
 Graph = Mapping[str, frozenset[str]]
 Place = tuple[str, ...]
@@ -131,9 +131,7 @@ def drawn(graph: Graph) -> str:
 
     body = [line for way in ways for line in arrow([at(place) for place in way])]
     body += [line for place in places if len(place) == 1 for line in box(place[0], *at(place))]
-    body += box(
-        ", ".join(EVERYWHERE) + ": imported everywhere", wide / 2, MARGIN + (top + 1) * ROW, wide - 2 * MARGIN, "base"
-    )
+    body += box(", ".join(EVERYWHERE) + ": used by all", wide / 2, MARGIN + (top + 1) * ROW, wide - 2 * MARGIN, "base")
     size = f'viewBox="0 0 {wide:.0f} {tall}" width="{wide:.0f}" height="{tall}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<style>{STYLE}</style>\n' + "\n".join(body) + "\n</svg>\n"
 
