@@ -119,7 +119,7 @@ def test_a_score_of_a_half_full_space_is_marked_everywhere_and_opens_no_gate(cor
     corpus.script("0002_space.py", GATED.format(evidence="completeness=0.7, ndcg_at_10=0.0"))
     with corpus.connect() as conn:
         conn.execute("delete from documents where id >= 24")  # the space is complete now; what was measured then is not
-    with pytest.raises(GateClosed, match=r"ndcg@10 is None"):
+    with pytest.raises(GateClosed, match=r"ndcg@10 is unknown"):
         embedmig.upgrade(corpus.opened())
     embedmig.evaluate(corpus.opened(), "docs")
     embedmig.upgrade(corpus.opened())
@@ -150,7 +150,7 @@ def test_a_golden_set_drawn_from_the_corpus_says_what_it_cannot_show(corpus: Pro
     assert "fewer than 100" in made.notices[0]
     assert made.shows == SHOWS
     assert " ".join(line.removeprefix("# ").strip() for line in text.splitlines() if line.startswith("#")) == SHOWS
-    with pytest.raises(UsageError, match="left as it is"):
+    with pytest.raises(UsageError, match="exists already and was not changed"):
         embedmig.make_golden(corpus.opened(), "docs", 5)
     embedmig.make_golden(corpus.opened(), "docs", 40, corpus.folder / "evals" / "again.yaml")
     assert (corpus.folder / "evals" / "again.yaml").read_text() == text
