@@ -83,7 +83,6 @@ def scalar(conn: Connection, query: LiteralString | sql.Composed | sql.SQL, para
 
 
 def ident(*parts: str) -> sql.Identifier:
-    """A quoted, possibly qualified identifier."""
     return sql.Identifier(*parts)
 
 

@@ -74,5 +74,4 @@ def translated(doing: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a foreign error says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -44,12 +44,10 @@ class SpaceRecord:
 
     @property
     def space(self) -> Space:
-        """The configuration that made the vectors."""
         return Space(**self.definition)
 
     @property
     def relation(self) -> sql.Identifier:
-        """The table that holds the vectors."""
         return ident(self.table_schema, self.table_name)
 
 
@@ -101,7 +99,6 @@ class Registry:
         return [read_space(row, self.schema) for row in conn.execute(query, {"c": collection})]
 
     def space(self, conn: Connection, collection: str, version: str) -> SpaceRecord | None:
-        """One space by its tag."""
         return next((record for record in self.spaces(conn, collection) if record.version == version), None)
 
     def add_space(self, conn: Connection, record: SpaceRecord) -> SpaceRecord:
@@ -272,7 +269,6 @@ class Registry:
 
 
 def read_space(row: Sequence[Any], schema: str) -> SpaceRecord:
-    """A row of the registry as a value."""
     values = list(row)
     values[13] = tuple(values[13])
     return replace(SpaceRecord(*values), ledger_schema=schema)

@@ -42,7 +42,7 @@ class SpendingLimit:
     maximum: float | None = None
 
     def cost(self, tokens: float) -> float | None:
-        """USD."""
+        """USD for ``tokens``; None where the price is unknown."""
         return None if self.price is None else tokens * self.price / 1e6
 
     @property

@@ -292,7 +292,6 @@ def reach(taken: Sequence[Embedded]) -> dict[KeyRange, Reached]:
 
 
 def sum_of(tallies: Iterable[Tally]) -> Tally:
-    """All together."""
     return functools.reduce(Tally.plus, tallies, Tally())
 
 
@@ -334,7 +333,6 @@ def requests_of(rows: Sequence[Row], store: PgvectorStore, size: int) -> list[Re
 
 
 def assemble(rows: Sequence[Row], owners: Sequence[Row], pieces: Sequence[Piece]) -> Request:
-    """A request with the texts of its pieces."""
     texts = [owner.text[piece.start : piece.end] for owner, piece in zip(owners, pieces, strict=True)]
     return Request(tuple(rows), tuple(owners), tuple(pieces), texts)
 

@@ -85,8 +85,6 @@ class RangeLost(Exception):
 
 
 class Ranges:
-    """The ranges of one space."""
-
     def __init__(self, registry: Registry, store: PgvectorStore, settings: BackfillSettings) -> None:
         self.store, self.settings = store, settings
         self._common = {
@@ -247,7 +245,6 @@ class Ranges:
     # --- looking
 
     def left(self, conn: Connection) -> Left:
-        """What is not finished."""
         query = self._sql(
             "select count(*), count(*) filter (where {free}) from {ranges} r where r.space = {space} and not r.done"
         )

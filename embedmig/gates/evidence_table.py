@@ -86,7 +86,6 @@ class EvidenceTable:
         conn.execute(query, values)
 
     def add_read(self, conn: Connection, read: ShadowRead) -> None:
-        """Keeps a shadow read."""
         query = sql.SQL(
             """insert into {} (collection, active, other, k, overlap_at_k, active_ms, other_ms, error, query)
                values (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""

@@ -68,7 +68,6 @@ class Reading:
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """Both directions."""
         return self.upgrade + (self.downgrade or ())
 
 

@@ -25,8 +25,6 @@ from embedmig.types import Space
 
 @dataclass(frozen=True, slots=True)
 class AdoptSpace(Operation):
-    """See the module."""
-
     kind: ClassVar[str] = "adopt_space"
     space: Space
     table: str
@@ -35,7 +33,6 @@ class AdoptSpace(Operation):
     writer: Literal["application", "embedmig"]
 
     def describe(self) -> str:
-        """One line."""
         return f"adopt {self.table}.{self.column} as space {self.space.tag} of {self.space.collection}"
 
     def validate(self, plan: PlannedState) -> None:

@@ -43,7 +43,6 @@ class BackfillSpace(Operation):
         return False
 
     def describe(self) -> str:
-        """One line."""
         order = ", what is read first" if self.order == "hot" else ""
         return f"embed what {self.space.tag} of {self.space.collection} lacks{order}"
 
@@ -76,7 +75,6 @@ class BackfillSpace(Operation):
         )
 
     def sql(self, plan: PlannedState) -> str:
-        """Vectors come from a model."""
         return "not SQL: the model makes the vectors, and embedmig writes them in batches"
 
     def run(self, run: Run) -> str:
@@ -172,6 +170,5 @@ def fill_by_api_batches(
 
 
 def rows_left(context: Context, conn: Connection, record: SpaceRecord) -> int:
-    """Rows that a backfill would still embed."""
     counts = context.store(conn, record).counts(conn, context.registry)
     return counts.missing - counts.failed

@@ -48,7 +48,6 @@ class Context:
         return self._sources[collection]
 
     def store(self, conn: Connection, record: SpaceRecord) -> Store:
-        """The vectors of a registered space."""
         return open_store(self.source(conn, record.collection), record)
 
     def encoder(
@@ -140,7 +139,6 @@ class PlannedState:
     aliases: dict[str, str | None] = field(default_factory=dict)
 
     def source(self, collection: str) -> Source:
-        """The collection's table."""
         return self.context.source(self.conn, collection)
 
     def expect(self, collection: str, version: str) -> PlannedSpace:

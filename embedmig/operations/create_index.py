@@ -38,7 +38,7 @@ LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class CreateIndex(Operation):
-    """See the module. ``memory`` is as PostgreSQL writes it (``"2GB"``); ``storage`` is what the index holds of each
+    """``memory`` is as PostgreSQL writes it (``"2GB"``); ``storage`` is what the index holds of each
     vector, the space's own unless given, and ``rerank`` how many candidates a search then takes for each result.
     """
 
@@ -65,7 +65,6 @@ class CreateIndex(Operation):
         return False
 
     def describe(self) -> str:
-        """One line."""
         form = self.form
         held = "" if form.storage == self.space.storage else f", {form.storage}, {form.rerank} candidates a result"
         return f"build the HNSW index of {self.space.tag} of {self.space.collection} (m={self.m}, ef_construction={self.ef_construction}{held})"

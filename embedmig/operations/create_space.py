@@ -19,13 +19,10 @@ from embedmig.types import Space, fingerprint
 
 @dataclass(frozen=True, slots=True)
 class CreateSpace(Operation):
-    """See the module."""
-
     kind: ClassVar[str] = "create_space"
     space: Space
 
     def describe(self) -> str:
-        """One line."""
         return f"create space {self.space.tag} of {self.space.collection}"
 
     def validate(self, plan: PlannedState) -> None:

@@ -14,7 +14,7 @@ from embedmig.operations.base import Operation, PlannedState, Run
 
 @dataclass(frozen=True, slots=True)
 class Execute(Operation):
-    """See the module. ``in_transaction`` is False for statements that PostgreSQL won't run inside one."""
+    """``in_transaction`` is False for statements that PostgreSQL won't run inside one."""
 
     kind: ClassVar[str] = "execute"
     statement: str
@@ -22,11 +22,9 @@ class Execute(Operation):
 
     @property
     def transactional(self) -> bool:
-        """As the script says."""
         return self.in_transaction
 
     def describe(self) -> str:
-        """One line."""
         return f"execute {' '.join(self.statement.split())[:80]}"
 
     def validate(self, plan: PlannedState) -> None:
@@ -35,7 +33,6 @@ class Execute(Operation):
             raise PlanError("op.execute has no statement")
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
-        """Itself."""
         return [literal(self.statement)]
 
     def apply(self, run: Run, conn: Connection) -> str:

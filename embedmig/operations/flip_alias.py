@@ -15,14 +15,13 @@ from embedmig.stores import aliases
 
 @dataclass(frozen=True, slots=True)
 class FlipAlias(Operation):
-    """See the module. ``version`` None takes the alias away and keeps the vectors."""
+    """``version`` None takes the alias away and keeps the vectors."""
 
     kind: ClassVar[str] = "flip_alias"
     collection: str
     version: str | None
 
     def describe(self) -> str:
-        """One line."""
         if self.version is None:
             return f"remove the alias of {self.collection}; the vectors stay"
         return f"flip the alias of {self.collection} to {self.version}"

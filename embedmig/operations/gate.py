@@ -21,7 +21,7 @@ from embedmig.types import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Gate(Operation):
-    """See the module. What is None is taken from ``[gates]`` of the configuration."""
+    """What is None is taken from ``[gates]`` of the configuration."""
 
     kind: ClassVar[str] = "gate"
     repeats: ClassVar[bool] = True
@@ -37,7 +37,6 @@ class Gate(Operation):
         return False
 
     def describe(self) -> str:
-        """One line."""
         share = "" if self.completeness is None else f", completeness ≥ {self.completeness}"
         evidence = "".join(f", {name}" for name in self.evidence.given)
         return f"gate on {self.version} of {self.collection}{share}{evidence}"
@@ -56,7 +55,6 @@ class Gate(Operation):
             plan.expect(self.collection, self.evidence.ndcg_at_10.of)
 
     def sql(self, plan: PlannedState) -> str:
-        """A question, not a statement."""
         return "not SQL: compares space and source when it is reached, and stops the run if the answer is no"
 
     def run(self, run: Run) -> str:

@@ -24,7 +24,7 @@ QUIET_SECONDS = 3600.0  # a version is no longer read when its index has not bee
 
 @dataclass(frozen=True, slots=True)
 class RetireSpace(Operation):
-    """See the module. ``after`` is how long the version must have been retained; ``evals_stable`` how many evaluations
+    """``after`` is how long the version must have been retained; ``evals_stable`` how many evaluations
     of what the alias shows must have stayed where this version was.
     """
 
@@ -35,7 +35,6 @@ class RetireSpace(Operation):
     evals_stable: int | None = None
 
     def describe(self) -> str:
-        """One line."""
         return (
             f"retire {self.version} of {self.collection}: its vectors are dropped, {self.after} after it was last shown"
         )
@@ -53,7 +52,6 @@ class RetireSpace(Operation):
         del plan.spaces[self.collection, self.version]
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
-        """One statement."""
         record = plan.context.registry.space(plan.conn, self.collection, self.version)
         return [PgvectorStore(plan.source(self.collection), record).drop()] if record else "made in this very plan"
 

@@ -91,7 +91,6 @@ class Weighed:
 
 
 def weigh_text(text: str, space: Space, count: Counter) -> Weighed:
-    """One text of a sample."""
     inputs = inputs_of(text, space)
     return Weighed(len(text), sum(map(len, inputs)), count(inputs), len(inputs))
 

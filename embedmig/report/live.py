@@ -48,7 +48,6 @@ class Live:
         self._end_bar()
 
     def __call__(self, event: Event) -> None:
-        """Draws one event."""
         match event:
             case Progress():
                 self._progress(event)
@@ -103,7 +102,6 @@ class HealthLine:
         self._said = float("-inf")
 
     def __call__(self, found: Sequence[Synced]) -> None:
-        """Hears of every pass."""
         rows = sum(one.rows for one in found)
         if not rows and self._clock() - self._said < PLAIN_SECONDS:
             return
@@ -115,7 +113,6 @@ class HealthLine:
 
 
 def describe(event: Progress) -> str:
-    """A progress report as one line."""
     return f"{event.what}: {figures(event)}"
 
 

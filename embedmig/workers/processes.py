@@ -63,7 +63,6 @@ class Processes(WorkerPool):
         ]
 
     def end(self) -> None:
-        """Closes what they read from, and waits."""
         for worker in self._workers:
             assert worker.process.stdin is not None
             with suppress(BrokenPipeError):

@@ -200,7 +200,7 @@ class LocalRateBudget:
             self._tokens.give_back(tokens)
 
     def observe(self, told: RateLimitHeaders) -> None:
-        """NoWorkers, to go by each answer is enough."""
+        """Ignored: to go by each answer is enough for one process."""
 
     async def hold(self, seconds: float) -> None:
         """Nobody else is to be told."""
