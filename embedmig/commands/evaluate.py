@@ -80,7 +80,7 @@ def evaluate(
             except EmbedmigError as error:
                 if version is not None:
                     raise
-                notices.append(f"{record.version} was passed by: {error.message}")
+                notices.append(f"{record.version} was skipped: {error.message}")
         needed = context.config.gates.completeness
     if not found:
         raise UsageError(f"no version of {collection!r} could be evaluated", hint="; ".join(notices) or None)

@@ -37,9 +37,7 @@ def retire(
     if evals_stable is not None and evals_stable < 1:
         raise UsageError(f"--evals-stable {evals_stable} is not above 0")
     if confirm != version:
-        raise UsageError(
-            f"retiring {version} can't be taken back", hint=f"--confirm {version} says that you mean this one"
-        )
+        raise UsageError(f"retiring {version} can't be taken back", hint=f"--confirm {version}")
     with RunLock(project.context(start=True).database), project.working() as (context, conn):
         record = _retained(project, context, conn, collection, version)
         refuse_early(context, conn, record, after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop 
     Where the caller's thread runs a loop already, as in a notebook or under an ASGI server, it is run on another thread:
     a thread has one running loop. The caller waits in either case.
     """
-    run = loop.run_until_complete if loop else asyncio.run
+    run: Callable[[Coroutine[Any, Any, T]], T] = loop.run_until_complete if loop else asyncio.run
     if not _in_a_loop():
         return run(coroutine)
     with ThreadPoolExecutor(1, thread_name_prefix="embedmig-model") as thread:
