@@ -56,7 +56,7 @@ def evaluate(
     collection: str,
     version: str | None = None,
     *,
-    golden_set: Path | None = None,
+    golden_set: Path | str | None = None,
     k: int = 10,
     exact_only: bool = False,
 ) -> EvaluationResult:
@@ -66,7 +66,7 @@ def evaluate(
     """
     project = opened(project)
     check_k(k)
-    wanted = golden.read(golden_set or default_set(project, collection))
+    wanted = golden.read(Path(golden_set or default_set(project, collection)))
     notices: list[str] = []
     found: list[Evaluation] = []
     with project.looking() as (context, conn):
@@ -92,13 +92,13 @@ def evaluate(
 
 
 def make_golden(
-    project: ProjectLike, collection: str, count: int, path: Path | None = None, seed: int = 0
+    project: ProjectLike, collection: str, count: int, path: Path | str | None = None, seed: int = 0
 ) -> DrawnGoldenSet:
     """Draws a known-item set from the corpus and writes it. Raises :class:`UsageError` where its file is there already."""
     project = opened(project)
     if count < 1:
         raise UsageError("--make-golden is at least 1")
-    place = path or default_set(project, collection)
+    place = Path(path or default_set(project, collection))
     with project.looking() as (context, conn):
         found = golden_drawing.draw(conn, context.source(conn, collection), count, seed)
     if not found.questions:
