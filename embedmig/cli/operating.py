@@ -34,7 +34,7 @@ def backfill(
             report=shown,
             stop=stop,
         )
-    settings.show("tally", tally, lambda: f"{tally.rows:,} rows embedded")
+    settings.show("tally", tally, lambda: f"{plural(tally.rows, 'row')} embedded")
 
 
 @app.command(rich_help_panel=OPERATING)

@@ -19,6 +19,7 @@ from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import EmbedmigError, MissingExtra, UsageError
+from embedmig.formatting import plural
 from embedmig.gates.evidence import Evaluation
 from embedmig.operations.base import Context
 from embedmig.quality import golden, golden_drawing
@@ -104,7 +105,7 @@ def make_golden(
     if not found.questions:
         raise UsageError(f"{collection!r} has no row with text to draw from")
     golden_drawing.write(place, found.questions)
-    fewer = [f"the corpus has {len(found.questions):,} rows with text, fewer than {count:,}"]
+    fewer = [f"the corpus has {plural(len(found.questions), 'row')} with text, fewer than {count:,}"]
     return DrawnGoldenSet(
         place, len(found.questions), golden_drawing.SHOWS, fewer if len(found.questions) < count else []
     )
