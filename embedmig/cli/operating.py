@@ -24,6 +24,8 @@ def backfill(
     max_cost: MaxCost = None,
 ) -> None:
     """Help to fill a space, the newest or a version's: beside a running upgrade, or after one that did not wait."""
+    from embedmig.formatting import plural
+
     with live() as shown, interruptible() as stop:
         tally = embedmig.backfill(
             settings.project(max_cost),
