@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import psycopg
-from pgvector import Vector
-from pgvector.psycopg import register_vector
 
 MINIMUM_CHARACTERS = 40
 MAXIMUM_CHARACTERS = 4000
@@ -82,15 +80,13 @@ def old_vectors(documents: list[str]) -> np.ndarray:
 
 
 def write(conn: psycopg.Connection, rows: list[tuple[str, str]], vectors: np.ndarray) -> None:
-    """The table, anew."""
+    """Makes the table again, filled."""
     conn.execute("create extension if not exists vector")
-    register_vector(conn)
     conn.execute("drop table if exists documents cascade")
     conn.execute("create table documents (id bigint primary key, title text, body text, embedding vector(64))")
-    with conn.cursor().copy("copy documents from stdin (format binary)") as copy:
-        copy.set_types(["int8", "text", "text", "vector"])
+    with conn.cursor().copy("copy documents from stdin") as copy:
         for number, ((title, body), vector) in enumerate(zip(rows, vectors, strict=True), 1):
-            copy.write_row((number, title, body, Vector(vector)))
+            copy.write_row((number, title, body, str(vector.tolist())))
 
 
 if __name__ == "__main__":

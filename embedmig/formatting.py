@@ -18,6 +18,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:,.1f} days"
 
 
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """``1 row``, ``1,234 rows``; ``many`` where the plural is not made by an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def size(count: float | None) -> str:
     """Bytes: ``32.2 MB``; ``?`` where they are unknown."""
     if count is None:

@@ -167,7 +167,8 @@ class Project:
                 check_space(wanted, got, dimensions, embed or wordllama_vectors)
 
     @property
-    def _environment(self) -> dict[str, str]:
+    def environ(self) -> dict[str, str]:
+        """The environment of the commands that it runs."""
         # Byte code may be kept: without it every process would compile SQLAlchemy anew.
         dropped = ("EMBEDMIG_", "PYTHONDONTWRITEBYTECODE")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
@@ -179,7 +180,7 @@ class Project:
         done = subprocess.run(
             [COMMAND, *arguments],
             cwd=self.folder,
-            env=self._environment,
+            env=self.environ,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -199,7 +200,7 @@ class Project:
         process = subprocess.Popen(
             [COMMAND, *arguments],
             cwd=self.folder,
-            env=self._environment,
+            env=self.environ,
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,

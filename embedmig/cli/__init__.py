@@ -28,13 +28,13 @@ def main() -> None:
     """The console script: every error is shown here, once, and becomes the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that can't print a sign is no reason to fail
+            stream.reconfigure(errors="replace")  # a terminal that can't print a character is no reason to fail
     try:
         app()
     except EmbedmigError as error:
         sys.exit(_explain(error))
     except KeyboardInterrupt:
-        settings.err.print("interrupted; run the same command again: it goes on where it stopped")
+        settings.err.print("interrupted; run the same command again to resume")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -36,7 +36,7 @@ Example:
 
     embedmig downgrade -1
 
-Exit codes: 0 done, 1 failed, 2 usage or configuration (nothing touched), 3 ran well and the answer is no, 4 another run holds the lock, 130 interrupted (run it again to go on).
+Exit codes: 0 done, 1 failed, 2 usage or configuration (nothing touched), 3 completed, but the check failed (gate closed, pending under --check, drift, lint, budget), 4 another run holds the lock, 130 interrupted (run the same command again to resume).
 """
 
 app = typer.Typer(
@@ -133,17 +133,17 @@ def live() -> Iterator[Live]:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """The first Ctrl-C, or a SIGTERM, ends the run after the batch in hand; the second Ctrl-C ends it at once."""
+    """The first Ctrl-C, or a SIGTERM, ends the run after the current batch; the second Ctrl-C ends it at once."""
     stop = threading.Event()
 
     def asked(_number: int, _frame: object) -> None:
         if stop.is_set():
             # Nothing less ends a run whose model never answers: its thread can't be cancelled, and would be waited for.
             settings.err.show_cursor()
-            settings.err.print("interrupted; run the same command again: it goes on where it stopped")
+            settings.err.print("interrupted; run the same command again to resume")
             os._exit(EXIT_INTERRUPTED)
         stop.set()
-        settings.err.print("\nstopping after the batch in hand; once more to stop at once", style="yellow")
+        settings.err.print("\nstopping after the current batch; Ctrl-C again stops at once", style="yellow")
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -24,7 +24,7 @@ VersionTag = Annotated[str | None, typer.Option("--version", metavar="TAG", help
 MaxCost = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Stop before this run costs more.")]
 
 Workers = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="So many workers share the embedding.  [as configured, or 1]")
+    int | None, typer.Option(min=1, metavar="N", help="N workers share the embedding.  [as configured, or 1]")
 ]
 ExecutorName = Annotated[str, typer.Option("--executor", help="Where they run: processes (of this machine), or ray.")]
 

@@ -20,9 +20,9 @@ Golden = Annotated[Path | None, typer.Option("--golden", metavar="FILE", help="A
 def status(
     check: Annotated[bool, typer.Option("--check", help="Exit 3 if anything is pending or edited.")] = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Count every row, however many, and keep it for the next look.")
+        bool, typer.Option("--exact", help="Count every row, however many, and keep the count for the next status.")
     ] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Draw it anew every few seconds, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw every few seconds, until Ctrl-C.")] = False,
     form: Annotated[
         str, typer.Option("--format", metavar="text|prometheus", help="For people, or for a collector.")
     ] = "text",
@@ -47,7 +47,7 @@ def status(
 
 
 def _watch() -> None:
-    """Reads anew as often as reading takes a tenth of the time, but not faster than every two seconds."""
+    """Reads again so often that reading takes a tenth of the time, at most every two seconds."""
     import time
 
     from rich.live import Live as Screen
@@ -111,10 +111,10 @@ def show(name: Annotated[str, typer.Argument(metavar="REV", help="head, 0002, 2,
 
 @app.command(rich_help_panel=INSPECTING)
 def check(
-    offline: Annotated[bool, typer.Option("--offline", help="Look at files alone, not at the database.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Check files only, without the database.")] = False,
     form: Annotated[str, typer.Option("--format", help="text, json, github (annotations) or sarif.")] = "text",
 ) -> None:
-    """For CI: careless scripts, edited ones, what is pending; docs/rules has a page a code. Exit 3 if anything is found."""
+    """For CI: unsafe scripts, edited ones, what is pending; docs/rules has a page a code. Exit 3 if anything is found."""
     from embedmig.report.findings import github_lines, sarif_document, text_lines
 
     if form not in ("text", "json", "github", "sarif"):
@@ -165,7 +165,7 @@ def gate(collection: Collection, version: VersionTag = None) -> None:
 @app.command(rich_help_panel=INSPECTING)
 def audit(
     collection: OneCollection = None,
-    sample: Annotated[int, typer.Option("--sample", metavar="N", help="Embed N texts of each space anew and compare; 0: none.")] = 0,
+    sample: Annotated[int, typer.Option("--sample", metavar="N", help="Embed N texts of each space again and compare; 0: none.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Which ones: the same seed draws the same.")] = 0,
 ) -> None:  # fmt: skip
     """What is really in the store, spaces and your own tables. Read-only. Exit 3 if anything is found."""
@@ -186,7 +186,7 @@ def drift(
     sample: Annotated[int, typer.Option("--sample", metavar="N", help="How many texts both models embed.")] = 500,
     seed: Annotated[int, typer.Option("--seed", help="Which ones: the same seed draws the same.")] = 0,
 ) -> None:  # fmt: skip
-    """Does a new version of a model need the vectors made anew? Exit 0: no. 3: yes, or can't tell."""
+    """Does a new version of a model need a re-index? Exit 0: no. 3: yes, or can't tell."""
     from embedmig.report.findings import drift_page
 
     asked = {"model": model, "version": model_version, "dimensions": dimensions, "sample": sample, "seed": seed}
@@ -217,7 +217,7 @@ def evaluate(
     golden: Golden = None,
     k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
     make_golden: Annotated[int | None, typer.Option("--make-golden", metavar="N", help="Draw N known items from the corpus into the file, and measure nothing.")] = None,
-    exact_only: Annotated[bool, typer.Option("--exact-only", help="Leave the index out: the model's own quality alone.")] = False,
+    exact_only: Annotated[bool, typer.Option("--exact-only", help="Exact search only, without the index: the model's own quality.")] = False,
 ) -> None:  # fmt: skip
     """Measure quality on a golden set, of every live version or of one, and keep the result."""
     from embedmig.report.evidence import evaluated_table, made_lines
@@ -239,7 +239,7 @@ def compare(
     queries: Annotated[Path | None, typer.Option("--queries", metavar="FILE", help="Queries without judgements, one a line.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
 ) -> None:  # fmt: skip
-    """Two versions side by side: what they share, what changes most, which is better and how sure that is."""
+    """Two versions side by side: overlap, what changes most, which is better and with what certainty."""
     from embedmig.report.evidence import compared_page
 
     found = embedmig.compare(settings.project(), collection, old, new, golden_set=golden, queries=queries, k=k)

@@ -60,13 +60,13 @@ def upgrade(
     sql: AsSql = False,
     no_wait: Annotated[
         bool,
-        typer.Option("--no-wait", help="Do what is quick, leave embedding to workers; exit 3 while rows are left."),
+        typer.Option("--no-wait", help="Do what is quick and leave embedding to workers; exit 3 while rows are left."),
     ] = False,
     workers: Workers = None,
     executor: ExecutorName = "processes",
     max_cost: MaxCost = None,
 ) -> None:
-    """Apply revisions: make spaces, backfill, index, gate, flip."""
+    """Apply revisions: create spaces, backfill, index, gate, flip."""
     shared = {"workers": workers, "executor": executor_of(executor)}
     _migrate("upgrade", target, dry_run, sql, max_cost, no_wait=no_wait, **shared)
 

@@ -12,7 +12,7 @@ from embedmig.cli.application import OPERATING, app, interruptible, live, settin
 from embedmig.cli.arguments import Collection, ExecutorName, MaxCost, OneCollection, VersionTag, Workers, executor_of
 from embedmig.errors import EXIT_FAILED, EXIT_NO, UsageError
 
-Why = Annotated[str, typer.Option("--reason", help="Shown by status to whoever wonders.")]
+Why = Annotated[str, typer.Option("--reason", help="Shown by status.")]
 
 
 @app.command(rich_help_panel=OPERATING)
@@ -24,6 +24,8 @@ def backfill(
     max_cost: MaxCost = None,
 ) -> None:
     """Help to fill a space, the newest or a version's: beside a running upgrade, or after one that did not wait."""
+    from embedmig.formatting import plural
+
     with live() as shown, interruptible() as stop:
         tally = embedmig.backfill(
             settings.project(max_cost),
@@ -34,21 +36,23 @@ def backfill(
             report=shown,
             stop=stop,
         )
-    settings.show("tally", tally, lambda: f"{tally.rows:,} rows embedded")
+    settings.show("tally", tally, lambda: f"{plural(tally.rows, 'row')} embedded")
 
 
 @app.command(rich_help_panel=OPERATING)
 def sync(
     collection: OneCollection = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until stopped; several may run at once.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Keep syncing until stopped; several may run at once.")
+    ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Make the triggers anew and compare every row, after a time without them.")
+        bool, typer.Option("--repair", help="Recreate the triggers and compare every row, after a time without them.")
     ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again the rows that a model refused.")
     ] = False,
 ) -> None:
-    """Take the changes that wait into every live space."""
+    """Apply waiting changes to every live space."""
     from embedmig.report.tables import synced_table
 
     with interruptible() as stop:
@@ -62,26 +66,26 @@ def sync(
 
 
 def _follow(collection: str | None, stop: threading.Event) -> None:
-    """The daemon: a health line when something was done, and every 30 seconds."""
+    """A status line when something was done, and every 30 seconds."""
     from embedmig.report.live import HealthLine
 
     health = HealthLine(settings.err)
     embedmig.follow(settings.project(), collection, report=health, stop=stop)
-    settings.err.print("stopped; what was claimed is settled")
+    settings.err.print("stopped; what was claimed is finished")
 
 
 @app.command(rich_help_panel=OPERATING)
 def pause(collection: OneCollection = None, reason: Why = "") -> None:
-    """Hold running backfills and syncs, within a batch."""
+    """Pause running backfills and syncs, within a batch."""
     names = embedmig.pause(settings.project(), collection, reason)
-    settings.show("paused", names, lambda: f"paused: {', '.join(names)}; embedmig resume lets them go on")
+    settings.show("paused", names, lambda: f"paused: {', '.join(names)}; embedmig resume continues")
 
 
 @app.command(rich_help_panel=OPERATING)
 def resume(collection: OneCollection = None) -> None:
-    """Let paused backfills and syncs go on."""
+    """Resume paused backfills and syncs."""
     names = embedmig.resume(settings.project(), collection)
-    settings.show("resumed", names, lambda: f"going on: {', '.join(names)}")
+    settings.show("resumed", names, lambda: f"resumed: {', '.join(names)}")
 
 
 @app.command(rich_help_panel=OPERATING)
@@ -90,9 +94,9 @@ def throttle(
     collection: OneCollection = None,
     reason: Why = "",
 ) -> None:
-    """Hold running backfills and syncs to a speed."""
+    """Limit running backfills and syncs to a speed."""
     names = embedmig.throttle(settings.project(), _speed(speed), collection, reason)
-    how = "as fast as it goes" if speed == "off" else f"held to {_speed(speed):g} rows/s"
+    how = "no limit" if speed == "off" else f"limited to {_speed(speed):g} rows/s"
     settings.show("throttled", names, lambda: f"{', '.join(names)}: {how}")
 
 
@@ -107,28 +111,28 @@ def _speed(text: str) -> float | None:
 
 @app.command(rich_help_panel=OPERATING)
 def alias(
-    action: Annotated[str, typer.Argument(help="drop: make room for ALTER TABLE. rebuild: bring it back.")],
+    action: Annotated[str, typer.Argument(help="drop: before ALTER TABLE. rebuild: after it.")],
     collection: Collection,
 ) -> None:
-    """Take the alias view away for a schema change of the source, and bring it back."""
+    """Drop the alias view for a schema change of the source, and rebuild it."""
     if action not in ("drop", "rebuild"):
         raise UsageError(f"alias {action}: is not an action", hint="drop or rebuild")
     name = getattr(embedmig, f"alias_{action}")(settings.project(), collection)
-    done = {"drop": "dropped; embedmig alias rebuild brings it back", "rebuild": "is there"}[action]
+    done = {"drop": "dropped; embedmig alias rebuild restores it", "rebuild": "rebuilt"}[action]
     settings.show("alias", {"alias": name, "action": action}, lambda: f"{name} {done}")
 
 
 @app.command(rich_help_panel=OPERATING)
 def retire(
     collection: Collection,
-    version: Annotated[str, typer.Argument(metavar="TAG", help="The version whose vectors are to go.")],
+    version: Annotated[str, typer.Argument(metavar="TAG", help="The version whose vectors are dropped.")],
     after: Annotated[str, typer.Option(help="How long it must have been retained.")] = "21d",
     confirm: Annotated[
         str | None, typer.Option(metavar="TAG", help="The version again: this can't be taken back.")
     ] = None,
     evals_stable: Annotated[
         int | None,
-        typer.Option(metavar="N", help="So many evaluations must show what the alias shows now to be as good."),
+        typer.Option(metavar="N", help="The last N evaluations of the active version must be as good."),
     ] = None,
 ) -> None:
     """Drop the vectors of an old version, for good. Exit 3 while it is too early."""

@@ -14,9 +14,9 @@ from embedmig.stores.pgvector.adopted import writer_of
 
 
 def alias_drop(project: ProjectLike, collection: str) -> str:
-    """Takes the view away for a moment, so that the source's columns may be altered; returns its name.
+    """Drops the view, so that the source's columns may be altered; returns its name.
 
-    What it showed stays written down: :func:`alias_rebuild` brings it back.
+    The registry keeps what it showed: :func:`alias_rebuild` restores it.
     """
     project = opened(project)
     return _with_alias(
@@ -25,7 +25,7 @@ def alias_drop(project: ProjectLike, collection: str) -> str:
 
 
 def alias_rebuild(project: ProjectLike, collection: str) -> str:
-    """Makes the view of the active version anew, with the columns that the configuration names now."""
+    """Creates the view of the active version again, with the columns that the configuration names now; returns its name."""
     project = opened(project)
     return _with_alias(project, collection, aliases.rebuild_dependents)
 

@@ -12,7 +12,7 @@ from embedmig.quality.audit.reembedding import MAX_SAMPLE
 def audit(project: ProjectLike = None, collection: str | None = None, *, sample: int = 0, seed: int = 0) -> Audit:
     """What is really in the store: one collection, or all of them. Changes nothing; SELECT rights are enough.
 
-    ``sample`` vectors of each space are embedded anew, which calls the model; the same ``seed`` draws the same ones.
+    ``sample`` vectors of each space are embedded again, which calls the model; the same ``seed`` draws the same ones.
     """
     project = opened(project)
     if not 0 <= sample <= MAX_SAMPLE:

@@ -22,7 +22,7 @@ def backfill(
     *,
     workers: int | None = None,
     executor: Executor = "processes",
-    report: Callable[[Event], None] = ignore,
+    report: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Tally:
     """Helps to fill a space: beside a running upgrade, beside others like it, or alone, where ``upgrade --no-wait`` left
@@ -38,5 +38,5 @@ def backfill(
             raise UnknownTarget(
                 f"collection {collection!r} has no space {version or ''}".rstrip(), hint="embedmig status"
             )
-        run = RunContext(report, stop or threading.Event(), fence=fence_of_joined(context, record))
+        run = RunContext(report or ignore, stop or threading.Event(), fence=fence_of_joined(context, record))
         return fill(context, conn, record, run, "hot", pool)

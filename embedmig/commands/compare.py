@@ -48,8 +48,8 @@ class ComparisonResult:
 
 
 def compare(
-    project: ProjectLike, collection: str, old: str, new: str, *, golden_set: Path | None = None,
-    queries: Path | None = None, k: int = 10,
+    project: ProjectLike, collection: str, old: str, new: str, *, golden_set: Path | str | None = None,
+    queries: Path | str | None = None, k: int = 10,
 ) -> ComparisonResult:  # fmt: skip
     """Two versions on the same queries, searched the same way: through the index where both have one, else exactly, so
     that no index's loss is taken for its model's. Keeps the overlap. Wants SELECT alone to measure.
@@ -59,9 +59,9 @@ def compare(
     if golden_set and queries:
         raise UsageError("--golden and --queries exclude each other", hint="a golden set holds queries too")
     if queries:
-        wanted = golden.read(queries, judged=False)
+        wanted = golden.read(Path(queries), judged=False)
     else:
-        wanted = golden.read(golden_set or default_set(project, collection))
+        wanted = golden.read(Path(golden_set or default_set(project, collection)))
     notices: list[str] = []
     with project.looking() as (context, conn):
         records = [find_space(project, context, conn, collection, version) for version in (old, new)]

@@ -33,7 +33,9 @@ class PlannedRevision:
     operations: list[PlannedOperation]
 
 
-def dry_run(project: ProjectLike, direction: Direction, target: str) -> list[PlannedRevision]:
+def dry_run(
+    project: ProjectLike = None, direction: Direction = "upgrade", target: str = "head"
+) -> list[PlannedRevision]:
     """Validates the plan against the database and says what it would take; changes nothing and calls no model."""
     project = opened(project)
     with project.looking() as (context, conn):

@@ -19,6 +19,7 @@ from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import EmbedmigError, MissingExtra, UsageError
+from embedmig.formatting import plural
 from embedmig.gates.evidence import Evaluation
 from embedmig.operations.base import Context
 from embedmig.quality import golden, golden_drawing
@@ -56,7 +57,7 @@ def evaluate(
     collection: str,
     version: str | None = None,
     *,
-    golden_set: Path | None = None,
+    golden_set: Path | str | None = None,
     k: int = 10,
     exact_only: bool = False,
 ) -> EvaluationResult:
@@ -66,7 +67,7 @@ def evaluate(
     """
     project = opened(project)
     check_k(k)
-    wanted = golden.read(golden_set or default_set(project, collection))
+    wanted = golden.read(Path(golden_set or default_set(project, collection)))
     notices: list[str] = []
     found: list[Evaluation] = []
     with project.looking() as (context, conn):
@@ -80,7 +81,7 @@ def evaluate(
             except EmbedmigError as error:
                 if version is not None:
                     raise
-                notices.append(f"{record.version} was passed by: {error.message}")
+                notices.append(f"{record.version} was skipped: {error.message}")
         needed = context.config.gates.completeness
     if not found:
         raise UsageError(f"no version of {collection!r} could be evaluated", hint="; ".join(notices) or None)
@@ -92,19 +93,19 @@ def evaluate(
 
 
 def make_golden(
-    project: ProjectLike, collection: str, count: int, path: Path | None = None, seed: int = 0
+    project: ProjectLike, collection: str, count: int, path: Path | str | None = None, seed: int = 0
 ) -> DrawnGoldenSet:
     """Draws a known-item set from the corpus and writes it. Raises :class:`UsageError` where its file is there already."""
     project = opened(project)
     if count < 1:
         raise UsageError("--make-golden is at least 1")
-    place = path or default_set(project, collection)
+    place = Path(path or default_set(project, collection))
     with project.looking() as (context, conn):
         found = golden_drawing.draw(conn, context.source(conn, collection), count, seed)
     if not found.questions:
         raise UsageError(f"{collection!r} has no row with text to draw from")
     golden_drawing.write(place, found.questions)
-    fewer = [f"the corpus has {len(found.questions):,} rows with text, fewer than {count:,}"]
+    fewer = [f"the corpus has {plural(len(found.questions), 'row')} with text, fewer than {count:,}"]
     return DrawnGoldenSet(
         place, len(found.questions), golden_drawing.SHOWS, fewer if len(found.questions) < count else []
     )

@@ -12,6 +12,7 @@ from embedmig.database import Connection, first_line
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders.encoder import Encoded
 from embedmig.errors import DatabaseUnavailable, UsageError
+from embedmig.formatting import plural
 from embedmig.gates.evidence import Evaluation
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.operations.base import Context
@@ -50,7 +51,9 @@ def encoded_queries(
     encoded = encode(resolved.encoder, [question.query for question in asked.questions])
     if encoded.rejected:
         first = next(iter(encoded.rejected.values()))
-        notices.append(f"{record.version}: {len(encoded.rejected):,} queries have no vector and find nothing ({first})")
+        notices.append(
+            f"{record.version}: no vector, so nothing found, for {plural(len(encoded.rejected), 'query', 'queries')} ({first})"
+        )
     return resolved, encoded
 
 

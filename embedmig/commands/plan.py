@@ -12,6 +12,7 @@ from embedmig.database import Connection, scalar
 from embedmig.database.ledger import ledger_exists
 from embedmig.embedders.prices import Price, find_price
 from embedmig.errors import AnswerIsNo, UsageError
+from embedmig.formatting import plural
 from embedmig.operations.base import Context
 from embedmig.operations.create_index import CreateIndex
 from embedmig.planning.probing import Probe, probe, probe_size
@@ -85,7 +86,7 @@ def plan(project: ProjectLike = None, target: str = "head", *, probe_texts: int 
     """
     project = opened(project)
     if probe_texts is not None and not 0 <= probe_texts <= MOST_PROBED:
-        raise UsageError(f"a probe of {probe_texts:,} texts is not possible", hint=f"from 1 to {MOST_PROBED:,}")
+        raise UsageError(f"a probe of {plural(probe_texts, 'text')} is not possible", hint=f"from 1 to {MOST_PROBED:,}")
     planned = dry_run(project, "upgrade", target)
     with project.looking() as (context, conn):
         steps = steps_between(project, conn, context, "upgrade", target)
@@ -135,7 +136,7 @@ def probed(context: Context, conn: Connection, space: Space, texts: int) -> Prob
     most = find_price(space, settings).of(sum(map(len, drawn)) / 2)  # two characters a token: dearer than any real text
     if settings.max_cost is not None and most is not None and most > settings.max_cost:
         raise AnswerIsNo(
-            f"a probe of {len(drawn):,} texts could cost ${most:.2f}, more than max_cost (${settings.max_cost:g})",
+            f"a probe of {plural(len(drawn), 'text')} could cost ${most:.2f}, more than max_cost (${settings.max_cost:g})",
             hint="--probe-texts takes fewer of them",
         )
     return probe(encoder, drawn)
@@ -161,7 +162,7 @@ def _from_probe(found: Probe, estimate: Estimate, settings: EmbedderSettings) ->
     rows = estimate.rows or 0
     seconds = rows / found.rows_per_second if found.rows_per_second else None
     words = (
-        f"probe of {found.rows:,} texts: {found.rows_per_second:,.0f} rows/s, {found.in_flight} requests at once"
+        f"probe of {plural(found.rows, 'text')}: {found.rows_per_second:,.0f} rows/s, {plural(found.in_flight, 'request')} at once"
         + (f", {found.refusals:,} refused for their rate" if found.refusals else "")
     )  # fmt: skip
     if seconds is None:
@@ -186,7 +187,9 @@ def _from_ledger(context: Context, conn: Connection, space: Space, estimate: Est
     if before is None:
         return Duration(None, None, None, "--probe measures it")
     seconds = before.seconds_for(estimate.rows or 0, estimate.tokens)
-    return Duration(seconds, None, None, f"as {before.when} embedded {before.rows:,} rows in {before.seconds:,.1f} s")
+    return Duration(
+        seconds, None, None, f"as {before.when} embedded {plural(before.rows, 'row')} in {before.seconds:,.1f} s"
+    )
 
 
 def _advice(context: Context, conn: Connection, found: Forecast) -> Advice:

@@ -92,8 +92,11 @@ def open_project(
 
 
 def opened(project: ProjectLike) -> Project:
-    """The project meant. Raises :class:`ConfigError`."""
-    return project if isinstance(project, Project) else open_project(project)
+    """The project meant, with its scripts as they are now. Raises :class:`ConfigError`."""
+    if not isinstance(project, Project):
+        return open_project(project)
+    vars(project).pop("graph", None)  # scripts may have been written since the last command
+    return project
 
 
 def applied_revisions(context: Context, conn: Connection) -> dict[str, str]:

@@ -26,20 +26,20 @@ def retire(
     collection: str,
     version: str,
     *,
-    after: str,
-    confirm: str | None,
+    after: str = "21d",
+    confirm: str | None = None,
     evals_stable: int | None = None,
 ) -> RetiredSpace:
-    """Drops the vectors of a retained version, for good. Raises :class:`AnswerIsNo` while it is too early, or while the
-    last ``evals_stable`` evaluations of what the alias shows don't prove it as good.
+    """Drops the vectors of a retained version, for good. ``confirm`` is the version again.
+
+    Raises :class:`AnswerIsNo` while it has been retained for less than ``after``, or while the last ``evals_stable``
+    evaluations of the active version are not as good.
     """
     project = opened(project)
     if evals_stable is not None and evals_stable < 1:
         raise UsageError(f"--evals-stable {evals_stable} is not above 0")
     if confirm != version:
-        raise UsageError(
-            f"retiring {version} can't be taken back", hint=f"--confirm {version} says that you mean this one"
-        )
+        raise UsageError(f"retiring {version} can't be taken back", hint=f"--confirm {version}")
     with RunLock(project.context(start=True).database), project.working() as (context, conn):
         record = _retained(project, context, conn, collection, version)
         refuse_early(context, conn, record, after)

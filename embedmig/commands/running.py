@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from embedmig.commands.project import Project, applied_heads, applied_revisions
+from embedmig.commands.project import Project, applied_heads, applied_revisions, ignore
 from embedmig.database import Connection, translated
 from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.errors import PlanError
@@ -34,7 +34,7 @@ def run_to(
     project: Project,
     direction: Direction,
     target: str,
-    report: Callable[[Event], None],
+    report: Callable[[Event], None] | None,
     stop: threading.Event,
     *,
     no_wait: bool = False,
@@ -49,7 +49,7 @@ def run_to(
         ran[:] = [step.script.revision for step in found]
         return found
 
-    Runner(context, report, stop, no_wait, workers).run(steps)
+    Runner(context, report or ignore, stop, no_wait, workers).run(steps)
     with translated("reading"), context.database.connect("read") as conn:
         current = list(applied_heads(project, context, conn))
     return RunResult(direction, ran, current, time.monotonic() - began)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 
 from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.commands.spaces import find_space
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import UsageError
 from embedmig.reading.reader import Reader
@@ -50,7 +50,7 @@ def _search_space(project: Project, collection: str, text: str, k: int, version:
         record = find_space(project, context, conn, collection, version)
         settings = project.config.settings(record.space.provider)
         resolved = resolve_space(conn, context.store(conn, record), record, settings)
-        hits = nearest(conn, resolved, asyncio.run(_encode(resolved.encoder, text)), k)
+        hits = nearest(conn, resolved, wait_for(_encode(resolved.encoder, text)), k)
     return SearchResult(record.version, record.fingerprint, hits, (time.monotonic() - began) * 1000)
 
 

@@ -47,7 +47,7 @@ def follow(
     project: ProjectLike = None,
     collection: str | None = None,
     *,
-    report: Callable[[list[Synced]], None] = lambda _: None,
+    report: Callable[[list[Synced]], None] | None = None,
     stop: threading.Event | None = None,
     seconds: float = POLL_SECONDS,
 ) -> None:
@@ -65,7 +65,9 @@ def follow(
                     conn.execute(sql.SQL("listen {}").format(sql.Identifier(NUDGE)))
                     while not halt.is_set():
                         for name in project.collections(collection):
-                            report(follower.collect())
+                            done = follower.collect()
+                            if report:
+                                report(done)
                             follower.begin(context.sync(conn, name, halt))
                         patience = seconds
                         for _ in conn.notifies(timeout=seconds, stop_after=1):

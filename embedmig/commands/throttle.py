@@ -11,13 +11,13 @@ from embedmig.errors import UsageError
 
 
 def pause(project: ProjectLike = None, collection: str | None = None, reason: str = "") -> list[str]:
-    """Running backfills and syncs stop within a batch, and go on where they were when resumed."""
+    """Running backfills and syncs stop within a batch; :func:`resume` continues them. Returns the collections."""
     project = opened(project)
     return _set(project, collection, lambda old: Control(True, old.rows_per_second, reason, whoami()))
 
 
 def resume(project: ProjectLike = None, collection: str | None = None) -> list[str]:
-    """The reverse of :func:`pause`."""
+    """Continues what :func:`pause` stopped. Returns the collections."""
     project = opened(project)
     return _set(project, collection, lambda old: Control(False, old.rows_per_second, "", whoami()))
 
@@ -25,10 +25,10 @@ def resume(project: ProjectLike = None, collection: str | None = None) -> list[s
 def throttle(
     project: ProjectLike, rows_per_second: float | None, collection: str | None = None, reason: str = ""
 ) -> list[str]:
-    """Holds running backfills and syncs to a speed; None lets them go."""
+    """Limits running backfills and syncs to a speed; None removes the limit. Returns the collections."""
     project = opened(project)
     if rows_per_second is not None and rows_per_second <= 0:
-        raise UsageError(f"{rows_per_second:g} rows/s is no speed", hint="embedmig pause stops it")
+        raise UsageError(f"{rows_per_second:g} rows/s is not above 0", hint="embedmig pause")
     return _set(project, collection, lambda old: Control(old.paused, rows_per_second, reason, whoami()))
 
 

@@ -7,7 +7,6 @@ fingerprint; only the texts can tell.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from psycopg import sql
 
 from embedmig.database import Connection, ident
 from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import ModelChanged
 from embedmig.lazy import Later
@@ -58,7 +58,7 @@ def check(conn: Connection, registry: Registry, record: SpaceRecord, encoder: En
 
     Raises :class:`ModelChanged` where the model makes other vectors than it made, and what the model raises.
     """
-    vectors = asyncio.run(_embed(encoder))
+    vectors = wait_for(_embed(encoder))
     kept = _kept(conn, registry, record)
     if not kept:
         _keep(conn, registry, record, vectors)

@@ -11,17 +11,25 @@ import threading
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from embedmig.config.settings import EmbedderSettings
 from embedmig.embedders.weights import hash_files, is_prefix, package_folder
 from embedmig.errors import EmbedderMisconfigured, MissingExtra
+from embedmig.lazy import Later
 from embedmig.types import Answer, Limits, Role, Space, Vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = Later("numpy")
 
 BATCH_SIZE = 1024
 CONCURRENCY = 2  # tokenizing is Rust without the GIL, pooling is numpy with it: two threads overlap
+
+TRAINED_CUTS = (64, 128, 256, 512, 1024)
+"""Widths to which the supercat models were trained to be cut (Matryoshka): the package's ``WordLlamaModels``, whose import
+takes a second that ``status`` does not have."""
 
 _models: dict[tuple[str, int], Any] = {}
 _loading = threading.Lock()
@@ -105,9 +113,8 @@ def find_files(folder: Path, config: str) -> tuple[Path, Path, int]:
 
 
 def dimensions_of(config: str, width: int) -> list[int]:
-    """The widths that the model was trained to be cut to (Matryoshka), as far as the packaged matrix goes."""
-    uri = getattr(library().wordllama.WordLlamaModels, config, None)
-    return [size for size in getattr(uri, "available_dims", [width]) if size <= width]
+    """The widths that the model can be cut to, as far as the packaged matrix goes."""
+    return [size for size in TRAINED_CUTS if size <= width] if config.endswith("_supercat") else [width]
 
 
 def library() -> Any:

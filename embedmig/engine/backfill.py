@@ -18,6 +18,7 @@ from embedmig.config import ThrottleSettings
 from embedmig.config.settings import BackfillSettings
 from embedmig.database import Connection, Database, translated
 from embedmig.database.registry import Registry
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.outbox import TAKE, Changes
@@ -112,7 +113,7 @@ class Backfill:
                 self._ranges.begin(self._reading)
             self._before, _ = self._ranges.total(self._reading)
             with self._counting(), self._led():
-                asyncio.run(self._embed_everything())
+                wait_for(self._embed_everything())
                 self._look()
             with self._writing.transaction():
                 self.context.fence(self._writing, Tally())

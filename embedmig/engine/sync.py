@@ -6,7 +6,6 @@ under their content hash. One provider that is down does not stop the other spac
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from embedmig.config import ThrottleSettings
 from embedmig.database import Connection, Database, ident, scalar, translated
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders import model_check
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.engine.backfill import live_requests
 from embedmig.engine.context import RunContext, SpendingLimit
@@ -103,7 +103,7 @@ class Sync:
             store.prepare_writer(writing)
             pipeline = Pipeline(self.registry, store, encoder, writing, self.context, self.limit(store.record))
             throttle = Throttle(self.registry, store.record.collection, self.context, self.throttle)
-            asyncio.run(self._embed(reading, pipeline, throttle))
+            wait_for(self._embed(reading, pipeline, throttle))
         return pipeline.tally
 
     async def _embed(self, reading: Connection, pipeline: Pipeline, throttle: Throttle) -> None:

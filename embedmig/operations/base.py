@@ -6,7 +6,6 @@ There are two kinds. A *transactional* one is applied in one transaction, and it
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -18,6 +17,7 @@ from embedmig.database import Connection, Database
 from embedmig.database.ledger import Ledger
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders import create
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.prices import price
 from embedmig.embedders.shared_limits import SharedRateBudget, Traffic
@@ -110,7 +110,7 @@ class Context:
 
         if not created:
             encoder.embedder.check_version()
-        asyncio.run(ask())
+        wait_for(ask())
         return encoder.embedder.weights()
 
 

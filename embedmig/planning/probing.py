@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder, together
 from embedmig.intervals import relative_error
 from embedmig.planning.tokens import Weighed, inputs_of
@@ -56,7 +56,7 @@ def probe(encoder: Encoder, texts: Sequence[str], *, clock: Callable[[], float] 
     One harmless text goes first, so that neither a model's loading nor a wrong key is taken for its speed. Raises
     what the model raises.
     """
-    return asyncio.run(_probe(encoder, texts, clock))
+    return wait_for(_probe(encoder, texts, clock))
 
 
 async def _probe(encoder: Encoder, texts: Sequence[str], clock: Callable[[], float]) -> Probe:

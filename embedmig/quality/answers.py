@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from psycopg import sql
 
 from embedmig.database import Connection
 from embedmig.database.registry import as_array
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoded, Encoder
 from embedmig.errors import UsageError
 from embedmig.gates.evidence import Evaluation
@@ -48,7 +48,7 @@ def encode(encoder: Encoder, texts: Sequence[str]) -> Encoded:
         finally:
             await encoder.embedder.aclose()
 
-    return asyncio.run(ask())
+    return wait_for(ask())
 
 
 def answer(conn: Connection, resolved: Resolved, encoded: Encoded, k: int, *, exact: bool) -> Rankings:

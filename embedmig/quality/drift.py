@@ -6,12 +6,12 @@ one. A model that is the old one turned around has every similarity right and ev
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from embedmig.database import Connection
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder, unit
 from embedmig.embedders.model_check import cosines_of
 from embedmig.intervals import mean_interval
@@ -74,7 +74,7 @@ def measure(old: Encoder, new: Encoder, texts: Sequence[str]) -> Drift:
     if old.space.dimensions != new.space.dimensions:
         reason = f"different dimensions: {old.space.dimensions} and {new.space.dimensions} can't be compared"
         return Drift(old.space.tag, new.space.tag, "yes", reason)
-    before, after = asyncio.run(_both(old, new, texts))
+    before, after = wait_for(_both(old, new, texts))
     known = np.isfinite(cosines_of(before, after))
     return judge(old.space.tag, new.space.tag, before[known], after[known])
 

@@ -23,6 +23,7 @@ from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, Database, ident, planned_rows
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import Registry
+from embedmig.embedders.blocking import wait_for
 from embedmig.errors import AliasMoved, EmbedmigError, UsageError
 from embedmig.reading.canary import Canary
 from embedmig.reading.shadow import Shadow, ShadowTask
@@ -126,7 +127,7 @@ class Reader:
         """A query's vector, with the version it can be compared with. Raises :class:`UsageError` for an empty text."""
         require_text(text)
         current = self._current()
-        vector = self._loop.run_until_complete(encode_query(current.encoder, text))
+        vector = wait_for(encode_query(current.encoder, text), self._loop)
         return QueryVector(vector, current.version, current.fingerprint)
 
     def search(
@@ -200,7 +201,7 @@ class Reader:
                 canary.resolved = resolve_version(
                     self._conn, self._registry, self.collection, canary.version, self._settings
                 )
-            vector = self._loop.run_until_complete(encode_query(canary.resolved.encoder, text))
+            vector = wait_for(encode_query(canary.resolved.encoder, text), self._loop)
             return nearest(self._conn, canary.resolved, vector, k, where=where)
         except (EmbedmigError, psycopg.Error) as error:
             if self._conn.broken:
@@ -222,10 +223,10 @@ class Reader:
     def _forget(self) -> None:
         """What is known of the alias is out of date; its model is let go in the loop that it was used in."""
         if self._resolved is not None:
-            self._loop.run_until_complete(self._resolved.encoder.embedder.aclose())
+            wait_for(self._resolved.encoder.embedder.aclose(), self._loop)
         self._resolved = None
         if self._canary and self._canary.resolved:  # the columns shown go with the alias
-            self._loop.run_until_complete(self._canary.resolved.encoder.embedder.aclose())
+            wait_for(self._canary.resolved.encoder.embedder.aclose(), self._loop)
             self._canary.resolved = None
 
     def _current(self) -> Resolved:

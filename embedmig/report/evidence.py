@@ -10,7 +10,7 @@ from rich.text import Text
 
 from embedmig.commands.compare import ComparisonResult
 from embedmig.commands.evaluate import DrawnGoldenSet, EvaluationResult
-from embedmig.formatting import percent
+from embedmig.formatting import percent, plural
 from embedmig.gates.evidence import Evaluation
 from embedmig.quality.compare import ChangedQuery
 from embedmig.types import Hit
@@ -18,7 +18,9 @@ from embedmig.types import Hit
 
 def evaluated_table(found: EvaluationResult) -> RenderableType:
     """``embedmig eval``."""
-    head = Text(f"{found.collection}, {found.queries:,} queries of {found.golden}; in brackets the 95 % interval")
+    head = Text(
+        f"{found.collection}, {plural(found.queries, 'query', 'queries')} of {found.golden}; in brackets the 95 % interval"
+    )
     table = _table()
     table.add_column("version", overflow="fold")
     table.add_column("search")
@@ -46,7 +48,9 @@ def _newest(found: EvaluationResult, version: str) -> Evaluation:
 
 def made_lines(made: DrawnGoldenSet) -> RenderableType:
     """``embedmig eval --make-golden``."""
-    return Group(Text(f"{made.path}: {made.queries:,} queries"), Text(made.shows), *_notes(made.notices))
+    return Group(
+        Text(f"{made.path}: {plural(made.queries, 'query', 'queries')}"), Text(made.shows), *_notes(made.notices)
+    )
 
 
 def compared_page(found: ComparisonResult) -> RenderableType:
@@ -55,7 +59,7 @@ def compared_page(found: ComparisonResult) -> RenderableType:
     search = "exact search" if found.mode == "exact" else "through the index"
     lines = [
         Text(
-            f"{found.collection}, {found.queries:,} queries of {found.golden}, {search}; in brackets the 95 % interval"
+            f"{found.collection}, {plural(found.queries, 'query', 'queries')} of {found.golden}, {search}; in brackets the 95 % interval"
         ),
         Text(f"old  {found.old}\nnew  {found.new}"),
         Text(f"overlap@{k}  {_spread(result.overlap)}"),

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from embedmig import __version__
 from embedmig.config.rule_codes import NAMES
+from embedmig.formatting import plural
 from embedmig.lint import Finding
 from embedmig.quality.audit import Audit, AuditFinding, Sampled
 from embedmig.quality.drift import Drift
@@ -130,7 +131,7 @@ def drift_page(found: Drift) -> Text:
         cosines = (found.cosine_median, found.cosine_5th_percentile, found.cosine_lowest)
         middle, low, lowest = (_cosine(value) for value in cosines)
         lines += [
-            f"  {found.texts:,} texts; cosine of old and new: median {middle}, 5th percentile {low}, lowest {lowest}",
+            f"  {plural(found.texts, 'text')}; cosine of old and new: median {middle}, 5th percentile {low}, lowest {lowest}",
             f"  neighbours kept: {found.overlap:.3f} between the models, {found.own_overlap:.3f} within each",
         ]
     return Text("\n".join(lines))

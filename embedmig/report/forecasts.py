@@ -10,7 +10,7 @@ from rich.text import Text
 
 from embedmig.commands.plan import Duration, Forecast, Plan, Sizes
 from embedmig.commands.show import RevisionDetails
-from embedmig.formatting import duration, size
+from embedmig.formatting import duration, plural, size
 from embedmig.report.tables import plan_tables
 
 
@@ -25,7 +25,9 @@ def _forecast(found: Forecast) -> Text:
     lines += [f"  cost    {_cost(found)}", f"  time    {_time(found.time)}"]
     if found.probe:
         tokens = "tokens not reported" if found.probe.tokens is None else f"{found.probe.tokens:,} tokens"
-        lines.append(f"          the probe itself: {found.probe.texts:,} texts, {tokens}, {usd(found.probe_cost)}")
+        lines.append(
+            f"          the probe itself: {plural(found.probe.texts, 'text')}, {tokens}, {usd(found.probe_cost)}"
+        )
     for storage, sizes in found.sizes.items():
         declared = ", as declared" if storage == found.space.storage else ""
         lines.append(f"  disk    {storage}{declared}: {_disk(sizes)}")
@@ -90,7 +92,7 @@ def shown_script(shown: RevisionDetails) -> RenderableType:
     lines += ["attempts"] if shown.attempts else []
     for attempt in shown.attempts:
         lines.append(
-            f"  {attempt['started_at'][:19]}  {attempt['direction']}  {attempt['status']}  {attempt['rows_done']:,} rows  by {attempt['by']}"
+            f"  {attempt['started_at'][:19]}  {attempt['direction']}  {attempt['status']}  {plural(attempt['rows_done'], 'row')}  by {attempt['by']}"
         )
         lines += [f"    {line}" for one in attempt["backfills"] for line in estimate_lines(one)]
     return Text("\n".join(lines))
@@ -105,7 +107,7 @@ def estimate_lines(found: Mapping[str, Any]) -> list[str]:
 def _figures(values: Mapping[str, Any]) -> str:
     tokens = "tokens unknown" if values["tokens"] is None else f"{values['tokens']:,} tokens"
     seconds = "time unknown" if values["seconds"] is None else duration(values["seconds"])
-    return f"{values['rows']:,} rows, {tokens}, {usd(values['cost_usd'])}, {seconds}, {size(values['bytes'])}"
+    return f"{plural(values['rows'], 'row')}, {tokens}, {usd(values['cost_usd'])}, {seconds}, {size(values['bytes'])}"
 
 
 def usd(amount: float | None) -> str:

@@ -22,7 +22,7 @@ from embedmig.events import (
     RevisionFinished,
     RevisionStarted,
 )
-from embedmig.formatting import duration
+from embedmig.formatting import duration, plural
 from embedmig.report.tables import verdict_table
 from embedmig.types import Progress
 
@@ -108,7 +108,7 @@ class HealthLine:
         self._said = self._clock()
         waiting, oldest = sum(one.waiting for one in found), max((one.oldest_seconds for one in found), default=0.0)
         errors = "".join(f"; {one.version}: {one.error}" for one in found if one.error)
-        line = f"{datetime.now(UTC):%H:%M:%S} synced {rows:,} rows, {waiting:,} wait, oldest {duration(oldest)}{errors}"
+        line = f"{datetime.now(UTC):%H:%M:%S} synced {plural(rows, 'row')}, {waiting:,} wait, oldest {duration(oldest)}{errors}"
         self._console.print(Text(line), soft_wrap=True)
 
 

@@ -13,7 +13,7 @@ from embedmig.commands.history import HistoryEntry
 from embedmig.commands.search import SearchResult
 from embedmig.commands.status import CollectionStatus, Rollback, SpaceStatus, Status
 from embedmig.engine.sync import Synced
-from embedmig.formatting import percent, size
+from embedmig.formatting import percent, plural, size
 from embedmig.types import Estimate, Verdict
 
 STATE_STYLE = {"active": "bold green", "ready": "cyan", "building": "yellow", "retained": "", "retired": "dim"}
@@ -32,7 +32,7 @@ def status_table(status: Status) -> RenderableType:
     if status.running:
         state = "running" if status.running["alive"] else "died"
         what = f"{status.running['revision']} {status.running['direction']} by {status.running['by']}"
-        done = f", {status.running['rows_done']:,} rows embedded" if status.running["rows_done"] else ""
+        done = f", {plural(status.running['rows_done'], 'row')} embedded" if status.running["rows_done"] else ""
         more = "" if status.running["alive"] else "; run the same command again to resume"
         lines.append(Text(f"{state:<11} {what}{done}{more}", style="yellow"))
     elif status.last_attempt and status.last_attempt["status"] != "done":
@@ -56,7 +56,9 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
     blank = f", {found.blank_rows:,} without text" if found.blank_rows else ""
     shown = f"shows {found.active}" if found.active else "shows nothing yet"
     about = "about " if found.counted == "estimated" else ""
-    head = Text(f"\n{name}: {about}{found.source_rows:,} rows{blank}; alias {found.alias} {shown}", style="bold")
+    head = Text(
+        f"\n{name}: {about}{plural(found.source_rows, 'row')}{blank}; alias {found.alias} {shown}", style="bold"
+    )
     if not found.spaces:
         return head
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -96,7 +98,7 @@ def _notes(space: SpaceStatus) -> str:
     notes += [f"{space.failed_rows:,} refused"] if space.failed_rows else []
     notes += [f"{sum(one['rows'] for one in space.batches):,} in batches at the API"] if space.batches else []
     notes += [f"{space.pending_changes:,} pending"] if space.pending_changes else []
-    notes += [f"{space.orphans:,} orphans"] if space.orphans else []
+    notes += [f"{plural(space.orphans, 'orphan')}"] if space.orphans else []
     notes += [f"{space.untagged:,} untagged"] if space.untagged else []
     notes += ["content unknown"] if space.content == "unknown" else []
     notes += [f"{name} {value:.3f}" for name, value in space.evals.items() if name.startswith("ndcg")]

@@ -89,6 +89,10 @@ class Graph:
         spelt = self._spell(target)
         if spelt == "base" or _parts(spelt)["steps"]:
             raise UnknownTarget(f"{target!r} is not one revision", hint="name it: embedmig history   lists them")
+        if spelt in self.scripts:
+            return self.scripts[spelt]
+        if spelt == "head" and len(self._heads) == 1:
+            return self.scripts[self._heads[0]]
         with self._translated(target):
             found = self._map.get_revision(spelt)
         if found is None:

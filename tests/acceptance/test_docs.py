@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import re
 import tempfile
@@ -27,7 +28,10 @@ from tests.project import NEW_TAG, OLD_TAG, Project
 from tests.transcripts import ROOT, Session, agrees, blocks, live_through, prepare
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-LIVED = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("tutorial", "live-traffic", "proof", "audit"))]
+LIVED = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("tutorial", "live-traffic", "proof", "audit", "python")),
+]
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -123,6 +127,29 @@ def call_of(method: Callable[..., object]) -> str:
     """``(space, *, to=None)``: a method's arguments and defaults as the reference writes them."""
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(method).parameters.values()]
     return str(inspect.Signature(bare)).replace("'", '"')
+
+
+def test_every_public_name_is_on_the_page_about_python_and_every_function_with_its_arguments() -> None:
+    text = read("python.md")
+    assert set(embedmig.__all__) - set(re.findall(r"`(?:embedmig\.)?(\w+)", text)) == {"__version__"}
+    public = {name: getattr(embedmig, name) for name in embedmig.__all__}
+    functions = {name for name, value in public.items() if inspect.isfunction(value)} - {"within"}  # is the scripts'
+    assert set(re.findall(r"^### `embedmig\.(.+)`$", text, re.MULTILINE)) == {
+        f"{name}{call_of(public[name])}" for name in functions | {"Reader", "AsyncReader"}
+    }
+    errors = {name: value for name, value in public.items() if inspect.isclass(value) and issubclass(value, Exception)}
+    assert dict(re.findall(r"^\| `(\w+)` \| `\w+` \| (\d+) \|", section(text, "## Errors"), re.MULTILINE)) == {
+        name: str(value.exit_code) for name, value in errors.items()
+    }
+
+
+def test_the_fields_of_every_result_are_described() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ((?:`\w+`(?:, )?)+)", read("python.md"), re.MULTILINE)
+    described = {name: re.findall(r"`(\w+)`", fields) for name, fields in rows if len(fields) > 2}
+    for name in (*described, "Status", "RunResult", "Hit"):
+        value = getattr(embedmig, name)
+        if dataclasses.is_dataclass(value):
+            assert described[name] == [field.name for field in dataclasses.fields(value)], name
 
 
 def test_every_field_of_a_space_is_described() -> None:

@@ -164,7 +164,7 @@ def test_the_first_ctrl_c_finishes_the_batch_in_hand_and_the_same_command_goes_o
         process = project.start("upgrade", "head")
         wait_until(lambda: model.asked, "the model to be asked", of=process)
         process.send_signal(number)
-        read_until(process, "stopping after the batch in hand")
+        read_until(process, "stopping after the current batch")
     _, said = process.communicate()
     assert process.returncode == EXIT_INTERRUPTED, said
     assert "hint: run the same command again" in said
@@ -181,7 +181,7 @@ def test_the_second_ctrl_c_ends_at_once_though_the_model_never_answers(project: 
         process = project.start("upgrade", "head")
         wait_until(lambda: model.asked, "the model to be asked", of=process)
         process.send_signal(signal.SIGINT)
-        read_until(process, "stopping after the batch in hand")
+        read_until(process, "stopping after the current batch")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=10)
     assert process.returncode == EXIT_INTERRUPTED

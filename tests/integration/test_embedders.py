@@ -18,6 +18,7 @@ from embedmig.embedders import EmbedderSettings, create
 from embedmig.embedders.encoder import Encoded, Encoder
 from embedmig.embedders.openai import OpenAIEmbedder, decode
 from embedmig.embedders.pacing import Pacer, Policy
+from embedmig.embedders.wordllama import dimensions_of
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, EmbedmigError
 from embedmig.types import Space
 
@@ -87,6 +88,14 @@ def test_wordllama_refuses_what_it_does_not_carry() -> None:
         create(wordllama(100))
     with pytest.raises(EmbedderMisconfigured, match="has no 512 dimensions"):
         create(wordllama(512))
+
+
+@needs_wordllama
+def test_the_widths_of_wordllama_are_those_that_its_package_names() -> None:
+    from wordllama.config import WordLlamaModels
+
+    for name in ("l2_supercat", "l3_supercat"):
+        assert dimensions_of(name, 1024) == getattr(WordLlamaModels, name).available_dims
 
 
 @needs_wordllama

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from embedmig.database import Database, translated
 from embedmig.database.registry import Registry
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.openai_batch import QUEUE_FULL, BatchClient, Line, Remote
 from embedmig.engine.batch_api.claims import ApiBatch, ApiRequest, Claims
@@ -197,7 +198,7 @@ class ApiBatches:
             replace(self.limit, maximum=None),  # it is paid for already
         )  # fmt: skip
         try:
-            asyncio.run(pipeline.run(self._requests_in(batch, file, pipeline.halting)))
+            wait_for(pipeline.run(self._requests_in(batch, file, pipeline.halting)))
         finally:
             self._tally = self._tally.plus(pipeline.tally)
         return pipeline.tally.rows

@@ -6,7 +6,6 @@ about them is wrong but where they point. Only the model itself can tell.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from psycopg import sql
 
 from embedmig.database import Connection, ident
 from embedmig.database.registry import SpaceRecord
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.model_check import cosines_of
 from embedmig.intervals import wilson
@@ -59,7 +59,7 @@ def sample_space(
     No transaction is open while the model works. Raises what the model raises.
     """
     drawn = draw(conn, source, record, size, seed)
-    cosines = asyncio.run(compare(context.encoder(record.space, record.weights), drawn))
+    cosines = wait_for(compare(context.encoder(record.space, record.weights), drawn))
     measured = cosines[np.isfinite(cosines)]
     foreign = [one.key for one, cosine in zip(drawn, cosines, strict=True) if cosine < FOREIGN_BELOW]
     checked = len(measured)

@@ -1,0 +1,31 @@
+"""Calling a model, which is asynchronous, from functions that are not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop | None = None) -> T:
+    """Runs a coroutine to its end, in ``loop`` or in one of its own, and returns its result.
+
+    Where the caller's thread runs a loop already, as in a notebook or under an ASGI server, it is run on another thread:
+    a thread has one running loop. The caller waits in either case.
+    """
+    run: Callable[[Coroutine[Any, Any, T]], T] = loop.run_until_complete if loop else asyncio.run
+    if not _in_a_loop():
+        return run(coroutine)
+    with ThreadPoolExecutor(1, thread_name_prefix="embedmig-model") as thread:
+        return thread.submit(run, coroutine).result()
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
