@@ -95,7 +95,7 @@ def test_a_library_is_imported_in_its_own_rooms_alone(library: str) -> None:
 
 # --- the boundary of the stores -------------------------------------------------------------------------------
 
-OF_A_STORE = re.compile(r"pgvector|halfvec|hnsw|AdoptedStore|IndexEncoding|record\.relation|table_name|embedding_column|version_column|::vector|vector_dims", re.IGNORECASE)  # fmt: skip
+OF_A_STORE = re.compile(r"pgvector|halfvec|hnsw|AdoptedStore|IndexEncoding|record\.relation|table_name|embedding_column|::vector|vector_dims", re.IGNORECASE)  # fmt: skip
 """What only the store in PostgreSQL knows: its name, types, index forms, and where in its place what is."""
 
 USERS_WORDS = {
