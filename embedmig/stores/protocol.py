@@ -110,11 +110,12 @@ class VectorStore(Protocol):
         """Where the vectors of a space that is about to be made will be; ``schema`` is embedmig's own."""
 
     @staticmethod
-    def check(conn: Connection, source: Source) -> None:
-        """Refuses a server that it can't work with, and a source whose key it can't hold. Changes nothing.
+    def check_server(conn: Connection) -> None:
+        """Refuses a server that it can't work with; changes nothing. Raises :class:`DatabaseUnsuitable`."""
 
-        Raises :class:`DatabaseUnsuitable`, :class:`PlanError`.
-        """
+    @staticmethod
+    def check_source(source: Source) -> None:
+        """Refuses a source whose key it can't hold. Raises :class:`PlanError`."""
 
     @staticmethod
     def describe_index(space: Space, options: IndexOptions) -> str:

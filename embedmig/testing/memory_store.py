@@ -47,7 +47,11 @@ class MemoryStore:
         return (schema, f"{space.tag} {fingerprint}", "", "")
 
     @staticmethod
-    def check(conn: Connection, source: Source) -> None:
+    def check_server(conn: Connection) -> None:
+        """There is none."""
+
+    @staticmethod
+    def check_source(source: Source) -> None:
         """Whatever the source's key is, it is kept as text."""
 
     @staticmethod

@@ -159,7 +159,8 @@ def says_what_it_can_hold(bench: StoreUnderTest) -> None:
     """Places differ where spaces do, and an index of too many dimensions is refused before anything is built."""
     store, other, can = bench.open(SPACE), bench.open(OTHER), bench.open(SPACE).capabilities
     with bench.connect() as conn:
-        store.check(conn, store.source)
+        store.check_server(conn)
+        store.check_source(store.source)
         store.create(conn)
         since = store.seconds_since_read(conn)
         assert since is None or since >= 0

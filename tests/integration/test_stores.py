@@ -105,6 +105,9 @@ def test_the_store_in_a_file_keeps_the_promises(promise: StorePromise, tmp_path:
 METHODS = sorted(name for name, member in vars(VectorStore).items() if not name.startswith("_") and name != "capabilities" and (callable(member) or isinstance(member, staticmethod | property)))  # fmt: skip
 
 
+MAY_DO_NOTHING = ("check_server", "check_source", "seconds_since_read")
+
+
 def is_static(name: str) -> bool:
     return isinstance(vars(MemoryStore)[name], staticmethod)
 
@@ -120,7 +123,7 @@ def does_nothing(name: str) -> type[MemoryStore]:
 
 
 def fails(name: str) -> type[MemoryStore]:
-    """For the two methods of which nothing is a possible answer."""
+    """For the methods of which nothing is a possible answer."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("broken")
@@ -245,7 +248,7 @@ def broken(what: str) -> type[MemoryStore]:
     """The store that has this fault: one of :data:`SUBTLE`, or the name of a method that does nothing."""
     if what in SUBTLE:
         return SUBTLE[what]
-    return fails(what) if what in ("check", "seconds_since_read") else does_nothing(what)
+    return fails(what) if what in MAY_DO_NOTHING else does_nothing(what)
 
 
 def broken_promises(make: Callable[[], StoreUnderTest]) -> Iterator[str]:

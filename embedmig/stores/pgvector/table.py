@@ -83,9 +83,13 @@ class PgvectorStore(Manifest):
         return TablePlace(schema, table_name(space, fingerprint), "embedding", "version")
 
     @staticmethod
-    def check(conn: Connection, source: Source) -> None:
-        """pgvector must be there, or to be had; and a key column can't have the name of a column of the table's own."""
+    def check_server(conn: Connection) -> None:
+        """pgvector must be there, or to be had."""
         extension.check(conn)
+
+    @staticmethod
+    def check_source(source: Source) -> None:
+        """A key column can't have the name of a column of the table's own."""
         taken = [column.name for column in source.key if column.name in RESERVED]
         if taken:
             raise PlanError(
