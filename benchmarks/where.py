@@ -27,10 +27,11 @@ from benchmarks.run import machine
 from embedmig.embedders import encoder, openai
 from embedmig.engine import pipeline
 from embedmig.events import Event, OperationFinished, OperationStarted
+from embedmig.stores import Manifest
 from embedmig.stores.pgvector import table
 
 STAGES: tuple[tuple[str, object, str], ...] = (
-    ("read pages", table.PgvectorStore, "missing_page"),
+    ("read pages", Manifest, "missing_page"),
     ("cut into requests", pipeline, "assemble"),
     ("cut into requests", pipeline, "pieces_of"),
     ("pack, check, normalize", encoder.Encoder, "encode"),

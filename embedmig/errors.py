@@ -83,6 +83,18 @@ class DatabaseFailed(EmbedmigError):
     """The database failed in the middle of the run; what was committed is kept."""
 
 
+class StoreError(EmbedmigError):
+    """The store that holds the vectors failed."""
+
+
+class PlaceMissing(StoreError):
+    """The table or collection that should hold the vectors is not there."""
+
+
+class VectorRefused(StoreError):
+    """The store can't hold these vectors: of other dimensions than the space, or not finite."""
+
+
 class RunSuperseded(EmbedmigError):
     """The lock of this run was lost, or another run took over; this one stopped without writing further."""
 

@@ -9,8 +9,7 @@ from embedmig.database import Connection, RunLock, retry_transient
 from embedmig.database.registry import Registry
 from embedmig.errors import UsageError
 from embedmig.source import Source
-from embedmig.stores import Store, aliases
-from embedmig.stores.pgvector.adopted import writer_of
+from embedmig.stores import Manifest, aliases
 
 
 def alias_drop(project: ProjectLike, collection: str) -> str:
@@ -31,7 +30,7 @@ def alias_rebuild(project: ProjectLike, collection: str) -> str:
 
 
 def _with_alias(
-    project: Project, collection: str, change: Callable[[Connection, Registry, Source, Store], None]
+    project: Project, collection: str, change: Callable[[Connection, Registry, Source, Manifest], None]
 ) -> str:
     project.config.collection(collection)
     with RunLock(project.context(start=True).database), project.working() as (context, conn):
@@ -42,12 +41,12 @@ def _with_alias(
         record = context.registry.space(conn, collection, alias.version)
         assert record is not None
         if change is aliases.rebuild_dependents:
-            writer_of(source, record).check_key(conn)
+            context.manifest(conn, record).check_key(conn)
 
         def transaction() -> None:
             with conn.transaction():
                 conn.execute("set local lock_timeout = '500ms'")
-                change(conn, context.registry, source, context.store(conn, record))
+                change(conn, context.registry, source, context.manifest(conn, record))
 
         retry_transient(transaction)
     return ".".join(aliases.alias_name(source))

@@ -78,11 +78,7 @@ def _seconds(context: Context, conn: Connection, space: Space) -> float | None:
     """What is left of a backfill, at the rate that its model last had; None where it never ran."""
     record = _record(context, conn, space.collection, space.tag)
     source = context.source(conn, space.collection)
-    rows = (
-        context.store(conn, record).counts(conn, context.registry).missing
-        if record
-        else count_rows(conn, source).eligible
-    )
+    rows = context.manifest(conn, record).counts(conn).missing if record else count_rows(conn, source).eligible
     there = ledger_exists(conn, context.database.schema)
     before = context.ledger.measured(conn, context.registry.spaces_table, space.model) if there else None
     return 0.0 if not rows else before.seconds_for(rows, None) if before else None

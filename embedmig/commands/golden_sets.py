@@ -44,10 +44,9 @@ def encoded_queries(
     context: Context, conn: Connection, record: SpaceRecord, asked: GoldenSet, notices: list[str]
 ) -> tuple[Resolved, Encoded]:
     """The space, and the queries in its own model's terms."""
-    store = context.store(conn, record)
-    if not store.vectors(conn):
+    if not context.store(conn, record).count(conn):
         raise UsageError(f"{record.version} holds no vectors yet", hint="embedmig upgrade head fills it")
-    resolved = resolve_space(conn, store, record, context.config.settings(record.space.provider))
+    resolved = resolve_space(conn, context.manifest(conn, record), context.config.settings(record.space.provider))
     encoded = encode(resolved.encoder, [question.query for question in asked.questions])
     if encoded.rejected:
         first = next(iter(encoded.rejected.values()))
@@ -58,7 +57,7 @@ def encoded_queries(
 
 
 def completeness_of(context: Context, conn: Connection, record: SpaceRecord) -> float:
-    return context.store(conn, record).counts(conn, context.registry).completeness
+    return context.manifest(conn, record).counts(conn).completeness
 
 
 def keep_evaluations(context: Context, collection: str, found: Sequence[Evaluation], notices: list[str]) -> bool:

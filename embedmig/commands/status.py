@@ -227,7 +227,7 @@ def _space_status(
         failed_rows=counts.failed, orphans=counts.orphans, untagged=counts.untagged,
         content="checked" if counts.hash_known else "unknown", index=found.index,
         gates=conditions.evaluate(found, conditions.Thresholds(asked.completeness, asked.freshness)),
-        bytes=context.store(conn, record).bytes(conn, counts.vectors), failures=failures, batches=batches, model_error=_model_error(context, record),
+        bytes=context.store(conn, record).disk_bytes(conn, counts.vectors), failures=failures, batches=batches, model_error=_model_error(context, record),
         unaccounted=[", ".join(key) for key in found.unaccounted or ()],
         counted="exact" if found.exact else "estimated", completeness_error=round(found.error, 4),
         counted_at=found.counted_at.isoformat(timespec="seconds") if found.counted_at else None, **_evals(context, conn, record),

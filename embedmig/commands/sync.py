@@ -15,7 +15,7 @@ from embedmig.engine.sync import Synced, reconcile
 from embedmig.errors import DatabaseFailed, DatabaseUnavailable
 from embedmig.operations.base import Context
 from embedmig.source import capture
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores import check_keys, open_manifest
 
 NUDGE = "embedmig_sync"
 
@@ -93,9 +93,10 @@ def _repair(context: Context, conn: Connection, collection: str) -> None:
     def install() -> None:
         with conn.transaction():
             conn.execute("set local lock_timeout = '500ms'")
+            check_keys(conn, context.registry, source)
             capture.install(conn, context.registry, source, [column.name for column in source.text])
 
     retry_transient(install)
     for record in spaces:
         if not record.adopted:  # which text adopted vectors were made from is unknown: nothing there is called stale
-            reconcile(conn, context.registry, PgvectorStore(source, record))
+            reconcile(conn, context.registry, open_manifest(source, record))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,9 @@ from psycopg import sql
 
 from embedmig.database import Connection, ident, scalar
 from embedmig.types import Space, SpaceState
+
+Place = tuple[str, str, str, str]
+"""Where a space's vectors are. Its store alone knows what the parts mean; others pass it on and compare it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,7 @@ class SpaceRecord:
     revision: str
     state: SpaceState
     adopted: bool
-    table_schema: str
-    table_name: str
-    embedding_column: str
-    version_column: str
+    place: Place
     writer: str
     definition: dict[str, Any]
     text_columns: tuple[str, ...]
@@ -38,17 +38,8 @@ class SpaceRecord:
     ledger_schema: str = "embedmig"
 
     @property
-    def hashes(self) -> sql.Identifier:
-        """For adopted vectors that embedmig writes: the table of the content hashes of what it has written."""
-        return ident(self.ledger_schema, f"written_{self.id}")
-
-    @property
     def space(self) -> Space:
         return Space(**self.definition)
-
-    @property
-    def relation(self) -> sql.Identifier:
-        return ident(self.table_schema, self.table_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +101,7 @@ class Registry:
         ).format(self.spaces_table, SPACE_FIELDS)
         values = (
             record.collection, record.version, record.fingerprint, record.revision, record.state, record.adopted,
-            record.table_schema, record.table_name, record.embedding_column, record.version_column, record.writer,
+            *record.place, record.writer,
             json.dumps(record.definition), list(record.text_columns), record.weights,
         )  # fmt: skip
         row = conn.execute(query, values).fetchone()
@@ -269,9 +260,8 @@ class Registry:
 
 
 def read_space(row: Sequence[Any], schema: str) -> SpaceRecord:
-    values = list(row)
-    values[13] = tuple(values[13])
-    return replace(SpaceRecord(*values), ledger_schema=schema)
+    values = [*row[:7], tuple(row[7:11]), *row[11:13], tuple(row[13]), *row[14:], schema]
+    return SpaceRecord(*values)
 
 
 def as_array(key: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
 from embedmig.engine.throttle import Throttle
 from embedmig.errors import DatabaseFailed, EmbedmigError, Interrupted
 from embedmig.source.rows import Key, Row
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores import Manifest
 from embedmig.types import Progress, Tally
 
 PAGE_BYTES = 4_000_000  # of text held by one page; pages shrink where documents are long
@@ -80,7 +80,7 @@ class Backfill:
 
     database: Database
     registry: Registry
-    store: PgvectorStore
+    store: Manifest
     encoder: Encoder
     context: RunContext
     limit: SpendingLimit
@@ -195,9 +195,7 @@ class Backfill:
         after, number, renewed = held.after, 0, self.clock()
         while True:
             limit = self._page_rows
-            page = await asyncio.to_thread(
-                self.store.missing_page, self._reading, self.registry, after, held.upto, limit
-            )
+            page = await asyncio.to_thread(self.store.missing_page, self._reading, after, held.upto, limit)
             for request in requests_of(page, self.store, size):
                 if self.clock() - self._live_looked >= LIVE_SECONDS:
                     async for live in self._live(size):
@@ -273,7 +271,7 @@ class Backfill:
 
     def _count_total(self, conn: Connection) -> None:
         with suppress(DatabaseFailed), translated("counting"):  # cancelled, or lost with the others, which say so
-            counts = self.store.counts(conn, self.registry)
+            counts = self.store.counts(conn)
             self._total = counts.missing - counts.failed
             self.counted(conn, self._total)
 

@@ -16,8 +16,7 @@ from embedmig.database import Connection, ident, literal, retry_transient, scala
 from embedmig.database.registry import Registry
 from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma
 from embedmig.source.rows import Key, Row
-from embedmig.stores.pgvector.adopted import writer_of
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores import Manifest, open_manifest
 
 TAKE = 10_000  # keys distributed in one transaction; twice that where the last is a range
 LEASE_SECONDS = 300  # a claim whose holder hangs; one whose holder is gone is free at once
@@ -50,7 +49,7 @@ class Waiting:
 class Changes:
     """The changes of one collection's source, as seen from one of its spaces."""
 
-    def __init__(self, registry: Registry, store: PgvectorStore) -> None:
+    def __init__(self, registry: Registry, store: Manifest) -> None:
         self.registry = registry
         self.store = store
         self.source = store.source
@@ -120,7 +119,7 @@ class Changes:
             return
         for record in self.registry.spaces(conn, self.source.collection.name):
             if record.state in LIVE and record.writer == "embedmig":
-                writer_of(self.source, record).delete_orphans(conn)
+                open_manifest(self.source, record).delete_orphans(conn)
 
     # --- claiming
 
@@ -156,7 +155,7 @@ class Changes:
             with conn.transaction():
                 self.store.wait_for_settling(conn, alone=True)
                 conn.execute(BY_INDEX)
-                self.remove_gone(conn, rest)
+                self.store.delete_orphans(conn, self._claims(rest))
                 self.settle(conn, rest)
 
         if rest:
@@ -166,45 +165,28 @@ class Changes:
     def wanted(self, conn: Connection, claims: Sequence[Claim]) -> dict[int, Row]:
         """By place, the rows that the space lacks as they are now and that the model has not refused."""
         query = sql.SQL(
-            """select c.place, {hash}, s.doc, {refused}, {present} from {claims}
+            """select c.place, {hash}, s.doc, {lacking} from {claims}
                join {rows} s on {join} where {has_text}"""
         ).format(
             hash=DOC_HASH,
-            refused=self.store.refused(self.registry),
-            present=self.store.present(DOC_HASH),
+            lacking=self.store.lacking(),
             claims=self._claims(claims),
             rows=self.source.rows(),
             join=self.source.join("c", "s"),
             has_text=HAS_TEXT,
         )
-        wanted: dict[int, Row] = {}
-        for place, digest, text, refused, present in conn.execute(query):
-            if not refused and not present:
-                wanted[place - 1] = Row(claims[place - 1].key, text, digest)
-        return wanted
-
-    def remove_gone(self, conn: Connection, claims: Sequence[Claim]) -> None:
-        """Deletes the vectors of rows that are not there, or not eligible, as of this very statement."""
-        query = sql.SQL("delete from {} e using {} where {} and not exists (select from {} s where {} and {})").format(
-            self.store.table,
-            self._claims(claims),
-            self.source.join("c", "e"),
-            self.source.rows(),
-            self.source.join("s", "e"),
-            HAS_TEXT,
-        )
-        conn.execute(query)
+        return {
+            place - 1: Row(claims[place - 1].key, text, digest)
+            for place, digest, text, lacking in conn.execute(query)
+            if lacking
+        }
 
     def settle(self, conn: Connection, claims: Sequence[Claim]) -> None:
         """Inside the transaction that did the work: ends the entries whose rows are as the space has them, and frees
         the others, whose rows changed under way, to be taken again.
         """
-        current = sql.SQL("not exists (select from {} s where {} and {} and not ({} or {}))").format(
-            self.source.rows(),
-            self.source.join("c", "s"),
-            HAS_TEXT,
-            self.store.present(DOC_HASH),
-            self.store.refused(self.registry),
+        current = sql.SQL("not exists (select from {} s where {} and {})").format(
+            self.source.rows(), self.source.join("c", "s"), self.store.lacking()
         )
         settled = sql.SQL(
             """delete from {pending} p using {claims}

@@ -25,8 +25,7 @@ from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
 from embedmig.lazy import Later
 from embedmig.source.chunking import pieces_of
 from embedmig.source.rows import Key, Piece, Row
-from embedmig.stores import Batch
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores import Batch, Manifest
 from embedmig.types import Tally, Vectors
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class Pipeline:
     """
 
     registry: Registry
-    store: PgvectorStore
+    store: Manifest
     encoder: Encoder
     writing: Connection
     context: RunContext
@@ -235,7 +234,7 @@ class Pipeline:
             self.store.wait_for_settling(self.writing, alone=bool(claims))
             for held, items in by_range(taken).items():
                 batches = [item.batch for item in items]
-                written = self.store.write(self.writing, self.registry, batches, first=not did)
+                written = self.store.write(self.writing, batches, first=not did)
                 did[held] = self._did(items, written)
             if claims:
                 Changes(self.registry, self.store).settle(self.writing, claims)
@@ -313,7 +312,7 @@ def frozen_objects() -> Iterator[None]:
 # --- requests -------------------------------------------------------------------------------------------------
 
 
-def requests_of(rows: Sequence[Row], store: PgvectorStore, size: int) -> list[Request]:
+def requests_of(rows: Sequence[Row], store: Manifest, size: int) -> list[Request]:
     """Whole rows together until a request has ``size`` pieces; a row of many chunks may overfill it, and the encoder splits it."""
     requests: list[Request] = []
     some: list[Row] = []

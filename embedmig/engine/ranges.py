@@ -19,7 +19,7 @@ from embedmig.database.registry import Registry
 from embedmig.source import comma
 from embedmig.source.rows import Key
 from embedmig.source.sampling import NO_PAGES, some_pages
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores import Manifest
 from embedmig.types import Tally
 
 CUT_CLASS = 0x656D6272  # "embr"; the second half of the lock's key is the space's number
@@ -85,7 +85,7 @@ class RangeLost(Exception):
 
 
 class Ranges:
-    def __init__(self, registry: Registry, store: PgvectorStore, settings: BackfillSettings) -> None:
+    def __init__(self, registry: Registry, store: Manifest, settings: BackfillSettings) -> None:
         self.store, self.settings = store, settings
         self._common = {
             "ranges": registry.ranges_table,

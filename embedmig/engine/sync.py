@@ -24,9 +24,8 @@ from embedmig.engine.outbox import LIVE, Changes
 from embedmig.engine.pipeline import Pipeline, Request
 from embedmig.engine.throttle import Throttle
 from embedmig.errors import AnswerIsNo, EmbedderError, MissingExtra
-from embedmig.source import DOC_HASH, HAS_TEXT, Source
-from embedmig.stores.pgvector.adopted import writer_of
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.source import Source
+from embedmig.stores import Manifest, open_manifest
 from embedmig.types import Tally
 
 LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
@@ -78,7 +77,7 @@ class Sync:
 
     def space(self, record: SpaceRecord) -> Synced:
         """One pass over one space. A model that fails is an answer, not an error: the other spaces go on."""
-        store, tally, error, code = writer_of(self.source, record), Tally(), None, 0
+        store, tally, error, code = open_manifest(self.source, record), Tally(), None, 0
         changes = Changes(self.registry, store)
         with translated("syncing"), self.database.connect("sync reader") as reading:
             store.check_key(reading)
@@ -96,7 +95,7 @@ class Sync:
             record.collection, record.version, tally.rows, tally.failed, left.count, left.oldest_seconds, error, code
         )
 
-    def _drain(self, reading: Connection, store: PgvectorStore) -> Tally:
+    def _drain(self, reading: Connection, store: Manifest) -> Tally:
         model_check.check_once(self.database.url, reading, self.registry, store.record, self.encoder(store.record))
         encoder = self.encoder(store.record)
         with self.database.connect("sync writer") as writing:
@@ -136,7 +135,7 @@ def look_behind_watermark(conn: Connection, registry: Registry, source: Source) 
     for record in registry.spaces(conn, source.collection.name):
         if record.state not in LIVE or record.writer != "embedmig":
             continue
-        store = writer_of(source, record)
+        store = open_manifest(source, record)
         since = sql.SQL(
             "({mark}::timestamptz is null or {column} >= {mark}::timestamptz - make_interval(mins => {late}))"
         )
@@ -147,7 +146,7 @@ def look_behind_watermark(conn: Connection, registry: Registry, source: Source) 
         registry.save_watermark(conn, source.collection.name, newest)
 
 
-def reconcile(conn: Connection, registry: Registry, store: PgvectorStore) -> tuple[int, int]:
+def reconcile(conn: Connection, registry: Registry, store: Manifest) -> tuple[int, int]:
     """Compares a space with its source from end to end: queues what is missing or stale, removes what is gone.
 
     For a time without triggers. Returns how many rows of each there were.
@@ -155,7 +154,7 @@ def reconcile(conn: Connection, registry: Registry, store: PgvectorStore) -> tup
     return enqueue_missing(conn, registry, store, sql.SQL("true")), store.delete_orphans(conn)
 
 
-def enqueue_missing(conn: Connection, registry: Registry, store: PgvectorStore, where: sql.Composable) -> int:
+def enqueue_missing(conn: Connection, registry: Registry, store: Manifest, where: sql.Composable) -> int:
     """Queues the rows that a space lacks, or has with another content; ``where`` narrows them over ``s``."""
     source = store.source
     extra = source.changed_at
@@ -163,7 +162,7 @@ def enqueue_missing(conn: Connection, registry: Registry, store: PgvectorStore, 
     query = sql.SQL(
         """insert into {pending} as p (space, key, changed_at)
            select {space}, {key}, {stamp} from {rows} s
-           where {has_text} and {where} and not {present} and not {refused}
+           where {where} and {lacking}
            on conflict (space, key) do nothing"""
     ).format(
         pending=registry.pending_table,
@@ -171,9 +170,7 @@ def enqueue_missing(conn: Connection, registry: Registry, store: PgvectorStore, 
         key=source.key_text("s"),
         stamp=stamp,
         rows=source.rows(extra=extra),
-        has_text=HAS_TEXT,
         where=where,
-        present=store.present(DOC_HASH),
-        refused=store.refused(registry),
+        lacking=store.lacking(),
     )
     return conn.execute(query).rowcount

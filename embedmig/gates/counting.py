@@ -22,8 +22,8 @@ from embedmig.engine.outbox import unsettled
 from embedmig.intervals import share_error
 from embedmig.source import HAS_TEXT, Source, SourceCounts, count_rows
 from embedmig.source.rows import Key
-from embedmig.source.sampling import leaves, sampled_rows, some_pages
-from embedmig.stores import SpaceCounts, Store
+from embedmig.source.sampling import about, leaves, sampled_rows, some_pages
+from embedmig.stores import Manifest, SpaceCounts
 
 SMALL = 50_000  # rows by the planner's estimate: up to here everything is counted, every time
 PAGES = 96  # read of the source for a sample; a table of any size costs the same
@@ -57,21 +57,10 @@ def is_small(conn: Connection, *relations: sql.Composable) -> bool:
     return all(planned_rows(conn, relation) <= SMALL for relation in relations)
 
 
-def about(conn: Connection, relation: sql.Composable) -> int:
-    """How many rows a table has: by its statistics; where it has none yet, by some of its pages."""
-    pages = some_pages(conn, relation, PAGES)
-    if pages.analysed:
-        return planned_rows(conn, relation)
-    query = sql.SQL("select count(*), count(distinct (tableoid, (ctid::text::point)[0])) from {} {}")
-    row = conn.execute(query.format(relation, pages.clause)).fetchone()
-    assert row is not None
-    return int(row[0] / max(row[1], 1) * pages.count)
-
-
 # --- what was counted before ------------------------------------------------------------------------------------
 
 
-def mark(conn: Connection, registry: Registry, store: Store) -> Mark:
+def mark(conn: Connection, registry: Registry, manifest: Manifest) -> Mark:
     """What would be different if the space, its source, what waits between them or the question had changed.
 
     To be taken *before* the count, outside its transaction: what is committed in between then spoils the mark instead of
@@ -79,13 +68,12 @@ def mark(conn: Connection, registry: Registry, store: Store) -> Mark:
     """
     if conn.info.server_version >= 150000:
         conn.execute("select pg_stat_force_next_flush()")  # what this session wrote itself
-    source, record = store.source, store.record
+    source, record = manifest.source, manifest.record
     shown = source.collection
     asked = json.dumps([shown.table, shown.key, shown.text, shown.where, record.fingerprint], default=list)
-    tables = [source.relation] if record.adopted else [source.relation, record.relation]
     return {
         "asked": hashlib.sha256(asked.encode()).hexdigest(),
-        "written": [written(conn, table) for table in tables],
+        "written": [written(conn, table) for table in manifest.tables],
         "waiting": scalar(conn, sql.SQL(
             "select count(*) || ' ' || coalesce(sum(hashtextextended(u::text, 0)), 0) from ({}) u").format(
             unsettled(conn, registry, source, record.id))),
@@ -155,14 +143,14 @@ class Sample:
         return round(total * part / self.rows) if self.rows else 0
 
 
-def draw(conn: Connection, source: Source, store: Store | None) -> Sample:
+def draw(conn: Connection, source: Source, manifest: Manifest | None) -> Sample:
     """Reads :data:`PAGES` pages and looks their rows up in the space by key.
 
     Rows of a page are alike (a backfill goes by key), so the error is that of pages and not of rows.
     """
     pages = some_pages(conn, source.relation, PAGES)
-    present = store.held() if store else sql.SQL("false")
-    untagged = store.untagged() if store else sql.SQL("false")
+    present = manifest.held() if manifest else sql.SQL("false")
+    untagged = manifest.untagged() if manifest else sql.SQL("false")
     query = sql.SQL(
         """with s as materialized ({sample}),
            seen as materialized (
@@ -177,7 +165,7 @@ def draw(conn: Connection, source: Source, store: Store | None) -> Sample:
                   coalesce(sum(x * x), 0)::float8, coalesce(sum(x * y), 0)::float8, coalesce(sum(y * y), 0)::float8
            from clusters"""
     ).format(
-        sample=sampled_rows(source, pages, store.own_columns() if store else ()), has_text=HAS_TEXT, present=present,
+        sample=sampled_rows(source, pages, manifest.own_columns if manifest else ()), has_text=HAS_TEXT, present=present,
         untagged=untagged,
     )  # fmt: skip
     # Each row of the sample is looked up by its key: a plan that reads the whole space would cost what a count costs.
@@ -188,19 +176,19 @@ def draw(conn: Connection, source: Source, store: Store | None) -> Sample:
     return Sample(rows, wanted, present, blank, untagged, share_error(row[0], wanted, present, row[6:]))
 
 
-def estimate(conn: Connection, registry: Registry, store: Store) -> Counted | None:
+def estimate(conn: Connection, registry: Registry, manifest: Manifest) -> Counted | None:
     """What a space holds, from a sample: never 1.0, which means every row. None where the sample has no eligible row."""
-    found = draw(conn, store.source, store)
+    found = draw(conn, manifest.source, manifest)
     if not found.wanted:
         return None
-    total = about(conn, store.source.relation)
+    total = about(conn, manifest.source.relation, PAGES)
     eligible = found.of(found.wanted, total)
     complete = min(round(eligible * found.share), max(0, eligible - 1))
     refused = scalar(
-        conn, sql.SQL("select count(*) from {} where space = %s").format(registry.failed_table), (store.record.id,)
+        conn, sql.SQL("select count(*) from {} where space = %s").format(registry.failed_table), (manifest.record.id,)
     )
-    adopted = store.record.adopted
-    vectors = found.of(found.present, total) if adopted else about(conn, store.record.relation)
+    adopted = manifest.record.adopted
+    vectors = found.of(found.present, total) if adopted else about(conn, manifest.table, PAGES)
     counts = SpaceCounts(
         eligible, complete, vectors,
         blank=found.of(found.blank, total), failed=refused, untagged=found.of(found.untagged, total),
@@ -214,5 +202,5 @@ def source_rows(conn: Connection, source: Source) -> tuple[SourceCounts, bool]:
     if source.foreign or is_small(conn, source.relation):
         return count_rows(conn, source), True
     with conn.transaction():
-        found, total = draw(conn, source, None), about(conn, source.relation)
+        found, total = draw(conn, source, None), about(conn, source.relation, PAGES)
     return SourceCounts(found.of(found.wanted + found.blank, total), found.of(found.blank, total), 0), False

@@ -10,10 +10,9 @@ from embedmig.engine.outbox import unsettled, waiting
 from embedmig.gates import counting
 from embedmig.gates.conditions import Measured
 from embedmig.gates.counting import Counted
-from embedmig.source import DOC_HASH, HAS_TEXT, Source, capture
+from embedmig.source import Source, capture
 from embedmig.source.rows import Key
-from embedmig.stores import Store, open_store
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores import Manifest, open_manifest, open_store
 
 LISTED = 11  # ten keys are shown; one more says that there are more
 
@@ -24,15 +23,15 @@ def measure(conn: Connection, registry: Registry, source: Source, record: SpaceR
     Every row is compared, now. What was counted is kept for :func:`look`, where this role may write it.
     Raises :class:`SourceError` where the source's key is no longer of the space's type: they can't be compared.
     """
-    store = open_store(source, record)
+    manifest = open_manifest(source, record)
     if not record.adopted:
-        PgvectorStore(source, record).check_key(conn)
-    large = not is_small(conn, source, store)
-    mark = counting.mark(conn, registry, store) if large else {}
+        manifest.check_key(conn)
+    large = not counting.is_small(conn, *manifest.tables)
+    mark = counting.mark(conn, registry, manifest) if large else {}
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read")
-        counted = count(conn, registry, store)
-        found = around(conn, registry, store, counted)
+        counted = count(conn, registry, manifest)
+        found = around(conn, registry, manifest, counted)
     if large:
         counting.keep(conn, registry, record.id, mark, counted)
     return found
@@ -43,35 +42,30 @@ def look(conn: Connection, registry: Registry, source: Source, record: SpaceReco
 
     Exact where the space is small, or where nothing has happened since it was counted; an estimate elsewhere.
     """
-    store = open_store(source, record)
-    if source.foreign or is_small(conn, source, store):
+    manifest = open_manifest(source, record)
+    if source.foreign or counting.is_small(conn, *manifest.tables):
         return measure(conn, registry, source, record)
-    mark = counting.mark(conn, registry, store)
+    mark = counting.mark(conn, registry, manifest)
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read")
-        counted = counting.kept(conn, registry, record.id, mark) or counting.estimate(conn, registry, store)
-        return around(conn, registry, store, counted or count(conn, registry, store))
+        counted = counting.kept(conn, registry, record.id, mark) or counting.estimate(conn, registry, manifest)
+        return around(conn, registry, manifest, counted or count(conn, registry, manifest))
 
 
-def is_small(conn: Connection, source: Source, store: Store) -> bool:
-    """Whether a count is as quick as a look."""
-    tables = [source.relation] if store.record.adopted else [source.relation, store.record.relation]
-    return counting.is_small(conn, *tables)
-
-
-def count(conn: Connection, registry: Registry, store: Store) -> Counted:
+def count(conn: Connection, registry: Registry, manifest: Manifest) -> Counted:
     """Every row, inside a transaction; and which of those that are missing nobody can account for."""
     now = scalar(conn, "select clock_timestamp()")
-    counts = store.counts(conn, registry)
-    if store.record.writer != "embedmig" or not isinstance(store, PgvectorStore):
+    counts = manifest.counts(conn)
+    if manifest.record.writer != "embedmig" or manifest.record.adopted:
         return Counted(counts, now, unaccounted=())
     missing = counts.missing - counts.failed
-    return Counted(counts, now, unaccounted=unaccounted(conn, registry, store) if missing else ())
+    return Counted(counts, now, unaccounted=unaccounted(conn, registry, manifest) if missing else ())
 
 
-def around(conn: Connection, registry: Registry, store: Store, counted: Counted) -> Measured:
+def around(conn: Connection, registry: Registry, manifest: Manifest, counted: Counted) -> Measured:
     """What goes with a count, of the same snapshot: the index, what waits, and whether changes are captured."""
-    index, source, record = store.index_state(conn), store.source, store.record
+    source, record = manifest.source, manifest.record
+    index = open_store(source, record).index_state(conn)
     if record.writer != "embedmig":
         return Measured(counted.counts, index, counted_at=counted.at, error=counted.error)
     return Measured(
@@ -85,19 +79,8 @@ def around(conn: Connection, registry: Registry, store: Store, counted: Counted)
     )
 
 
-def unaccounted(conn: Connection, registry: Registry, store: PgvectorStore) -> tuple[Key, ...]:
+def unaccounted(conn: Connection, registry: Registry, manifest: Manifest) -> tuple[Key, ...]:
     """Some eligible rows that the space lacks although no change waits for them and no model refused them."""
-    source = store.source
-    query = sql.SQL(
-        """select {key} from {rows} s where {has_text} and not {present} and not {refused}
-             and not exists (select from ({unsettled}) u where u.key = {key}) limit {limit}"""
-    ).format(
-        key=source.key_text("s"),
-        rows=source.rows(),
-        has_text=HAS_TEXT,
-        present=store.present(DOC_HASH),
-        refused=store.refused(registry),
-        unsettled=unsettled(conn, registry, source, store.record.id),
-        limit=sql.Literal(LISTED),
-    )
+    missing = manifest.missing_keys(unsettled(conn, registry, manifest.source, manifest.record.id))
+    query = sql.SQL("{} limit {}").format(missing, sql.Literal(LISTED))
     return tuple(tuple(row[0]) for row in conn.execute(query))

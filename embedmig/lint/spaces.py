@@ -12,10 +12,10 @@ from embedmig.lint import Violation, rule
 from embedmig.lint.reading import Named, Reading, Subject
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
-from embedmig.operations.create_index import CreateIndex, way_out
+from embedmig.operations.create_index import CreateIndex
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.recording import Call
-from embedmig.stores.pgvector.hnsw import LIMIT
+from embedmig.stores import IndexOptions, store_class
 from embedmig.types import Chunk, Space
 
 
@@ -29,17 +29,12 @@ def unpinned_model(subject: Subject) -> Iterator[Violation]:
 
 @rule("EM006")
 def index_over_limit(subject: Subject) -> Iterator[Violation]:
-    """pgvector's HNSW holds 2,000 dimensions of vector and 4,000 of halfvec: the build would fail after the load."""
+    """An index holds fewer dimensions than a column: the build would fail after the load."""
     for reading, call, space in of_spaces(subject, CreateIndex):
         assert isinstance(call.operation, CreateIndex)
-        storage = call.operation.form.storage
-        if space.dimensions > LIMIT[storage]:
-            yield Violation(
-                reading.script.path,
-                call.line,
-                f"an HNSW index on {storage} holds at most {LIMIT[storage]:,} dimensions, not {space.dimensions:,}",
-                way_out(space),
-            )
+        options = IndexOptions(storage=call.operation.storage)
+        if limit := store_class(space).index_over_limit(space, options):
+            yield Violation(reading.script.path, call.line, *limit)
 
 
 @rule("EM009")

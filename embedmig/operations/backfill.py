@@ -22,9 +22,8 @@ from embedmig.errors import AnswerIsNo, PlanError, RunSuperseded
 from embedmig.operations.base import Context, Operation, PlannedState, Run
 from embedmig.operations.estimate_recorder import EstimateRecorder, counter, estimate_of, weighable
 from embedmig.planning.tokens import weigh
-from embedmig.source import DOC_HASH
 from embedmig.source import table as sources
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores import Manifest
 from embedmig.types import Estimate, Space, Tally
 
 
@@ -62,11 +61,9 @@ class BackfillSpace(Operation):
         counted = sources.count_rows(plan.conn, source)
         rows, missing = counted.eligible, sql.Composed([sql.SQL("true")])
         if planned.record:
-            store = plan.context.store(plan.conn, planned.record)
-            assert isinstance(store, PgvectorStore)
-            found = store.counts(plan.conn, plan.context.registry)
-            rows = found.missing - found.failed
-            missing = sql.SQL("not {} and not {}").format(store.present(DOC_HASH), store.refused(plan.context.registry))
+            manifest = plan.context.manifest(plan.conn, planned.record)
+            found = manifest.counts(plan.conn)
+            rows, missing = found.missing - found.failed, manifest.lacking()
         characters = round(counted.characters * rows / max(1, counted.eligible))
         settings = plan.context.config.settings(self.space.provider)
         space, count = weighable(self.space), counter(self.space, settings)
@@ -112,8 +109,7 @@ def fill(
     """
     from embedmig.engine.batch_api.claims import Claims
 
-    store = context.store(conn, record)
-    assert isinstance(store, PgvectorStore)
+    store = context.manifest(conn, record)
     model_check.check(conn, context.registry, record, context.encoder(record.space, record.weights))
     encoder = context.encoder(record.space, record.weights, traffic="bulk")
     config, limit = context.config, context.limit(record.space)
@@ -154,7 +150,7 @@ def fence_of_joined(context: Context, record: SpaceRecord) -> Fence:
 
 
 def fill_by_api_batches(
-    context: Context, store: PgvectorStore, encoder: Encoder, run: RunContext, *, sends: bool = True
+    context: Context, store: Manifest, encoder: Encoder, run: RunContext, *, sends: bool = True
 ) -> Tally:
     """All that API batches can carry, at half the price; what is left is embedded by requests. Without ``sends``, those
     that are out.
@@ -170,5 +166,5 @@ def fill_by_api_batches(
 
 
 def rows_left(context: Context, conn: Connection, record: SpaceRecord) -> int:
-    counts = context.store(conn, record).counts(conn, context.registry)
+    counts = context.manifest(conn, record).counts(conn)
     return counts.missing - counts.failed

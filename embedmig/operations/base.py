@@ -27,7 +27,7 @@ from embedmig.engine.sync import Sync
 from embedmig.errors import EmbedderMisconfigured, PlanError
 from embedmig.source import Source
 from embedmig.source import table as sources
-from embedmig.stores import Store, open_store
+from embedmig.stores import Manifest, VectorStore, open_manifest, open_store
 from embedmig.types import Estimate, Space, Verdict, fingerprint
 
 
@@ -47,8 +47,12 @@ class Context:
             self._sources[collection] = sources.resolve(conn, self.config.collection(collection))
         return self._sources[collection]
 
-    def store(self, conn: Connection, record: SpaceRecord) -> Store:
+    def store(self, conn: Connection, record: SpaceRecord) -> VectorStore:
         return open_store(self.source(conn, record.collection), record)
+
+    def manifest(self, conn: Connection, record: SpaceRecord) -> Manifest:
+        """What PostgreSQL knows of a registered space."""
+        return open_manifest(self.source(conn, record.collection), record)
 
     def encoder(
         self, space: Space, pinned: str = "", *, patience: float = float("inf"), traffic: Traffic = "live"

@@ -9,11 +9,10 @@ from psycopg import sql
 
 from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord, definition_of
-from embedmig.errors import PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.source import Source, capture
 from embedmig.source import table as sources
-from embedmig.stores.pgvector.table import RESERVED, PgvectorStore, table_name
+from embedmig.stores import check_keys, open_manifest, open_store, store_class
 from embedmig.types import Space, fingerprint
 
 
@@ -27,8 +26,9 @@ class CreateSpace(Operation):
 
     def validate(self, plan: PlannedState) -> None:
         """Table, columns and key must be there, the tag free or its own, and the model must answer."""
+        store_class(self.space).check_server(plan.conn)
         source = plan.source(self.space.collection)
-        refuse_reserved(source)
+        store_class(self.space).check_source(source)
         sources.check_key(plan.conn, source)
         planned = plan.claim(self.space, adopted=False)
         if not plan.offline:  # a dry run asks no model, and whoever looks need not be who runs it
@@ -40,24 +40,24 @@ class CreateSpace(Operation):
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """The table; the registry's entry is embedmig's own business."""
         source = plan.source(self.space.collection)
-        return [
-            PgvectorStore(source, draft(self.space, source, plan.context.database.schema, plan.revision, "")).create()
-        ]
+        record = draft(self.space, source, plan.context.database.schema, plan.revision, "")
+        return [open_manifest(source, record).create_sql()]
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and makes its table, both or neither."""
         source = run.context.source(conn, self.space.collection)
         text = [column.name for column in source.text]
+        check_keys(conn, run.context.registry, source)
         if run.context.registry.space(conn, self.space.collection, self.space.tag):
             capture.install(conn, run.context.registry, source, text)
             return "was there"
         weights = run.context.encoder(self.space).embedder.weights()
         record = draft(self.space, source, run.context.database.schema, run.revision, weights)
-        conn.execute(PgvectorStore(source, record).create())
+        open_store(source, record).create(conn)
         run.context.registry.add_space(conn, record)
         # Before the backfill's first read: from here on every commit is captured, and what is older is there to be read.
         capture.install(conn, run.context.registry, source, text)
-        return f"table {record.table_schema}.{record.table_name}"
+        return f"table {'.'.join(record.place[:2])}"
 
 
 def draft(space: Space, source: Source, schema: str, revision: str, weights: str) -> SpaceRecord:
@@ -66,17 +66,6 @@ def draft(space: Space, source: Source, schema: str, revision: str, weights: str
     mark = fingerprint(space, text)
     return SpaceRecord(
         id=0, collection=space.collection, version=space.tag, fingerprint=mark, revision=revision, state="building",
-        adopted=False, table_schema=schema, table_name=table_name(space, mark), embedding_column="embedding",
-        version_column="version", writer="embedmig", definition=definition_of(space), text_columns=text, weights=weights,
-        state_since=None,
+        adopted=False, place=store_class(space).new_place(space, mark, schema), writer="embedmig", definition=definition_of(space), text_columns=text, weights=weights,
+        state_since=None, ledger_schema=schema,
     )  # fmt: skip
-
-
-def refuse_reserved(source: Source) -> None:
-    """A key column can't have the name of a column that every space has."""
-    taken = [column.name for column in source.key if column.name in RESERVED]
-    if taken:
-        raise PlanError(
-            f"key column {taken[0]!r} of {source.collection.table} has a name that spaces use themselves",
-            hint=f"rename it in the table; spaces have {', '.join(RESERVED)}",
-        )

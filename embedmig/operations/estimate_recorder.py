@@ -127,7 +127,7 @@ class EstimateRecorder:
             })  # fmt: skip
 
     def _bytes(self, conn: Connection) -> int:
-        return self.run.context.store(conn, self.record).bytes(conn, 0)
+        return self.run.context.store(conn, self.record).disk_bytes(conn, 0)
 
     @property
     def _note(self) -> Callable[..., None]:

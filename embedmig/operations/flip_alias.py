@@ -47,10 +47,10 @@ class FlipAlias(Operation):
             return [sql.SQL("drop view {}").format(ident(schema, name))]
         planned = plan.expect(self.collection, self.version)
         from embedmig.operations.create_space import draft
-        from embedmig.stores import open_store
+        from embedmig.stores import open_manifest
 
         record = planned.record or draft(planned.space, source, plan.context.database.schema, plan.revision, "")
-        return [aliases.view_statement(source, open_store(source, record), replace=True)]
+        return [aliases.view_statement(source, open_manifest(source, record), replace=True)]
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Compare and set: if the alias moved since the plan was made, nothing happens."""
@@ -71,7 +71,7 @@ class FlipAlias(Operation):
         record = context.registry.space(conn, self.collection, self.version)
         if record is None or record.state == "retired":
             raise AliasMoved(f"{self.version} is no longer there to be shown; nothing was flipped")
-        aliases.point(conn, context.registry, source, context.store(conn, record), record, current)
+        aliases.point(conn, context.registry, source, context.manifest(conn, record), record, current)
         return f"{showing or 'nothing'} → {self.version}"
 
     def undo(self, before: str | None) -> tuple[Operation, ...]:

@@ -23,7 +23,7 @@ from embedmig.operations.execute import Execute
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.gate import Gate
 from embedmig.operations.retire_space import RetireSpace
-from embedmig.stores.index_sizes import IndexStorage
+from embedmig.stores import IndexStorage
 from embedmig.types import Space
 
 

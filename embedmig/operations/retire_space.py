@@ -17,7 +17,7 @@ from embedmig.gates.evidence import fallen
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.operations.base import Context, Operation, PlannedState, Run
 from embedmig.source import capture
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores import open_manifest
 
 QUIET_SECONDS = 3600.0  # a version is no longer read when its index has not been used for so long
 
@@ -53,7 +53,7 @@ class RetireSpace(Operation):
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         record = plan.context.registry.space(plan.conn, self.collection, self.version)
-        return [PgvectorStore(plan.source(self.collection), record).drop()] if record else "made in this very plan"
+        return [open_manifest(plan.source(self.collection), record).drop_sql()] if record else "made in this very plan"
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Refuses while it is too early; the revision stays pending, and a later run asks again."""
@@ -82,10 +82,10 @@ def refuse_early(context: Context, conn: Connection, record: SpaceRecord, after:
             f"{record.version} has been retained for {kept / 86400:.1f} days, not for {after}",
             hint="until then it is the way back",
         )
-    if (idle := seconds_since_read(conn, record)) is not None and idle < QUIET_SECONDS:
+    if (idle := context.store(conn, record).seconds_since_read(conn)) is not None and idle < QUIET_SECONDS:
         raise AnswerIsNo(
             f"{record.version} was read {idle:.0f} s ago, by something that doesn't go through the alias",
-            hint=f"find it in pg_stat_activity; the table is {record.table_schema}.{record.table_name}",
+            hint=f"find it in pg_stat_activity; its place is {'.'.join(record.place[:2])}",
         )
 
 
@@ -102,20 +102,10 @@ def refuse_unstable(context: Context, conn: Connection, record: SpaceRecord, cou
         raise AnswerIsNo(reason, hint=f"{record.version} is kept until then: it is the way back")
 
 
-def seconds_since_read(conn: Connection, record: SpaceRecord) -> float | None:
-    """How long ago a search used the space's vector index; None where it never was, or before PostgreSQL 16."""
-    if conn.info.server_version < 160000:
-        return None
-    query = """select extract(epoch from now() - s.last_idx_scan)::float8 from pg_stat_user_indexes s
-               join pg_class c on c.oid = s.indexrelid join pg_am a on a.oid = c.relam
-               where s.schemaname = %s and s.relname = %s and a.amname = 'hnsw' and s.last_idx_scan > %s"""
-    return scalar(conn, query, (record.table_schema, record.table_name, record.state_since))  # type: ignore[no-any-return]
-
-
 def drop(context: Context, conn: Connection, record: SpaceRecord) -> None:
     """Inside a transaction: table, waiting changes and dead letters go, the registry's entry stays."""
     source = context.source(conn, record.collection)
-    conn.execute(PgvectorStore(source, record).drop())
+    context.store(conn, record).drop(conn)
     for table in (context.registry.pending_table, context.registry.failed_table, context.registry.hot_table):
         conn.execute(sql.SQL("delete from {} where space = %s").format(table), (record.id,))
     context.registry.set_state(conn, record.id, "retired")

@@ -20,24 +20,15 @@ import psycopg
 from psycopg import sql
 
 from embedmig.config.settings import EmbedderSettings
-from embedmig.database import Connection, Database, ident, planned_rows
+from embedmig.database import Connection, Database, ident
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import Registry
 from embedmig.embedders.blocking import wait_for
 from embedmig.errors import AliasMoved, EmbedmigError, UsageError
 from embedmig.reading.canary import Canary
 from embedmig.reading.shadow import Shadow, ShadowTask
-from embedmig.stores.aliases import CHANNEL, space_of
-from embedmig.stores.pgvector.hnsw import encoding_of
-from embedmig.stores.search import (
-    Resolved,
-    column_names,
-    encode_query,
-    encoder_for,
-    nearest,
-    resolve_version,
-    split_columns,
-)
+from embedmig.stores.aliases import CHANNEL
+from embedmig.stores.search import Resolved, encode_query, nearest, resolve_alias, resolve_version
 from embedmig.types import Hit
 
 T = TypeVar("T")
@@ -250,14 +241,7 @@ class Reader:
                 f"the alias of {self.collection!r} shows no version yet",
                 hint="embedmig upgrade head creates and fills it",
             )
-        relation = ident(record.alias_schema, record.alias_name)
-        names = column_names(self._conn, relation)
-        space, weights = space_of(record.encoder)
-        encoder = encoder_for(space, weights, self._settings.get(space.provider))
-        keys, columns = split_columns(names)
-        form = encoding_of(self._conn, relation)
-        rows = planned_rows(self._conn, relation)
-        return Resolved(relation, keys, columns, record.version, record.fingerprint or "", encoder, form, rows)
+        return resolve_alias(self._conn, record, self._settings)
 
     def _read(self, current: Resolved, vector: Sequence[float], k: int, where: Mapping[str, Any] | None) -> list[Hit]:
         try:

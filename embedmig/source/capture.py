@@ -19,7 +19,7 @@ from psycopg import sql
 from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import Registry
 from embedmig.errors import SourceError
-from embedmig.source import Source, check_key_types, comma, list_columns
+from embedmig.source import Source, comma, list_columns
 
 CaptureState = Literal["installed", "missing", "disabled", "outdated", "watermark", "none"]
 EVENTS = ("insert", "update", "delete", "truncate")
@@ -219,9 +219,6 @@ def install(conn: Connection, registry: Registry, source: Source, text: Sequence
     ):
         return False
     refuse_without_trigger_right(conn, source)
-    for record in live:
-        if not record.adopted:
-            check_key_types(conn, source, record.relation, record.version)
     conn.execute(capture.create_outbox())
     retype_outbox(conn, capture)
     path = predicate_path(conn) if source.collection.where else ()

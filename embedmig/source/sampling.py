@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from embedmig.database import Connection, ident
+from embedmig.database import Connection, ident, planned_rows
 from embedmig.source.rows import Key
 from embedmig.source.table import HAS_TEXT, Column, Source, comma
 
 NO_PAGES = (psycopg.errors.FeatureNotSupported, psycopg.errors.WrongObjectType)
 """Raised where a table has no pages to sample: it is a foreign one."""
+SIZE_PAGES = 96  # looked at for a table's size
 TEXT_PAGES = 1000  # looked at for texts, of a table that has more
 
 
@@ -53,6 +54,17 @@ def leaves(conn: Connection, relation: sql.Composable) -> list[int]:
     query = """select coalesce(relid::oid, c.oid)::bigint from pg_class c
                left join lateral pg_partition_tree(c.oid) on isleaf where c.oid = %s::regclass"""
     return [row[0] for row in conn.execute(query, (relation.as_string(conn),))]
+
+
+def about(conn: Connection, relation: sql.Composable, most: int = SIZE_PAGES) -> int:
+    """How many rows a table has: by its statistics; where it has none yet, by about ``most`` of its pages."""
+    pages = some_pages(conn, relation, most)
+    if pages.analysed:
+        return planned_rows(conn, relation)
+    query = sql.SQL("select count(*), count(distinct (tableoid, (ctid::text::point)[0])) from {} {}")
+    row = conn.execute(query.format(relation, pages.clause)).fetchone()
+    assert row is not None
+    return int(row[0] / max(row[1], 1) * pages.count)
 
 
 def sampled_rows(source: Source, pages: Pages, extra: Sequence[Column] = ()) -> sql.Composed:

@@ -1,114 +1,64 @@
-"""Where vectors are kept: one protocol, one store a file.
+"""Where vectors are kept, and what PostgreSQL knows of them.
 
-A store answers what a space holds against its source, by key and content hash, and never by comparing counts alone.
+``protocol``     :class:`VectorStore`, which every store is, its :class:`Capabilities`, and the values it is given
+``manifest``     :class:`Manifest`: every question of source against space, in SQL
+``pgvector/``    the store in PostgreSQL: a table that is manifest and store at once, or an adopted column
+``aliases``      the view that shows one space, and its move to another
+``search``       one version's vectors with their encoder, and the nearest of them
+``index_sizes``  memory and disk of a space, by arithmetic
+
+Nothing outside this package names a store. Others open one here: by :func:`open_store`, :func:`open_manifest`, or
+:func:`store_class` before the space is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
-
-from psycopg import sql
-
 from embedmig.database import Connection
 from embedmig.database.registry import Registry, SpaceRecord
-from embedmig.source import Column, Source
-from embedmig.source.rows import Piece, Row
-from embedmig.types import Vectors
+from embedmig.source import Source
+from embedmig.stores.index_sizes import IndexStorage
+from embedmig.stores.manifest import Manifest, SpaceCounts
+from embedmig.stores.pgvector.adopted import AdoptedStore, Adoption, unaccounted_columns
+from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores.protocol import (
+    Batch,
+    Capabilities,
+    IndexBuild,
+    IndexOptions,
+    IndexState,
+    VectorStore,
+    point_id,
+)
+from embedmig.types import Space
 
-IndexState = Literal["valid", "building", "invalid", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Embedded rows on their way into a space.
-
-    ``vectors`` is ``(n, dimensions)`` float32; ``rows[i]`` and ``pieces[i]`` say whose vector ``vectors[i]`` is. All
-    pieces of a row are in one batch. ``failures`` are rows the model refused, with the reason.
-    """
-
-    rows: Sequence[Row]
-    pieces: Sequence[Piece]
-    vectors: Vectors
-    failures: Sequence[tuple[Row, str]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SpaceCounts:
-    """What a space holds against its source.
-
-    ``complete`` are eligible rows whose every chunk is there with the current content hash (by presence alone where
-    ``hash_known`` is false, as for adopted vectors); ``failed`` are eligible rows dead-lettered at their current
-    content; ``orphans`` are rows with vectors but without an eligible source row; ``blank`` rows have no text and are
-    not eligible; ``untagged`` are vectors that carry no version.
-    """
-
-    eligible: int
-    complete: int
-    vectors: int
-    blank: int = 0
-    failed: int = 0
-    orphans: int = 0
-    untagged: int = 0
-    hash_known: bool = True
-
-    @property
-    def completeness(self) -> float:
-        """Share of eligible rows that are complete; 1.0 where there is nothing to do."""
-        return self.complete / self.eligible if self.eligible else 1.0
-
-    @property
-    def missing(self) -> int:
-        """Eligible rows that are not complete."""
-        return self.eligible - self.complete
+__all__ = [
+    "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Manifest", "SpaceCounts",
+    "VectorStore", "check_keys", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns",
+]  # fmt: skip
 
 
-class Store(Protocol):
-    """One space in one store."""
-
-    source: Source
-    record: SpaceRecord
-
-    def counts(self, conn: Connection, registry: Registry) -> SpaceCounts:
-        """Compares the space with its source, exactly."""
-        ...
-
-    def held(self) -> sql.Composable:
-        """Whether row ``s`` of :func:`~embedmig.source.sampling.sampled_rows` is complete."""
-        ...
-
-    def untagged(self) -> sql.Composable:
-        """Whether it has a vector that carries no version."""
-        ...
-
-    def own_columns(self) -> tuple[Column, ...]:
-        """What these two want of the source beside its key and text."""
-        ...
-
-    def vectors(self, conn: Connection) -> int:
-        """How many vectors carry the space's tag."""
-        ...
-
-    def index_state(self, conn: Connection) -> IndexState:
-        """The state of the space's vector index."""
-        ...
-
-    def bytes(self, conn: Connection, vectors: int) -> int:
-        """What the space takes on disk, indexes included; ``vectors`` is how many it holds."""
-        ...
-
-    def view(self) -> sql.Composed:
-        """The query of the alias view that shows this space."""
-        ...
+def store_class(space: Space) -> type[VectorStore]:  # noqa: ARG001  there is one kind so far
+    """The store that a space says."""
+    return PgvectorStore
 
 
-def open_store(source: Source, record: SpaceRecord) -> Store:
-    """The store of a registered space."""
-    if record.adopted:
-        from embedmig.stores.pgvector.adopted import AdoptedStore
+def open_store(source: Source, record: SpaceRecord) -> VectorStore:
+    """The vectors of a registered space."""
+    return _open(source, record)
 
-        return AdoptedStore(source, record)
-    from embedmig.stores.pgvector.table import PgvectorStore
 
-    return PgvectorStore(source, record)
+def open_manifest(source: Source, record: SpaceRecord) -> Manifest:
+    """What PostgreSQL knows of a registered space."""
+    return _open(source, record)
+
+
+def check_keys(conn: Connection, registry: Registry, source: Source) -> None:
+    """Refuses a source whose key is no longer of the types that its spaces have. Raises :class:`SourceError`."""
+    for record in registry.spaces(conn, source.collection.name):
+        if record.state != "retired" and not record.adopted:
+            open_manifest(source, record).check_key(conn)
+
+
+def _open(source: Source, record: SpaceRecord) -> PgvectorStore:
+    """For pgvector the two are one."""
+    return AdoptedStore(source, record) if record.adopted else PgvectorStore(source, record)

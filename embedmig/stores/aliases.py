@@ -6,6 +6,7 @@ where the column list or a type changes, the view is dropped and made anew, with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import AliasRecord, Registry, SpaceRecord, definition_of
 from embedmig.errors import PlanError, UsageError
 from embedmig.source import Source
-from embedmig.stores import Store
+from embedmig.stores.manifest import Manifest
 from embedmig.types import Space
 
 CHANNEL = "embedmig_flip"
@@ -75,7 +76,7 @@ def refuse_foreign(conn: Connection, registry: Registry, source: Source) -> None
         )
 
 
-def view_statement(source: Source, store: Store, *, replace: bool) -> sql.Composed:
+def view_statement(source: Source, store: Manifest, *, replace: bool) -> sql.Composed:
     """``CREATE [OR REPLACE] VIEW`` for a space.
 
     Where the source has row-level security, the view asks with the reader's rights, so that it opens no side door.
@@ -90,7 +91,7 @@ def point(
     conn: Connection,
     registry: Registry,
     source: Source,
-    store: Store,
+    store: Manifest,
     record: SpaceRecord,
     previous: AliasRecord | None,
 ) -> None:
@@ -106,7 +107,7 @@ def point(
     put_view(conn, source, store)  # last: from here to the commit readers wait
 
 
-def put_view(conn: Connection, source: Source, store: Store) -> None:
+def put_view(conn: Connection, source: Source, store: Manifest) -> None:
     """Replaces the view in place where PostgreSQL can, and otherwise drops it and restores what hung on it.
 
     In a pipeline it only replaces: :data:`NOT_IN_PLACE` comes with the commit's answer, and whoever sent it does it again without.
@@ -133,6 +134,17 @@ def put_view(conn: Connection, source: Source, store: Store) -> None:
             saved.restore(conn)
 
 
+def version_shown(conn: Connection, source: Source) -> str | None:
+    """The version that the view itself says, whatever the registry does; None where there is no such view."""
+    definition = scalar(
+        conn,
+        "select pg_get_viewdef(c.oid) from pg_class c where relkind = 'v' and relnamespace = to_regnamespace(%s) and relname = %s",
+        (ident(alias_name(source)[0]).as_string(conn), alias_name(source)[1]),
+    )
+    found = re.search(r"'((?:[^']|'')*)'::text AS version", definition or "")
+    return found[1].replace("''", "'") if found else None
+
+
 def remove(conn: Connection, registry: Registry, source: Source) -> None:
     """Inside a transaction: the view goes, the vectors stay."""
     previous = registry.alias(conn, source.collection.name)
@@ -152,7 +164,7 @@ def drop_dependents(conn: Connection, registry: Registry, source: Source) -> Non
         registry.save_alias_rights(conn, source.collection.name, rights.as_json())
 
 
-def rebuild_dependents(conn: Connection, registry: Registry, source: Source, store: Store) -> None:
+def rebuild_dependents(conn: Connection, registry: Registry, source: Source, store: Manifest) -> None:
     """Inside a transaction: makes the view of what is active anew, and gives back the rights it had."""
     put_view(conn, source, store)
     registry.save_encoder(conn, source.collection.name, encoder_of(store.record, source))

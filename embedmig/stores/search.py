@@ -1,6 +1,6 @@
-"""Searching one relation of vectors: the alias, or one version's space; through the index, or exactly.
+"""What a search compares with what: one version's vectors, as the alias or the space itself shows them, and their encoder.
 
-The encoder of a relation's vectors goes with it, so that no query is compared with vectors of another model.
+The encoder of the vectors goes with them, so that no query is compared with vectors of another model.
 """
 
 from __future__ import annotations
@@ -9,55 +9,52 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg import sql
-
 from embedmig.config.settings import EmbedderSettings
-from embedmig.database import Connection, ident, literal, planned_rows, scalar
-from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.database import Connection
+from embedmig.database.registry import AliasRecord, Registry
 from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import EmbedderMisconfigured, UsageError
 from embedmig.source import table as sources
-from embedmig.source.rows import Key
-from embedmig.stores import Store, open_store
-from embedmig.stores.aliases import collection_of
-from embedmig.stores.pgvector.hnsw import OPERATOR, IndexEncoding, encoding_of
+from embedmig.stores import open_manifest
+from embedmig.stores.aliases import collection_of, space_of
+from embedmig.stores.manifest import Manifest
+from embedmig.stores.pgvector import search
 from embedmig.types import Hit, Space
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What the alias shows now: relation, columns, and the encoder of its vectors."""
+    """One version that can be searched: where its vectors are shown, and what encodes queries for them."""
 
-    relation: sql.Composable
-    keys: tuple[str, ...]
-    columns: tuple[str, ...]
-    version: str
+    shown: search.Shown
     fingerprint: str
     encoder: Encoder
-    form: IndexEncoding | None = None  # the stand-in that the index holds; None: the vectors themselves
-    rows: int = 0  # about how many it shows
+
+    @property
+    def version(self) -> str:
+        """The version of every vector that is shown."""
+        return self.shown.version
 
 
-def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
-    """The columns of a view, in order."""
-    cursor = conn.execute(sql.SQL("select * from {} limit 0").format(relation))
-    return [column.name for column in cursor.description or ()]
-
-
-def split_columns(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """A view's columns: the key is what stands before ``chunk``, the application's own columns after ``embedding``."""
-    return tuple(names[: names.index("chunk")]), tuple(names[names.index("embedding") + 1 :])
-
-
-def resolve_space(conn: Connection, store: Store, record: SpaceRecord, settings: EmbedderSettings | None) -> Resolved:
+def resolve_space(conn: Connection, manifest: Manifest, settings: EmbedderSettings | None) -> Resolved:
     """One version's space as the alias would show it, whatever the alias shows. Raises :class:`EmbedderMisconfigured`."""
-    relation = sql.SQL("({}) as shown").format(store.view())
-    encoder = encoder_for(record.space, record.weights, settings)
-    keys, columns = split_columns(column_names(conn, relation))
-    form = None if record.adopted else encoding_of(conn, record.relation)
-    rows = planned_rows(conn, relation)
-    return Resolved(relation, keys, columns, record.version, record.fingerprint, encoder, form, rows)
+    record = manifest.record
+    return Resolved(
+        manifest.shown(conn), record.fingerprint, encoder_for(record.space, record.weights, settings)
+    )  # fmt: skip
+
+
+def resolve_alias(conn: Connection, alias: AliasRecord, settings: Mapping[str, EmbedderSettings]) -> Resolved:
+    """What the alias shows now. Wants SELECT on the view and on the registry of aliases alone."""
+    assert alias.encoder is not None
+    assert alias.version is not None
+    space, weights = space_of(alias.encoder)
+    return Resolved(
+        search.shown_by_alias(conn, alias, space),
+        alias.fingerprint or "",
+        encoder_for(space, weights, settings.get(space.provider)),
+    )
 
 
 class VersionNotReady(UsageError):
@@ -85,7 +82,7 @@ def resolve_version(
     if alias is None or alias.encoder is None:
         raise UsageError(f"the alias of {collection!r} shows no version yet", hint="embedmig upgrade head")
     source = sources.resolve(conn, collection_of(alias.encoder))
-    return resolve_space(conn, open_store(source, record), record, settings.get(record.space.provider))
+    return resolve_space(conn, open_manifest(source, record), settings.get(record.space.provider))
 
 
 def encoder_for(space: Space, weights: str, settings: EmbedderSettings | None) -> Encoder:
@@ -117,95 +114,7 @@ def nearest(
     exact: bool = False,
     where: Mapping[str, Any] | None = None,
 ) -> list[Hit]:
-    """Top ``k`` by the space's own metric, filtered on its version; the index is asked for at least ``k`` candidates.
-
-    ``where`` gives values that key or columns of the alias must have; a list: one of them. With ``exact``, every vector is
-    compared: no index matches an order by the distance plus nothing. Raises :class:`UsageError` for an unknown column.
+    """The ``k`` nearest by the space's own metric, filtered on its version. ``where`` gives values that key or columns of
+    the alias must have; a list: one of them. ``exact`` compares every vector. Raises :class:`UsageError` for an unknown column.
     """
-    wanted, values = conditions(current, where or {})
-    values |= {"vector": str(list(vector)), "version": current.version, "k": k}
-    exact = exact or (bool(where) and few(conn, current, wanted, values))
-    form = None if exact else current.form
-    candidates = k * form.rerank if form else k
-    query = (_by_quantized(current, form, wanted) if form else _by_vector(current, wanted, exact=exact))  # fmt: skip
-    values["candidates"] = candidates
-    with conn.transaction():
-        # Filters and deleted rows thin an index scan out: it goes on until k rows are found.
-        if scalar(conn, "select extversion >= '0.8' from pg_extension where extname = 'vector'"):
-            conn.execute("set local hnsw.iterative_scan = strict_order")
-        conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(candidates, 1000)))))
-        return [read_hit(row, current) for row in conn.execute(query, values)]
-
-
-def few(conn: Connection, current: Resolved, wanted: sql.Composable, values: Mapping[str, Any]) -> bool:
-    """Whether so few rows meet the conditions that comparing all of them is quicker than walking the index for ``k``.
-
-    Of ``n`` rows ``r`` meet them: the index is walked for about ``k · n / r`` rows, each four times the price of a row
-    compared. pgvector's own estimate leaves the filter out. They must be found by an index, too: by the planner's price.
-    """
-    query = sql.SQL("explain (format json) {}").format(_by_vector(current, wanted, exact=True, limited=False))
-    plan = scalar(conn, query, values)[0]["Plan"]
-    matching, price = plan["Plan Rows"], plan["Total Cost"]
-    return bool(matching**2 <= 4 * values["k"] * current.rows and price <= 1000 + 20 * matching)
-
-
-def conditions(current: Resolved, where: Mapping[str, Any]) -> tuple[sql.Composed, dict[str, Any]]:
-    """The version, and what else a row must have, as SQL over the alias with the values apart."""
-    known = (*current.keys, *current.columns)
-    if unknown := [name for name in where if name not in known]:
-        raise UsageError(
-            f"the alias shows no column {unknown[0]!r}",
-            hint=f"it shows {', '.join(known)}; columns = […] in embedmig.toml, then embedmig alias rebuild",
-        )
-    parts: list[sql.Composable] = [sql.SQL("version = %(version)s")]
-    for place, (name, value) in enumerate(where.items()):
-        form = "{} = any({})" if isinstance(value, list | tuple | set | frozenset) else "{} = {}"
-        parts.append(sql.SQL(form).format(ident(name), sql.Placeholder(f"w{place}")))
-    found = (list(value) if isinstance(value, tuple | set | frozenset) else value for value in where.values())
-    return sql.SQL(" and ").join(parts), {f"w{place}": value for place, value in enumerate(found)}
-
-
-def _by_vector(current: Resolved, wanted: sql.Composable, *, exact: bool, limited: bool = True) -> sql.Composed:
-    """Ordered by the vectors themselves, out of the index or out of all of them."""
-    return sql.SQL(
-        """select {shown} from {relation} where {wanted} order by {distance}{exactly}{limit}"""
-    ).format(
-        shown=_shown(current), relation=current.relation, wanted=wanted, distance=_distance(current),
-        exactly=sql.SQL(" + 0" if exact else ""), limit=sql.SQL(" limit %(k)s" if limited else ""),
-    )  # fmt: skip
-
-
-def _by_quantized(current: Resolved, form: IndexEncoding, wanted: sql.Composable) -> sql.Composed:
-    """Candidates out of the index in the order of their stand-ins, ranked by the vectors themselves."""
-    space = current.encoder.space
-    near = sql.SQL("{} {} {}").format(
-        form.quantized(space, ident("embedding")),
-        form.operator(space),
-        form.quantized(space, sql.Placeholder("vector")),
-    )
-    return sql.SQL(
-        """select {shown} from (
-             select * from {relation} where {wanted} order by {near} limit %(candidates)s) candidates
-           order by {distance} limit %(k)s"""
-    ).format(shown=_shown(current), relation=current.relation, wanted=wanted, near=near, distance=_distance(current))
-
-
-def _shown(current: Resolved) -> sql.Composed:
-    keys = sql.SQL(", ").join(sql.SQL("{}::text").format(ident(name)) for name in current.keys)
-    extra = sql.Composed([sql.SQL(", {}").format(ident(name)) for name in current.columns])
-    return sql.SQL("{}, chunk, version, {} as distance{}").format(keys, _distance(current), extra)
-
-
-def _distance(current: Resolved) -> sql.Composed:
-    space = current.encoder.space
-    kind = literal(f"{space.storage}({space.dimensions})")
-    return sql.SQL("(embedding {} %(vector)s::{})").format(literal(OPERATOR[space.metric]), kind)
-
-
-def read_hit(row: Sequence[Any], current: Resolved) -> Hit:
-    """A row of the result as a value."""
-    width = len(current.keys)
-    key: Key = tuple(row[:width])
-    return Hit(
-        key, row[width], row[width + 1], row[width + 2], dict(zip(current.columns, row[width + 3 :], strict=True))
-    )
+    return search.nearest(conn, current.shown, vector, k, exact=exact, where=where)

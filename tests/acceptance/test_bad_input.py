@@ -15,6 +15,7 @@ from psycopg import sql
 
 from embedmig.database import require_suitable
 from embedmig.errors import EXIT_FAILED, EXIT_NO, EXIT_USAGE, DatabaseUnsuitable
+from embedmig.stores.pgvector import extension
 from tests.conftest import PASSWORD_ROLE
 from tests.model import Model
 from tests.openai_server import OpenAIServer
@@ -274,8 +275,12 @@ def test_a_database_without_pgvector_is_refused_where_the_role_can_not_create_it
 def test_a_server_or_an_extension_too_old_is_refused_with_what_is_needed(
     server: int, pgvector: str | None, words: str
 ) -> None:
+    def look() -> None:
+        require_suitable(server)
+        extension.require(pgvector, can_create=False)
+
     with pytest.raises(DatabaseUnsuitable, match=words) as raised:
-        require_suitable(server, pgvector, can_create=False)
+        look()
     assert raised.value.hint
     assert raised.value.exit_code == EXIT_USAGE
 

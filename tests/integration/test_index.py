@@ -14,10 +14,9 @@ from psycopg import sql
 import embedmig
 from embedmig import Reader
 from embedmig.errors import DatabaseFailed, PlanError, UsageError
-from embedmig.stores import search
-from embedmig.stores.pgvector import build_resources
+from embedmig.stores.pgvector import build_resources, search
 from embedmig.stores.pgvector.build_resources import Machine, room
-from embedmig.stores.pgvector.hnsw import Form
+from embedmig.stores.pgvector.hnsw import IndexEncoding
 from tests.in_process import Fake, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
@@ -52,12 +51,12 @@ def scripted(project: Project, call: str, revision: str = "0001", down: str | No
 
 def plan_of_search(conn: psycopg.Connection, reader: Reader, where: dict[str, object] | None = None) -> str:
     """How PostgreSQL would answer a search of the reader, were a scan of everything out of the question."""
-    current = reader._current()
+    current = reader._current().shown
     wanted, values = search.conditions(current, where or {})
     assert current.form is not None
-    query = search._by_stand_in(current, current.form, wanted)
+    query = search._by_quantized(current, current.form, wanted)
     values |= {
-        "vector": str([0.1] * current.encoder.space.dimensions),
+        "vector": str([0.1] * current.space.dimensions),
         "version": current.version,
         "k": 5,
         "candidates": 50,
@@ -120,7 +119,7 @@ def test_an_index_in_another_form_takes_the_place_of_the_first_under_a_reader(
     upgrade(project)
     with Reader(project.url, "docs") as reader:
         before = [hit.key for hit in reader.search("heat 3", k=5)]
-        assert reader._current().form is None
+        assert reader._current().shown.form is None
         project.script(
             "0002_bits.py",
             'from embedmig import Space, op\nrevision = "0002"\ndown_revision = "0001"\n'
@@ -130,14 +129,14 @@ def test_an_index_in_another_form_takes_the_place_of_the_first_under_a_reader(
         )
         upgrade(project)
         assert [hit.key for hit in reader.search("heat 3", k=5)] == before
-        assert reader._current().form == Form("binary", 20)
+        assert reader._current().shown.form == IndexEncoding("binary", 20)
         names = (
             "select array_agg(c.relname::text) from pg_class c join pg_am a on a.oid = c.relam where a.amname = 'hnsw'"
         )
         assert [name.rsplit("_", 1)[1] for name in project.one(names)] == ["bits"]
         embedmig.downgrade(project.opened(), "-1")
         assert [hit.key for hit in reader.search("heat 3", k=5)] == before
-        assert reader._current().form is None
+        assert reader._current().shown.form is None
 
 
 @pytest.mark.parametrize("call", ["op.create_index(NEW)", 'op.create_index(NEW, storage="binary")'])

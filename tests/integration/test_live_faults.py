@@ -24,7 +24,7 @@ from embedmig.errors import (
     SourceError,
     UsageError,
 )
-from embedmig.stores.pgvector.adopted import writer_of
+from embedmig.stores import open_manifest
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Limits, Space
 from tests.fault_injection import Daemon, Moments, disturbed
@@ -364,7 +364,7 @@ def test_a_long_outbox_is_distributed_in_transactions_of_bounded_size(live: Live
     context = live.opened.context(start=True)
     with context.database.connect("test") as conn:
         record = context.registry.spaces(conn, "docs")[0]
-        changes = Changes(context.registry, writer_of(context.source(conn, "docs"), record))
+        changes = Changes(context.registry, open_manifest(context.source(conn, "docs"), record))
         left = []
         while changes.distribute(conn):
             left.append(live.project.one("select count(*) from embedmig.outbox_docs"))

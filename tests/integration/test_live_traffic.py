@@ -34,7 +34,6 @@ import embedmig
 from embedmig.errors import AnswerIsNo, EmbedmigError, GateClosed
 from embedmig.source.rows import Piece, Row
 from embedmig.stores import Batch
-from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.testing import fake_vectors
 from embedmig.types import Limits
 from tests.fault_injection import APART, Daemon, Moments, disturbed
@@ -343,12 +342,11 @@ def test_a_row_that_is_in_two_batches_of_one_commit_is_written(traffic: Traffic)
     context = traffic.opened.context(start=True)
     with context.database.connect("writer") as conn:
         record = context.registry.spaces(conn, "docs")[0]
-        store = context.store(conn, record)
-        assert isinstance(store, PgvectorStore)
+        store = context.manifest(conn, record)
         store.prepare_writer(conn)
         text = "title\n\nbody 3"
         row = Row(("3",), text, hashlib.sha256(text.encode()).digest())
         batch = Batch([row], [Piece(0, 1, 0, len(text))], unit_vectors([text], DIMENSIONS[0]))
         with conn.transaction():
-            assert store.write(conn, context.registry, [batch, batch]) == 2
+            assert store.write(conn, [batch, batch]) == 2
     traffic.expect_exact_at_rest()

@@ -13,7 +13,7 @@ from embedmig import Reader, embedders
 from embedmig.engine.outbox import TAKE, Changes
 from embedmig.engine.throttle import LAG
 from embedmig.report.live import Live as Screen
-from embedmig.stores.pgvector.adopted import writer_of
+from embedmig.stores import open_manifest
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Limits, Progress
 from tests.fault_injection import Daemon
@@ -97,7 +97,7 @@ def test_an_outbox_of_a_million_entries_is_handed_out_in_bounded_transactions_an
     context = busy.opened().context(start=True)
     with context.database.connect("test") as conn:
         record = context.registry.spaces(conn, "docs")[0]
-        changes = Changes(context.registry, writer_of(context.source(conn, "docs"), record))
+        changes = Changes(context.registry, open_manifest(context.source(conn, "docs"), record))
         passes = 1
         while changes.distribute(conn):
             passes += 1

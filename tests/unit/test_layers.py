@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,3 +91,42 @@ def test_imports_point_one_way(room: str, path: Path) -> None:
 def test_a_library_is_imported_in_its_own_rooms_alone(library: str) -> None:
     using = {room for room, path in modules() if any(name.split(".")[0] == library for name in imports(path))}
     assert using <= LIBRARIES[library]
+
+
+# --- the boundary of the stores -------------------------------------------------------------------------------
+
+OF_A_STORE = re.compile(r"pgvector|halfvec|hnsw|AdoptedStore|IndexEncoding|record\.relation|table_name|embedding_column|::vector|vector_dims", re.IGNORECASE)  # fmt: skip
+"""What only the store in PostgreSQL knows: its name, types, index forms, and where in its place what is."""
+
+USERS_WORDS = {
+    "types.py": {"halfvec"},  # Space(storage=…)
+    "config/loading.py": {"halfvec"},
+    "cli/migrating.py": {"halfvec"},
+    "commands/revision.py": {"halfvec"},  # the storage that a script is written with
+    "commands/plan.py": {"halfvec"},  # sizes in either storage
+    "database/registry.py": {
+        "table_schema",
+        "table_name",
+        "embedding_column",
+    },  # columns of the registry that make a place
+}
+"""Words of a store that users write themselves, or that a file only passes on."""
+
+
+def code_of(path: Path) -> str:
+    """A module without its comments and docstrings."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [one for one in body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
+            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+@pytest.mark.parametrize(("room", "path"), modules(), ids=lambda value: named(value) if isinstance(value, Path) else "")
+def test_nothing_outside_of_the_stores_names_one(room: str, path: Path) -> None:
+    if room == "stores" or "schema/versions" in named(path):
+        return
+    found = {match.lower() for match in OF_A_STORE.findall(code_of(path))}
+    assert found <= USERS_WORDS.get(named(path), set())

@@ -58,7 +58,6 @@ def upgrade(database: Database) -> None:
     with translated("preparing the ledger"):
         try:
             with engine.begin() as session:
-                session.execute(text("create extension if not exists vector"))
                 session.execute(text(f"create schema if not exists {ident(database.schema).as_string()}"))
                 run_migrations(session, database.schema)
         except DBAPIError as error:  # SQLAlchemy's wrapping of what psycopg raised

@@ -26,7 +26,7 @@ from embedmig.engine.pipeline import Pipeline, Request, assemble
 from embedmig.errors import EmbedderMisconfigured, EmbedderUnavailable, Interrupted
 from embedmig.source.chunking import pieces_of
 from embedmig.source.rows import Key, Piece, Row
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores import Manifest
 from embedmig.types import Tally
 
 MAX_TEXTS = 50_000  # embedding inputs of all requests of a batch, and the lines of its file
@@ -44,7 +44,7 @@ class ApiBatches:
 
     database: Database
     registry: Registry
-    store: PgvectorStore
+    store: Manifest
     encoder: Encoder
     client: BatchClient
     context: RunContext
@@ -124,7 +124,7 @@ class ApiBatches:
         after: Key | None = None
         number = 0
         limits, prefix = self.encoder.limits, self.store.space.document_prefix
-        while page := self.store.missing_page(self._reading, self.registry, after, None, PAGE):
+        while page := self.store.missing_page(self._reading, after, None, PAGE):
             after = page[-1].key
             some: list[tuple[Row, list[Piece]]] = []
             tokens = texts = 0

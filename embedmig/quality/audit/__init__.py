@@ -54,7 +54,7 @@ def _audit(
 ) -> Iterator[tuple[Audited | None, list[AuditFinding]]]:
     source = context.source(conn, name)
     records = context.registry.spaces(conn, name) if ledger_exists(conn, context.database.schema) else []
-    yield None, untagged_columns(conn, source, records)
+    yield None, list(untagged_columns(conn, source, records))
     if not records:
         return
     yield (

@@ -15,22 +15,15 @@ from embedmig.database import Connection, ident, scalar
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.engine.outbox import unsettled
 from embedmig.quality.audit.finding import KEYS_SHOWN, AuditFinding
-from embedmig.source import DOC_HASH, HAS_TEXT, Source, capture, list_columns
-from embedmig.stores import aliases, open_store
-from embedmig.stores.pgvector.adopted import writer_of
-from embedmig.stores.pgvector.hnsw import LIMIT
-from embedmig.types import Storage
-
-NORM_TOLERANCE: dict[Storage, float] = {"vector": 1e-3, "halfvec": 2e-3}
-"""How far from 1 a unit vector's norm may be: a model in half precision rounds each component by up to 2⁻¹¹ = 4.9e-4
-of itself, and so the norm; stored as halfvec it is rounded once more."""
+from embedmig.source import HAS_TEXT, Source, capture
+from embedmig.stores import Manifest, aliases, open_manifest, open_store, unaccounted_columns
 
 INDEX_FROM = 1_000  # below, reading every vector is quicker than an index
 
 
 @dataclass(frozen=True, slots=True)
 class RowCheck:
-    """A fault that a row shows by itself: a condition over the relation ``r`` that :func:`relation_of` gives."""
+    """A fault that a row shows by itself: a condition over the relation ``r`` of :meth:`Manifest.measured`."""
 
     code: str
     condition: sql.Composable
@@ -44,8 +37,9 @@ def audit_space(
     """How many vectors a space has, and what is wrong with them; one snapshot, two passes."""
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read")
-        vectors, found = run_checks(conn, source, record, row_checks(conn, source, record, records))
-        found += against_source(conn, registry, source, record)
+        manifest = open_manifest(source, record)
+        vectors, found = run_checks(conn, manifest, row_checks(conn, manifest, records))
+        found += against_source(conn, registry, manifest)
         found += audit_index(conn, source, record, vectors)
     return vectors, found
 
@@ -53,30 +47,12 @@ def audit_space(
 # --- each vector by itself ------------------------------------------------------------------------------------
 
 
-def relation_of(source: Source, record: SpaceRecord) -> sql.Composed:
-    """Every vector of the table that a space is in: ``key text[], version, dims, norm``."""
-    return sql.SQL(
-        """(select {key} as key, {version} as version, vector_dims({embedding}) as dims,
-              vector_norm({embedding}::vector) as norm from {table} e where {embedding} is not null) r"""
-    ).format(
-        key=source.key_text("e"),
-        version=ident("e", record.version_column),
-        embedding=ident("e", record.embedding_column),
-        table=record.relation,
-    )
-
-
-def row_checks(
-    conn: Connection, source: Source, record: SpaceRecord, records: Sequence[SpaceRecord]
-) -> Iterator[RowCheck]:
+def row_checks(conn: Connection, manifest: Manifest, records: Sequence[SpaceRecord]) -> Iterator[RowCheck]:
     """What is asked of every vector. In an adopted column other versions may stand beside this one."""
-    tags = [
-        one.version
-        for one in records
-        if (one.relation, one.embedding_column) == (record.relation, record.embedding_column)
-    ]
+    record = manifest.record
+    tags = [one.version for one in records if one.place == record.place]
     mine = sql.SQL("r.version = {}").format(sql.Literal(record.version))
-    yield _untagged(conn, source, record)
+    yield _untagged(conn, manifest)
     yield RowCheck(
         "unknown-version",
         sql.SQL("r.version <> all({})").format(sql.Literal(tags)),
@@ -89,7 +65,7 @@ def row_checks(
         f"don't have the {record.space.dimensions} dimensions that the version says",
         "they are of another model: embed these rows anew, or clear them",
     )
-    yield RowCheck("nan", sql.SQL("r.norm = 'NaN'"), "hold NaN", "check the disk: pgvector takes no NaN in")
+    yield RowCheck("nan", sql.SQL("r.norm = 'NaN'"), "hold NaN", "check the disk: the store takes no NaN in")
     yield RowCheck(
         "zero",
         sql.SQL("{} and r.norm = 0").format(mine),
@@ -100,34 +76,30 @@ def row_checks(
         far = sql.SQL("{} and r.norm > 0 and abs(r.norm - 1) > {}")
         yield RowCheck(
             "not-unit",
-            far.format(mine, sql.Literal(NORM_TOLERANCE[record.space.storage])),
+            far.format(mine, sql.Literal(manifest.norm_tolerance)),
             "are not of unit norm, which the version's norm-l2 says",
             "another program wrote them, or another model: --sample tells which rows the model made",
         )
 
 
-def _untagged(conn: Connection, source: Source, record: SpaceRecord) -> RowCheck:
+def _untagged(conn: Connection, manifest: Manifest) -> RowCheck:
     """Adoption tags all rows that are there, so what is untagged now came later: from a writer that sets no version."""
     condition = sql.SQL("r.version is null")
-    query = "select atthasmissing from pg_attribute where attrelid = %s and attname = %s"
-    if record.adopted and scalar(conn, query, (source.oid, record.version_column)):
+    if column := manifest.untagged_since_adoption(conn):
         return RowCheck(
             "writer",
             condition,
             "were written since the adoption by something that sets no version; no search finds them",
-            f'let it set {record.version_column} with the vector, or adopt with writer="embedmig"',
+            f'let it set {column} with the vector, or adopt with writer="embedmig"',
         )
     return RowCheck(
         "untagged", condition, "carry no version; no search finds them", "set it where it is known what made them"
     )
 
 
-def run_checks(
-    conn: Connection, source: Source, record: SpaceRecord, row_checks: Iterator[RowCheck]
-) -> tuple[int, list[AuditFinding]]:
+def run_checks(conn: Connection, manifest: Manifest, row_checks: Iterator[RowCheck]) -> tuple[int, list[AuditFinding]]:
     """Counts all faults in one pass; looks some keys up for those that are there."""
-    asked = list(row_checks)
-    relation = relation_of(source, record)
+    asked, record, relation = list(row_checks), manifest.record, manifest.measured()
     counts = [sql.SQL("count(*) filter (where {})").format(row_check.condition) for row_check in asked]
     tagged = sql.SQL("count(*) filter (where r.version = {})").format(sql.Literal(record.version))
     query = sql.SQL("select count(*), {} from {}").format(sql.SQL(", ").join([tagged, *counts]), relation)
@@ -165,10 +137,11 @@ def some_keys(conn: Connection, query: sql.Composed) -> list[str]:
 # --- space against source -------------------------------------------------------------------------------------
 
 
-def against_source(conn: Connection, registry: Registry, source: Source, record: SpaceRecord) -> Iterator[AuditFinding]:
+def against_source(conn: Connection, registry: Registry, manifest: Manifest) -> Iterator[AuditFinding]:
     """Rows without a vector, vectors without a row, vectors of another text. What waits to be taken in is no fault."""
+    record, source = manifest.record, manifest.source
     eligible = int(scalar(conn, sql.SQL("select count(*) from {} s where {}").format(source.rows(), HAS_TEXT)))
-    for code, query, message, hint in _differences(conn, registry, source, record):
+    for code, query, message, hint in _differences(conn, registry, manifest):
         count = int(scalar(conn, sql.SQL("select count(*) from ({}) d").format(query)))
         if count:
             share = count / eligible if eligible else None
@@ -185,24 +158,19 @@ def against_source(conn: Connection, registry: Registry, source: Source, record:
 
 
 def _differences(
-    conn: Connection, registry: Registry, source: Source, record: SpaceRecord
+    conn: Connection, registry: Registry, manifest: Manifest
 ) -> Iterator[tuple[str, sql.Composed, str, str]]:
+    record = manifest.record
+    waiting = unsettled(conn, registry, manifest.source, record.id)
     if record.state != "building":
-        yield "missing", missing(conn, registry, source, record), "eligible rows have no vector", _mend(record)
+        missing = manifest.missing_keys(waiting, current=False)
+        yield "missing", missing, "eligible rows have no vector", _mend(record)
     if record.writer != "embedmig":
         return  # which text they were made from is unknown
-    stale = _held(
-        conn,
-        registry,
-        source,
-        record,
-        sql.SQL("exists (select from {rows} s where {join} and {has_text} and {hash} <> e.content_hash)"),
-    )
+    stale = manifest.settled_keys(manifest.stale(), waiting)
     yield "stale", stale, "rows have the vector of an earlier text, and no change waits for them", _mend(record)
     if not record.adopted:  # adopted vectors go with their rows
-        orphans = _held(
-            conn, registry, source, record, sql.SQL("not exists (select from {rows} s where {join} and {has_text})")
-        )
+        orphans = manifest.settled_keys(manifest.orphaned(), waiting)
         yield "orphans", orphans, "rows have a vector and no eligible source row; no search finds them", _mend(record)
 
 
@@ -212,54 +180,14 @@ def _mend(record: SpaceRecord) -> str:
     return f"embedmig sync {record.collection} --repair compares every row and embeds what differs"
 
 
-def missing(conn: Connection, registry: Registry, source: Source, record: SpaceRecord) -> sql.Composed:
-    """Keys of eligible rows without a vector of this version, but for those that wait or that the model refused."""
-    if record.adopted:
-        held = sql.SQL("select from {} e where {} and {} is not null and {} = {}").format(
-            record.relation, source.join("e", "s"), ident("e", record.embedding_column),
-            ident("e", record.version_column), sql.Literal(record.version),
-        )  # fmt: skip
-    else:
-        held = sql.SQL("select from {} e where {}").format(record.relation, source.join("e", "s"))
-        if record.space.chunk:  # every piece of it
-            pieces = sql.SQL("{} and e.chunk = 0 and e.chunk_count = (select count(*) from {} c where {})")
-            held = pieces.format(held, record.relation, source.join("c", "e"))
-    refused = sql.SQL("select from {} f where f.space = {} and f.key = {}").format(
-        registry.failed_table, sql.Literal(record.id), source.key_text("s")
-    )
-    return sql.SQL(
-        """select {key} as key from {rows} s where {has_text} and not exists ({held}) and not exists ({refused})
-             and not exists (select from ({waiting}) u where u.key = {key})
-             and not exists (select from ({waiting}) u where u.key[1] is null)"""
-    ).format(
-        key=source.key_text("s"), rows=source.rows(), has_text=HAS_TEXT, held=held, refused=refused,
-        waiting=unsettled(conn, registry, source, record.id),
-    )  # fmt: skip
-
-
-def _held(
-    conn: Connection, registry: Registry, source: Source, record: SpaceRecord, condition: sql.SQL
-) -> sql.Composed:
-    """Keys of rows in the space that meet a condition and that no change waits for."""
-    return sql.SQL(
-        """select {key} as key from {table} e where e.chunk = 0 and {condition}
-             and not exists (select from ({waiting}) u where u.key = {key})
-             and not exists (select from ({waiting}) u where u.key[1] is null)"""
-    ).format(
-        key=source.key_text("e"),
-        table=writer_of(source, record).table,
-        condition=condition.format(rows=source.rows(), join=source.join("s", "e"), has_text=HAS_TEXT, hash=DOC_HASH),
-        waiting=unsettled(conn, registry, source, record.id),
-    )
-
-
 # --- what surrounds the vectors -------------------------------------------------------------------------------
 
 
 def audit_index(conn: Connection, source: Source, record: SpaceRecord, vectors: int) -> Iterator[AuditFinding]:
     """An index that answers nothing, or none where one is wanted."""
-    state = open_store(source, record).index_state(conn)
-    possible = record.space.dimensions <= LIMIT["binary"]
+    store = open_store(source, record)
+    state = store.index_state(conn)
+    possible = record.space.dimensions <= store.capabilities.indexed_dimensions
     if state == "invalid":
         message, hint = (
             "the vector index is invalid: an interrupted build left it",
@@ -312,24 +240,12 @@ def audit_alias(conn: Connection, registry: Registry, source: Source) -> Iterato
         )
 
 
-def untagged_columns(conn: Connection, source: Source, records: Sequence[SpaceRecord]) -> list[AuditFinding]:
+def untagged_columns(conn: Connection, source: Source, records: Sequence[SpaceRecord]) -> Iterator[AuditFinding]:
     """Columns of vectors in the source table that no space accounts for: nothing says which model made them."""
-    adopted = {one.embedding_column for one in records if one.adopted}
-    found = []
-    for column in list_columns(conn, source.oid).values():
-        if column.type.split(".")[-1].startswith(("vector", "halfvec")) and column.name not in adopted:
-            held = sql.SQL("select count(*), count({c}) from {t}").format(c=ident(column.name), t=source.relation)
-            row = conn.execute(held).fetchone()
-            assert row is not None
-            if row[1]:
-                found.append(_untagged_column(source, column.name, column.type, row[0], row[1]))
-    return found
-
-
-def _untagged_column(source: Source, name: str, kind: str, rows: int, vectors: int) -> AuditFinding:
     table = source.collection.table
-    return AuditFinding(
-        "untagged-column", source.collection.name, None, vectors, vectors / rows,
-        f"{table}.{name} ({kind}) holds {vectors:,} vectors, and nothing says which model made them",
-        f"embedmig revision -m … --collection {source.collection.name} --adopt {table}.{name} --model …",
-    )  # fmt: skip
+    for column in unaccounted_columns(conn, source, records):
+        yield AuditFinding(
+            "untagged-column", source.collection.name, None, column.vectors, column.vectors / column.rows,
+            f"{table}.{column.name} ({column.type}) holds {column.vectors:,} vectors, and nothing says which model made them",
+            f"embedmig revision -m … --collection {source.collection.name} --adopt {table}.{column.name} --model …",
+        )  # fmt: skip

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg import sql
-
-from embedmig.database import Connection, ident
+from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
@@ -21,8 +19,8 @@ from embedmig.intervals import wilson
 from embedmig.lazy import Later
 from embedmig.quality.audit.context import AuditContext
 from embedmig.quality.audit.finding import KEYS_SHOWN, AuditFinding, Sampled
-from embedmig.source import DOC_HASH, HAS_TEXT, Source
-from embedmig.source.sampling import by_hash
+from embedmig.source import Source
+from embedmig.stores import open_manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +31,8 @@ else:
 FOREIGN_BELOW = 0.95
 """A stored vector whose cosine with a fresh one is lower was not made by that model from that text.
 
-Far from both sides. The same model on other hardware, in half precision or stored as halfvec gives 0.999 or more:
-halfvec rounds components by 2⁻¹¹, which costs 1e-7 of cosine, and bfloat16 inference some 1e-3. Two unrelated models give
+Far from both sides. The same model on other hardware, in half precision or stored so gives 0.999 or more:
+that rounds components by 2⁻¹¹, which costs 1e-7 of cosine, and bfloat16 inference some 1e-3. Two unrelated models give
 cosines around 0 with a standard deviation of 1/√d (0.06 at 256 dimensions), and anisotropy moves their mean, not by
 that much. Between 0.95 and 0.999 lie other ways of joining or cutting the same text, which are not another model."""
 
@@ -73,40 +71,8 @@ def sample_space(
 
 def draw(conn: Connection, source: Source, record: SpaceRecord, size: int, seed: int) -> list[Drawn]:
     """Vectors in the order of a hash of their key: the same sample for the same seed, whatever their place on disk."""
-    rows = conn.execute(
-        _own(source, record, size, seed) if not record.adopted else _adopted(source, record, size, seed)
-    )
+    rows = conn.execute(open_manifest(source, record).drawn(size, seed))
     return [Drawn(", ".join(row[0]), row[1][row[2] : row[3]], row[4]) for row in rows]
-
-
-def _own(source: Source, record: SpaceRecord, size: int, seed: int) -> sql.Composed:
-    """Vectors whose content hash is the current one: of the others the text is gone."""
-    chunk = sql.SQL("({}::text || e.chunk)").format(source.key_text("e"))
-    place = sql.SQL("e.chunk_start, e.chunk_end" if record.space.chunk else "0, null::int")
-    return sql.SQL(
-        """select {key}, s.doc, {place}, e.embedding::real[]
-           from (select * from {table} e order by {hash_order} limit {size}) e
-           join {rows} s on {join} where {has_text} and {hash} = e.content_hash"""
-    ).format(
-        key=source.key_text("e"), place=place, table=record.relation, hash_order=by_hash(chunk, seed), size=sql.Literal(size),
-        rows=source.rows(), join=source.join("s", "e"), has_text=HAS_TEXT, hash=DOC_HASH,
-    )  # fmt: skip
-
-
-def _adopted(source: Source, record: SpaceRecord, size: int, seed: int) -> sql.Composed:
-    """Vectors of this version in the adopted column, beside the text that stands there now."""
-    return sql.SQL(
-        """select {key}, s.doc, 0, null::int, e.embedding
-           from (select {key} as embedmig_key, {columns}, {embedding}::real[] as embedding from {table} e
-                 where {embedding} is not null and {version} = {tag} and vector_dims({embedding}) = {dimensions}
-                 order by {hash_order} limit {size}) e
-           join {rows} s on {join} where {has_text}"""
-    ).format(
-        key=source.key_text("e"), columns=source.key_columns, embedding=ident("e", record.embedding_column),
-        table=record.relation, version=ident("e", record.version_column), tag=sql.Literal(record.version),
-        dimensions=sql.Literal(record.space.dimensions), hash_order=by_hash(source.key_text("e"), seed), size=sql.Literal(size),
-        rows=source.rows(), join=source.join("s", "e"), has_text=HAS_TEXT,
-    )  # fmt: skip
 
 
 async def compare(encoder: Encoder, drawn: Sequence[Drawn]) -> npt.NDArray[np.float64]:

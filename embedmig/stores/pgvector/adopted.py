@@ -1,74 +1,84 @@
 """A space that was there before embedmig: vectors in a column of the source table itself, tagged where they are.
 
-Which text they were made from nobody wrote down. So their completeness is by presence, and says so.
+Which text they were made from nobody wrote down. So their completeness is by presence, and says so. Where embedmig
+writes new ones (``writer="embedmig"``), a table beside the source keeps the content hash of what it has written itself;
+about the rest nothing is claimed. That table is the manifest.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
 from psycopg import sql
 
 from embedmig.database import Connection, ident, literal, scalar
-from embedmig.database.registry import Registry, SpaceRecord
-from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, comma
-from embedmig.stores import IndexState, SpaceCounts
-from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.database.registry import Place, SpaceRecord
+from embedmig.errors import PlanError
+from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, comma, find_table, list_columns, pick
+from embedmig.source.rows import Key
+from embedmig.source.sampling import by_hash
+from embedmig.stores.manifest import SpaceCounts
+from embedmig.stores.pgvector import extension
+from embedmig.stores.pgvector.hnsw import IndexEncoding
+from embedmig.stores.pgvector.table import PgvectorStore, TablePlace
+from embedmig.stores.protocol import IndexBuild, IndexOptions, IndexState
+from embedmig.types import Space
 
 
-class AdoptedStore:
-    """Reads a space that lives in the user's own table."""
+class AdoptedStore(PgvectorStore):
+    """Reads, and where embedmig is the writer also writes, a space that lives in the user's own table."""
 
     def __init__(self, source: Source, record: SpaceRecord) -> None:
-        self.source = source
-        self.record = record
-        self.space = record.space
-        self.embedding = record.embedding_column
-        self.version = record.version_column
+        super().__init__(source, record, ident(record.ledger_schema, f"written_{record.id}"))
+        self.embedding, self.version = self.place.embedding, self.place.version
 
-    def _rows(self, *, text: bool, shown: tuple[Column, ...] = ()) -> sql.Composed:
-        own = self.own_columns()
-        return self.source.rows(
-            text=text, extra=(*(c for c in shown if c.name not in (self.embedding, self.version)), *own)
-        )
+    @property
+    def tables(self) -> tuple[sql.Identifier, ...]:
+        """The source alone: the vectors are in it."""
+        return (self.source.relation,)
 
+    @property
     def own_columns(self) -> tuple[Column, ...]:
         """The vector and its version."""
         return tuple(Column(name, "", False) for name in (self.embedding, self.version))
 
+    def present(self, *, current: bool = True) -> sql.Composable:
+        """By the hashes of what embedmig wrote; by presence where the text is not asked for, or nobody wrote it down."""
+        if current and self.record.writer == "embedmig":
+            return super().present()
+        return sql.SQL("coalesce({}, false)").format(self.held())  # of no version: not null, but not here
+
     def held(self) -> sql.Composed:
         """By presence: of which text the vector was made is not known."""
-        return self._tagged()
-
-    def untagged(self) -> sql.Composed:
-        """A vector that somebody wrote without its version."""
-        return sql.SQL("({} is not null and {} is null)").format(ident("s", self.embedding), ident("s", self.version))
-
-    def _tagged(self) -> sql.Composed:
-        return sql.SQL("{} is not null and {} = {}").format(
+        return sql.SQL("({} is not null and {} = {})").format(
             ident("s", self.embedding), ident("s", self.version), sql.Literal(self.space.tag)
         )
 
-    def counts(self, conn: Connection, registry: Registry) -> SpaceCounts:
+    def untagged(self) -> sql.Composable:
+        """A vector that somebody wrote without its version."""
+        return sql.SQL("({} is not null and {} is null)").format(ident("s", self.embedding), ident("s", self.version))
+
+    def counts(self, conn: Connection) -> SpaceCounts:
         """One scan of the source."""
         query = sql.SQL(
-            """select count(*) filter (where {has_text}), count(*) filter (where {has_text} and {tagged}),
-                      count(*) filter (where {tagged}), count(*) filter (where not {has_text}),
-                      count(*) filter (where {embedding} is not null and {version} is null)
+            """select count(*) filter (where {has_text}), count(*) filter (where {has_text} and {held}),
+                      count(*) filter (where {held}), count(*) filter (where not {has_text}),
+                      count(*) filter (where {untagged})
                from {rows} s"""
-        ).format(
-            has_text=HAS_TEXT, tagged=self._tagged(), embedding=ident("s", self.embedding), version=ident("s", self.version),
-            rows=self._rows(text=True),
-        )  # fmt: skip
+        ).format(has_text=HAS_TEXT, held=self.held(), untagged=self.untagged(), rows=self.rows())
         row = conn.execute(query).fetchone()
         assert row is not None
         return SpaceCounts(
             eligible=row[0], complete=row[1], vectors=row[2], blank=row[3], untagged=row[4], hash_known=False
         )
 
-    def vectors(self, conn: Connection) -> int:
+    def count(self, conn: Connection) -> int:
         """How many rows carry a vector with the space's tag."""
-        return int(
-            scalar(conn, sql.SQL("select count(*) from {} s where {}").format(self._rows(text=False), self._tagged()))
-        )
+        query = sql.SQL("select count(*) from {} s where {}").format(self.rows(text=False), self.held())
+        return int(scalar(conn, query))
 
     def index_state(self, conn: Connection) -> IndexState:
         """The best state among the vector indexes on the adopted column."""
@@ -80,7 +90,11 @@ class AdoptedStore:
         ).fetchall()
         return "none" if not rows else "valid" if any(row[0] for row in rows) else "invalid"
 
-    def bytes(self, conn: Connection, vectors: int) -> int:
+    def form(self, conn: Connection) -> IndexEncoding | None:
+        """An index of the application's is over the vectors."""
+        return None
+
+    def disk_bytes(self, conn: Connection, vectors: int) -> int:
         """The vectors' own size, estimated from a sample of the column: the table belongs to the application."""
         query = sql.SQL("select coalesce(avg(pg_column_size({})), 0) from (select {} from {} limit 1000) s").format(
             ident("s", self.embedding), ident(self.embedding), self.source.relation
@@ -92,26 +106,16 @@ class AdoptedStore:
         extra = [sql.SQL(", {}").format(ident("s", column.name)) for column in self.source.columns]
         return sql.SQL(
             """select {shown}, 0 as chunk, {tag}::text as version, {embedding}::{type} as embedding{extra}
-               from {rows} s where {tagged}"""
+               from {rows} s where {held}"""
         ).format(
             shown=self.source.key_of("s"), tag=sql.Literal(self.space.tag), embedding=ident("s", self.embedding),
             type=literal(self.space.storage), extra=sql.Composed(extra),
-            rows=self._rows(text=False, shown=self.source.columns), tagged=self._tagged(),
+            rows=self.rows(text=False, extra=self.source.columns), held=self.held(),
         )  # fmt: skip
 
+    # --- writing
 
-class AdoptedWriter(PgvectorStore):
-    """Writes adopted vectors where they are, for ``writer="embedmig"``.
-
-    A table beside the source keeps the content hash of what embedmig itself has written; about the rest nothing is
-    claimed. That table stands where another space has its vectors, so the questions asked of it are the same.
-    """
-
-    def __init__(self, source: Source, record: SpaceRecord) -> None:
-        super().__init__(source, record)
-        self.table = record.hashes
-
-    def create(self) -> sql.Composed:
+    def create_sql(self) -> sql.Composed:
         """The table of hashes."""
         keys = comma(
             sql.SQL("{} {} not null").format(ident(column.name), literal(column.declaration))
@@ -134,8 +138,8 @@ class AdoptedWriter(PgvectorStore):
                on conflict ({key}, chunk) do update set content_hash = excluded.content_hash"""
         ).format(
             source=self.source.relation,
-            embedding=ident(self.record.embedding_column),
-            version=ident(self.record.version_column),
+            embedding=ident(self.embedding),
+            version=ident(self.version),
             tag=sql.Literal(self.space.tag),
             batch=self._batch_keys(),
             rows=self.source.rows(),
@@ -148,7 +152,144 @@ class AdoptedWriter(PgvectorStore):
             key=self.source.key_columns,
         )
 
+    # --- what belongs to the application
 
-def writer_of(source: Source, record: SpaceRecord) -> PgvectorStore:
-    """The store that embedmig writes a space through."""
-    return AdoptedWriter(source, record) if record.adopted else PgvectorStore(source, record)
+    def drop(self, conn: Connection) -> None:
+        """Refused."""
+        raise PlanError("adopted vectors belong to the application; embedmig doesn't drop them")
+
+    def delete(self, conn: Connection, ids: Sequence[str]) -> None:
+        """Refused: a vector goes with its row."""
+        raise PlanError("adopted vectors belong to the application; embedmig doesn't delete them")
+
+    def id_of(self, key: Key, chunk: int, content_hash: bytes) -> str:
+        """By key alone: of which text the vector was made is not known."""
+        return super().id_of(key, 0, b"")
+
+    def _stored(self) -> sql.Composed:
+        """The vectors of this version."""
+        return sql.SQL(
+            "(select {key}, 0 as chunk, ''::bytea as content_hash, {embedding} as embedding from {rows} s where {held}) e"
+        ).format(
+            key=self.source.key_of("s"), embedding=ident("s", self.embedding), rows=self.rows(text=False), held=self.held()
+        )  # fmt: skip
+
+    def build_index(self, conn: Connection, options: IndexOptions, build: IndexBuild) -> str:
+        """Refused."""
+        raise PlanError(ITS_OWN_INDEX)
+
+    # --- what an audit asks
+
+    def untagged_since_adoption(self, conn: Connection) -> str | None:
+        """Adoption tags all rows that are there without rewriting them, which the catalog remembers."""
+        query = "select atthasmissing from pg_attribute where attrelid = %s and attname = %s"
+        return self.version if scalar(conn, query, (self.source.oid, self.version)) else None
+
+    def drawn(self, size: int, seed: int) -> sql.Composed:
+        """Vectors of this version in the adopted column, beside the text that stands there now."""
+        return sql.SQL(
+            """select {key}, s.doc, 0, null::int, e.embedding
+               from (select {key} as embedmig_key, {columns}, {embedding}::real[] as embedding from {table} e
+                     where {embedding} is not null and {version} = {tag} and vector_dims({embedding}) = {dimensions}
+                     order by {order} limit {size}) e
+               join {rows} s on {join} where {has_text}"""
+        ).format(
+            key=self.source.key_text("e"), columns=self.source.key_columns, embedding=ident("e", self.embedding),
+            table=self.place.relation, version=ident("e", self.version), tag=sql.Literal(self.record.version),
+            dimensions=sql.Literal(self.space.dimensions), order=by_hash(self.source.key_text("e"), seed), size=sql.Literal(size),
+            rows=self.source.rows(), join=self.source.join("s", "e"), has_text=HAS_TEXT,
+        )  # fmt: skip
+
+
+ITS_OWN_INDEX = "an adopted space is indexed by its application; op.execute can create an index on its column"
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """A column of vectors that is about to become a space. ``table`` is the source's name in the script."""
+
+    source: Source
+    space: Space
+    table: str
+    column: str
+    version_column: str
+
+    @property
+    def place(self) -> Place:
+        """The column, where it is."""
+        return TablePlace(self.source.schema, self.source.table, self.column, self.version_column)
+
+    def check(self, conn: Connection, *, tagged: bool) -> None:
+        """The column must be the collection's own, of the right type and length, and the version column free unless the
+        space is ``tagged`` already. Raises :class:`PlanError`, :class:`DatabaseUnsuitable`.
+        """
+        extension.check(conn)
+        if find_table(conn, replace(self.source.collection, table=self.table))[0] != self.source.oid:
+            raise PlanError(
+                f"adopt_space: {self.table} is not the table of collection {self.space.collection!r} ({self.source.collection.table})",
+                hint="vectors are adopted where the texts are",
+            )
+        known = list_columns(conn, self.source.oid)
+        self._check_type(conn, pick(known, self.column, self.source.collection, "embedding"))
+        version = known.get(self.version_column)
+        if not tagged and version is not None and version.type not in ("text", "character varying"):
+            raise PlanError(
+                f"adopt_space: {self.table}.{self.version_column} is there already, as {version.type}",
+                hint='version_column="…" names another',
+            )
+
+    def _check_type(self, conn: Connection, column: Column) -> None:
+        match = re.fullmatch(r"(?:\w+\.)?(vector|halfvec)(?:\((\d+)\))?", column.type)
+        if match is None or match[1] != self.space.storage:
+            raise PlanError(
+                f"adopt_space: {self.table}.{column.name} is {column.type}, the space says {self.space.storage}",
+                hint='storage="vector" or "halfvec", as the column is',
+            )
+        found = int(match[2]) if match[2] else self._other_length(conn, column)
+        if found not in (None, self.space.dimensions):
+            raise PlanError(
+                f"adopt_space: {self.table}.{column.name} holds vectors of {found} dimensions, the space says {self.space.dimensions}",
+                hint=f"dimensions={found}, and the model that made them",
+            )
+
+    def _other_length(self, conn: Connection, column: Column) -> int | None:
+        """A column of bare ``vector`` may hold several lengths."""
+        query = sql.SQL("select vector_dims({c}) from {t} where {c} is not null and vector_dims({c}) <> {d} limit 1")
+        values = {"c": ident(column.name), "t": self.source.relation, "d": sql.Literal(self.space.dimensions)}
+        found = scalar(conn, query.format(**values))
+        return int(found) if found is not None else None
+
+    def tag_sql(self, conn: Connection) -> list[sql.Composed]:
+        """Two statements that tag every row and rewrite none; none where the column is there."""
+        if self.version_column in list_columns(conn, self.source.oid):
+            return []
+        values = {
+            "table": self.source.relation, "column": ident(self.version_column), "tag": sql.Literal(self.space.tag),
+        }  # fmt: skip
+        return [
+            sql.SQL("alter table {table} add column {column} text default {tag}").format(**values),
+            sql.SQL("alter table {table} alter column {column} drop default").format(**values),
+        ]
+
+
+class UnaccountedColumn(NamedTuple):
+    """A column of vectors that no space accounts for, with its type, the table's rows and those that have a vector."""
+
+    name: str
+    type: str
+    rows: int
+    vectors: int
+
+
+def unaccounted_columns(
+    conn: Connection, source: Source, records: Sequence[SpaceRecord]
+) -> Iterator[UnaccountedColumn]:
+    """Columns of vectors in the source that none of ``records`` has adopted."""
+    adopted = {TablePlace(*one.place).embedding for one in records if one.adopted}
+    for column in list_columns(conn, source.oid).values():
+        if column.type.split(".")[-1].startswith(("vector", "halfvec")) and column.name not in adopted:
+            held = sql.SQL("select count(*), count({c}) from {t}").format(c=ident(column.name), t=source.relation)
+            row = conn.execute(held).fetchone()
+            assert row is not None
+            if row[1]:
+                yield UnaccountedColumn(column.name, column.type, *row)

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from embedmig.lazy import Later
-from embedmig.stores import Batch
+from embedmig.stores.protocol import Batch
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,26 +1,47 @@
-"""A space as a table of its own in PostgreSQL, typed to its dimensions."""
+"""A space as a table of its own in PostgreSQL, typed to its dimensions: manifest and vectors in one."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Iterator, Sequence
-from typing import LiteralString
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
 
+from psycopg import errors as pg
 from psycopg import sql
 
 from embedmig.database import Connection, ident, literal, scalar
-from embedmig.database.registry import Registry, SpaceRecord
-from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, check_key_types, comma
-from embedmig.source.rows import Key, Row
-from embedmig.stores import Batch, IndexState, SpaceCounts
-from embedmig.stores.index_sizes import IndexStorage
-from embedmig.stores.pgvector import hnsw
+from embedmig.database.registry import Place, SpaceRecord
+from embedmig.errors import PlaceMissing, PlanError, VectorRefused
+from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma
+from embedmig.source.rows import Key
+from embedmig.source.sampling import by_hash
+from embedmig.stores import aliases
+from embedmig.stores.manifest import Manifest
+from embedmig.stores.pgvector import extension, index
 from embedmig.stores.pgvector.copy_format import copy_bytes
-from embedmig.types import Space
+from embedmig.stores.pgvector.hnsw import LIMIT, IndexEncoding, encoding_of
+from embedmig.stores.pgvector.search import Shown, nearest, shown
+from embedmig.stores.protocol import Batch, Capabilities, IndexBuild, IndexOptions, IndexState
+from embedmig.types import MAX_DIMENSIONS, Hit, Space
 
-TURN_CLASS = 0x656D6273  # "embs"; the second half of the lock's key is the space's number
 RESERVED = ("chunk", "version", "content_hash", "embedding", "embedded_at", "chunk_count", "chunk_start", "chunk_end")
+
+
+class TablePlace(NamedTuple):
+    """A :data:`Place` as this store understands it."""
+
+    schema: str
+    table: str
+    embedding: str
+    version: str
+
+    @property
+    def relation(self) -> sql.Identifier:
+        """The table that holds the vectors."""
+        return ident(self.schema, self.table)
 
 
 def table_name(space: Space, fingerprint: str) -> str:
@@ -35,18 +56,68 @@ def vector_type(space: Space) -> sql.SQL:
     return literal(f"{space.storage}({space.dimensions})")
 
 
-class PgvectorStore:
-    """Creates, fills, indexes and reads one space's table."""
+class PgvectorStore(Manifest):
+    """One space's table: a manifest that holds the vectors too, and the :class:`VectorStore` of those."""
 
-    def __init__(self, source: Source, record: SpaceRecord) -> None:
-        self.source = source
-        self.record = record
-        self.space = record.space
-        self.table = record.relation
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        dimensions=max(MAX_DIMENSIONS.values()),
+        indexed_dimensions=max(LIMIT.values()),
+        metrics=frozenset(("cosine", "l2", "ip")),
+        filters=True,
+        alias=True,
+        same_transaction=True,
+    )
+
+    def __init__(self, source: Source, record: SpaceRecord, table: sql.Identifier | None = None) -> None:
+        self.place = TablePlace(*record.place)
+        super().__init__(source, record, table or self.place.relation)
+        # A model in half precision rounds each component by up to 2⁻¹¹ = 4.9e-4 of itself, and so the norm; stored in
+        # half precision it is rounded once more.
+        self.norm_tolerance = 1e-3 if self.space.storage == "vector" else 2e-3
 
     # --- the table
 
-    def create(self) -> sql.Composed:
+    @staticmethod
+    def new_place(space: Space, fingerprint: str, schema: str) -> Place:
+        """A table in embedmig's own schema."""
+        return TablePlace(schema, table_name(space, fingerprint), "embedding", "version")
+
+    @staticmethod
+    def check_server(conn: Connection) -> None:
+        """pgvector must be there, or to be had."""
+        extension.check(conn)
+
+    @staticmethod
+    def check_source(source: Source) -> None:
+        """A key column can't have the name of a column of the table's own."""
+        taken = [column.name for column in source.key if column.name in RESERVED]
+        if taken:
+            raise PlanError(
+                f"key column {taken[0]!r} of {source.collection.table} has a name that spaces use themselves",
+                hint=f"rename it in the table; spaces have {', '.join(RESERVED)}",
+            )
+
+    @property
+    def name(self) -> str:
+        """The version, which the alias view says of each of its rows."""
+        return self.record.version
+
+    def create(self, conn: Connection) -> None:
+        """The extension where it is not there yet, and the table. A table of the same name must be the same."""
+        extension.create(conn)
+        conn.execute(self.create_sql())
+        made = scalar(
+            conn,
+            "select format_type(atttypid, atttypmod) from pg_attribute where attrelid = to_regclass(%s) and attname = %s",
+            (self.place.relation.as_string(conn), self.place.embedding),
+        )
+        if made.split(".")[-1] != vector_type(self.space).as_string(conn):
+            raise VectorRefused(
+                f"{'.'.join(self.place[:2])} is there already and holds {made}, not {self.space.dimensions} dimensions",
+                hint="choose another version for the new space",
+            )
+
+    def create_sql(self) -> sql.Composed:
         """The space's table. No foreign key to the source: dropping it would lock the source out."""
         keys = comma(
             sql.SQL("{} {} not null").format(ident(column.name), literal(column.declaration))
@@ -54,7 +125,7 @@ class PgvectorStore:
         )
         pieces = sql.SQL(", chunk_count int not null, chunk_start int not null, chunk_end int not null")
         return sql.SQL(
-            """create table {table} (
+            """create table if not exists {table} (
                  {keys},
                  chunk int not null default 0,
                  version text not null default {tag} check (version = {tag}),
@@ -68,135 +139,78 @@ class PgvectorStore:
             pieces=pieces if self.space.chunk else sql.SQL(""), key=self.source.key_columns,
         )  # fmt: skip
 
-    def check_key(self, conn: Connection) -> None:
-        """Refuses a source whose key is no longer of the type that the space has. Raises :class:`SourceError`."""
-        check_key_types(conn, self.source, self.table, self.space.tag)
+    def drop(self, conn: Connection) -> None:
+        """Drops the table."""
+        conn.execute(self.drop_sql())
 
-    def drop(self) -> sql.Composed:
-        """Drops the vectors: the point of no return."""
+    def drop_sql(self) -> sql.Composed:
+        """The statement that drops the table."""
         return sql.SQL("drop table if exists {}").format(self.table)
 
-    def bytes(self, conn: Connection, vectors: int) -> int:
+    def disk_bytes(self, conn: Connection, vectors: int) -> int:
         """What the table takes on disk, indexes included."""
         return int(
             scalar(conn, "select coalesce(pg_total_relation_size(to_regclass(%s)), 0)", (self.table.as_string(conn),))
         )
 
-    def vectors(self, conn: Connection) -> int:
-        """How many vectors there are, counted."""
-        return int(scalar(conn, sql.SQL("select count(*) from {}").format(self.table)))
+    def count(self, conn: Connection) -> int:
+        """One scan of the table."""
+        with refusals(self.space):
+            return int(scalar(conn, sql.SQL("select count(*) from {}").format(self.table)))
 
-    # --- what is left
+    # --- points
 
-    def present(self, digest: sql.Composable) -> sql.Composed:
-        """Whether row ``s`` is in the space with that content hash, every chunk of it."""
-        whole = sql.SQL("")
-        if self.space.chunk:
-            whole = sql.SQL(  # type: ignore[assignment]
-                " and e.chunk_count = (select count(*) from {} c where {} and c.content_hash = e.content_hash)"
-            ).format(self.table, self.source.join("c", "e"))
-        return sql.SQL("exists (select from {} e where {} and e.chunk = 0 and e.content_hash = {}{})").format(
-            self.table, self.source.join("e", "s"), digest, whole
-        )
+    def upsert(self, conn: Connection, batch: Batch) -> int:
+        """What :meth:`write` does with one batch, in a transaction of its own or in the caller's.
 
-    def held(self) -> sql.Composed:
-        """As :meth:`present`, with the content hash as it is now."""
-        return self.present(DOC_HASH)
-
-    def untagged(self) -> sql.Composable:
-        """A space's table takes no vector without its version."""
-        return sql.SQL("false")
-
-    def own_columns(self) -> tuple[Column, ...]:
-        """None: its vectors are in its own table."""
-        return ()
-
-    def refused(self, registry: Registry) -> sql.Composed:
-        """Whether row ``s`` is dead-lettered at its current content."""
-        return sql.SQL("exists (select from {} f where f.space = {} and f.key = {} and f.content_hash = {})").format(
-            registry.failed_table, sql.Literal(self.record.id), self.source.key_text("s"), DOC_HASH
-        )
-
-    def batched(self, registry: Registry) -> sql.Composed:
-        """Whether row ``s`` is in a batch at the API."""
-        return sql.SQL("exists (select from {} b where b.space = {} and b.key = {})").format(
-            registry.batch_rows_table, sql.Literal(self.record.id), self.source.key_text("s")
-        )
-
-    def missing_page(
-        self, conn: Connection, registry: Registry, after: Key | None, upto: Key | None, limit: int
-    ) -> list[Row]:  # fmt: skip
-        """The next rows without a current vector, in key order, between two keys (exclusive, inclusive).
-
-        One short statement by keyset, so that memory stays flat and no cursor is held during a model call.
+        A row that the source does not have, or has with another text by now, is not taken.
         """
-        query = sql.SQL(
-            """select {hash}, s.doc, {key} from {rows} s
-               where {has_text} and not {present} and not {refused} and not {batched} and {after} and {upto}
-               order by {order} limit {limit}"""
-        ).format(
-            hash=DOC_HASH, key=comma(sql.SQL("{}::text").format(ident("s", c.name)) for c in self.source.key),
-            rows=self.source.rows(), has_text=HAS_TEXT, present=self.present(DOC_HASH), refused=self.refused(registry),
-            batched=self.batched(registry), after=self._bound(">", after), upto=self._bound("<=", upto),
-            order=self.source.key_of("s"), limit=sql.Literal(limit),
-        )  # fmt: skip
-        with conn.transaction():
-            # Keyset paging wants the key's index whatever the statistics say: a sort would read the whole table a page.
-            conn.execute(
-                "set local enable_sort = off; set local enable_hashjoin = off; set local enable_mergejoin = off"
-            )
-            return [Row(tuple(row[2:]), row[1], row[0]) for row in conn.cursor(binary=True).execute(query)]
+        with refusals(self.space), conn.transaction():
+            self.prepare_writer(conn)
+            return self._put(conn, [batch], first=False)
 
-    def delete_orphans(self, conn: Connection) -> int:
-        """Removes vectors whose row is gone or no longer eligible; returns how many."""
-        query = sql.SQL("delete from {} e where not exists (select from {} s where {} and {})").format(
-            self.table, self.source.rows(), self.source.join("s", "e"), HAS_TEXT
+    def id_of(self, key: Key, chunk: int, content_hash: bytes) -> str:
+        """Of what the table has of each vector: it is found by its key, and says its text."""
+        return json.dumps([*key, chunk, content_hash.hex()], ensure_ascii=False)
+
+    def list_ids(self, conn: Connection) -> Iterator[str]:
+        """One snapshot of the table, read a part at a time."""
+        query = sql.SQL("select {}, e.chunk, e.content_hash from {}").format(self.source.key_text("e"), self._stored())
+        with refusals(self.space), conn.transaction(), conn.cursor(name="embedmig_ids") as cursor:
+            for key, chunk, content_hash in cursor.execute(query):
+                yield self.id_of(tuple(key), chunk, content_hash)
+
+    def delete(self, conn: Connection, ids: Sequence[str]) -> None:
+        """One statement."""
+        with refusals(self.space):
+            conn.execute(sql.SQL("delete from {} e using {}").format(self.table, self._points(ids)))
+
+    def fetch(self, conn: Connection, ids: Sequence[str]) -> Mapping[str, Sequence[float]]:
+        """One statement."""
+        query = sql.SQL("select {}, e.chunk, e.content_hash, e.embedding::real[] from {}, {}").format(
+            self.source.key_text("e"), self._stored(), self._points(ids)
         )
-        return conn.execute(query).rowcount
+        with refusals(self.space):
+            return {self.id_of(tuple(row[0]), row[1], row[2]): row[3] for row in conn.execute(query)}
 
-    def last_key(self, conn: Connection, after: Key | None = None) -> Key | None:
-        """The upper end of the work, fixed when it starts, so that it is finite; None where nothing comes ``after``."""
-        descending = sql.SQL(", ").join(sql.SQL("{} desc").format(ident("s", c.name)) for c in self.source.key)
-        query = sql.SQL("select {} from {} s where {} order by {} limit 1").format(
-            self.source.key_text("s"), self.source.rows(text=False), self._bound(">", after), descending
+    def _stored(self) -> sql.Composed:
+        """Where the points are, as a relation ``e``."""
+        return sql.SQL("{} e").format(self.table)
+
+    def _points(self, ids: Sequence[str]) -> sql.Composed:
+        """The points as a relation ``p``, joined to the table ``e``."""
+        columns = list(zip(*map(json.loads, ids), strict=True)) or [()] * (len(self.source.key) + 2)
+        names = [*(ident(f"k{n}") for n in range(1, len(columns) - 1)), ident("chunk"), ident("digest")]
+        arrays = comma(
+            sql.SQL("{}::text[]").format(sql.Literal([str(value) for value in column])) for column in columns
         )
-        row = conn.execute(query).fetchone()
-        return tuple(row[0]) if row else None
-
-    def _bound(self, operator: LiteralString, key: Key | None) -> sql.Composable:
-        """Whether row ``s`` lies on that side of a key; true where there is none."""
-        if key is None:
-            return sql.SQL("true")
-        array = sql.SQL("{}::text[]").format(sql.Literal(list(key)))
-        return sql.SQL("({}) {} ({})").format(self.source.key_of("s"), sql.SQL(operator), self.source.key_from(array))
-
-    def counts(self, conn: Connection, registry: Registry) -> SpaceCounts:
-        """One pass over source and space, joined by key."""
-        chunked = "count(*) as chunks, max(e.chunk_count) as wanted, array_agg(distinct e.content_hash) as hashes"
-        query = sql.SQL(
-            """with held as (select {key}, {held} from {table} e {grouped}),
-               wanting as (
-                 select {source_key}, {has_text} as has_text, case when {has_text} then {hash} end as digest from {rows} s)
-               select count(*) filter (where s.has_text),
-                      count(*) filter (where s.has_text and h.hashes = array[s.digest] and h.chunks = h.wanted),
-                      coalesce(sum(h.chunks), 0)::bigint,
-                      count(*) filter (where not s.has_text),
-                      count(*) filter (where s.has_text and f.content_hash = s.digest),
-                      count(*) filter (where s.has_text is not true)  - count(*) filter (where not s.has_text and h.chunks is null)
-               from wanting s full join held h using ({key})
-               left join {failed} f on f.space = {space} and f.key = {key_text}"""
-        ).format(
-            key=self.source.key_columns, source_key=self.source.key_of("s"), rows=self.source.rows(), table=self.table,
-            held=sql.SQL(chunked if self.space.chunk else "1::bigint as chunks, 1 as wanted, array[e.content_hash] as hashes"),
-            grouped=sql.SQL("group by {}").format(self.source.key_columns) if self.space.chunk else sql.SQL(""),
-            has_text=HAS_TEXT, hash=DOC_HASH, failed=registry.failed_table, space=sql.Literal(self.record.id),
-            key_text=self.source.key_text("s"),
-        )  # fmt: skip
-        row = conn.execute(query).fetchone()
-        assert row is not None
-        return SpaceCounts(
-            eligible=row[0], complete=row[1], vectors=row[2], blank=row[3], failed=row[4], orphans=row[5]
-        )
+        keys = [
+            sql.SQL("{} = {}::{}").format(ident("e", column.name), ident("p", f"k{n}"), literal(column.type))
+            for n, column in enumerate(self.source.key, 1)
+        ]
+        return sql.SQL(
+            "unnest({}) p({}) where {} and e.chunk = p.chunk::int and e.content_hash = decode(p.digest, 'hex')"
+        ).format(arrays, comma(names), sql.SQL(" and ").join(keys))  # fmt: skip
 
     # --- writing
 
@@ -216,34 +230,10 @@ class PgvectorStore:
         )
         conn.execute("set enable_hashjoin = off; set enable_mergejoin = off")
 
-    def wait_for_settling(self, conn: Connection, *, alone: bool) -> None:
-        """Inside a transaction, before it looks at the data: who settles changes waits for batches that are being
-        written, and they for it.
-
-        The statement that writes a batch sees the source as it was when it began. Were a newer change of one of its
-        rows taken in and settled meanwhile, the batch would put the older vector, or that of a deleted row, back,
-        and nothing would be left that knows. Batches of a row copy settle nothing, so they don't wait for each other.
-        """
-        function = sql.SQL("pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared")
-        conn.execute(sql.SQL("select {}(%s, %s)").format(function), (TURN_CLASS, self.record.id))
-
-    def write(self, conn: Connection, registry: Registry, batches: Sequence[Batch], *, first: bool = True) -> int:
-        """Inside a transaction, whose ``first`` it is or not: puts batches in; returns how many vectors were taken.
-
-        A row whose text changed since it was read is not taken: its hash is checked in the statement that writes.
-        """
-        written = 0
-        for some in without_repeats(batches):
-            if not first:
-                conn.execute("truncate embedmig_batch")
-            written, first = written + self._put(conn, some), False
-        failures = [(row.key, row.content_hash, why) for batch in batches for row, why in batch.failures]
-        if failures:
-            registry.record_failures(conn, self.record.id, failures)
-        return written
-
-    def _put(self, conn: Connection, batches: Sequence[Batch]) -> int:
+    def _put(self, conn: Connection, batches: Sequence[Batch], *, first: bool) -> int:
         """One COPY and one INSERT for all of them."""
+        if not first:
+            conn.execute("truncate embedmig_batch")
         columns = [f"k{n}" for n in range(1, len(self.source.key) + 1)]
         columns += ["chunk", "content_hash", "chunk_count", "chunk_start", "chunk_end", "embedding"]
         query = sql.SQL("copy embedmig_batch ({}) from stdin (format binary)").format(comma(ident(c) for c in columns))
@@ -286,42 +276,6 @@ class PgvectorStore:
             self.table, self._batch_keys(), self.source.join("b", "e")
         )
 
-    # --- the index
-
-    def index_state(self, conn: Connection) -> IndexState:
-        """The best state among the forms that the space's HNSW index may have: one that is valid is enough."""
-        found = {self.encoding_state(conn, storage) for storage in hnsw.storages(self.space)}
-        return next((state for state in ("valid", "building", "invalid") if state in found), "none")
-
-    def encoding_state(self, conn: Connection, storage: IndexStorage) -> IndexState:
-        """The state of the index in one form; an INVALID one is what a killed concurrent build leaves behind."""
-        return index_state(conn, self.record.table_schema, self.index_name(storage))
-
-    def index_name(self, storage: IndexStorage) -> str:
-        """Fixed, and another for each form."""
-        return hnsw.index_name(self.record.table_name, self.space, storage)
-
-    def create_index(
-        self, form: hnsw.IndexEncoding, *, concurrently: bool, m: int, ef_construction: int
-    ) -> sql.Composed:
-        """Builds the HNSW index under its fixed name."""
-        name = self.index_name(form.storage)
-        return hnsw.create(self.table, name, self.space, form, m, ef_construction, concurrently=concurrently)
-
-    def comment_index(self, form: hnsw.IndexEncoding) -> sql.Composed:
-        """Tells searches what to ask for; an index over the vectors themselves needs nothing said."""
-        comment = sql.SQL("null") if form.storage == self.space.storage else sql.Literal(form.comment())
-        return sql.SQL("comment on index {} is {}").format(
-            ident(self.record.table_schema, self.index_name(form.storage)), comment
-        )
-
-    def drop_index(self, storage: IndexStorage, *, concurrently: bool = False) -> sql.Composed:
-        """Removes the index of one form; wanted for an INVALID leftover, which ``if not exists`` would skip."""
-        return sql.SQL("drop index {} if exists {}").format(
-            sql.SQL("concurrently" if concurrently else ""),
-            ident(self.record.table_schema, self.index_name(storage)),
-        )
-
     # --- reading
 
     def view(self) -> sql.Composed:
@@ -339,31 +293,100 @@ class PgvectorStore:
             hide=sql.SQL(" where {} = e.content_hash").format(DOC_HASH) if hide else sql.SQL(""),
         )  # fmt: skip
 
+    def search(
+        self, conn: Connection, vector: Sequence[float], k: int, *, where: Mapping[str, Any] | None = None, exact: bool = False
+    ) -> list[Hit]:  # fmt: skip
+        """Through the index, or over all vectors, as the alias view would."""
+        with refusals(self.space):
+            return nearest(conn, self.shown(conn), vector, k, where=where, exact=exact)
 
-def index_state(conn: Connection, schema: str, name: str) -> IndexState:
-    """Whether the index of that name is usable."""
-    row = conn.execute(
-        """select i.indisvalid and i.indisready, exists (select from pg_stat_progress_create_index p where p.index_relid = c.oid)
-           from pg_class c join pg_index i on i.indexrelid = c.oid
-           where c.relnamespace = to_regnamespace(%s) and c.relname = %s""",
-        (ident(schema).as_string(conn), name),
-    ).fetchone()
-    if row is None:
-        return "none"
-    return "valid" if row[0] else "building" if row[1] else "invalid"
+    def shown(self, conn: Connection) -> Shown:
+        """What the alias would show, whatever it shows."""
+        relation = sql.SQL("({}) as shown").format(self.view())
+        return shown(conn, relation, self.space, self.record.version, self.form(conn))
+
+    def form(self, conn: Connection) -> IndexEncoding | None:
+        """The stand-in that the index holds; None: the vectors themselves."""
+        return encoding_of(conn, self.place.relation)
+
+    def alias(self, conn: Connection) -> str | None:
+        """The version that the view says of each of its rows."""
+        return aliases.version_shown(conn, self.source)
+
+    def set_alias(self, conn: Connection) -> None:
+        """Replaces the view: nobody sees it before the transaction ends."""
+        with refusals(self.space):
+            aliases.put_view(conn, self.source, self)
+
+    # --- the index
+
+    @staticmethod
+    def describe_index(space: Space, options: IndexOptions) -> str:
+        """The graph's parameters, and what it holds of each vector where that is not the vector itself."""
+        return index.describe(space, options)
+
+    @staticmethod
+    def check_index(space: Space, options: IndexOptions) -> None:
+        """What pgvector's HNSW can hold."""
+        index.check(space, options)
+
+    @staticmethod
+    def index_over_limit(space: Space, options: IndexOptions) -> tuple[str, str] | None:
+        """By the type that the index holds."""
+        return index.over_limit(space, options)
+
+    def index_sql(self, options: IndexOptions) -> list[sql.Composable]:
+        """One statement."""
+        return [index.create(self.place, self.space, options, concurrently=False)]
+
+    def build_index(self, conn: Connection, options: IndexOptions, build: IndexBuild) -> str:
+        """In a session of its own; nobody waits for it where somebody reads the space."""
+        with refusals(self.space):
+            return index.Builder(conn, self.record, self.place, options, build).run()
+
+    def index_state(self, conn: Connection) -> IndexState:
+        """The best state among the forms that the index may have: one that is valid is enough."""
+        return index.best_state(conn, self.place, self.space)
+
+    def seconds_since_read(self, conn: Connection) -> float | None:
+        """By the last scan of the index, which PostgreSQL notes since version 16."""
+        return index.seconds_since_read(conn, self.place, self.record.state_since)
+
+    # --- what an audit asks
+
+    def measured(self) -> sql.Composed:
+        """Every vector of the table that the space is in, as a relation ``r``: ``key text[], version, dims, norm``."""
+        embedding = ident("e", self.place.embedding)
+        return sql.SQL(
+            """(select {key} as key, {version} as version, vector_dims({embedding}) as dims,
+                  vector_norm({embedding}::vector) as norm from {table} e where {embedding} is not null) r"""
+        ).format(
+            key=self.source.key_text("e"), version=ident("e", self.place.version), embedding=embedding,
+            table=self.place.relation,
+        )  # fmt: skip
+
+    def drawn(self, size: int, seed: int) -> sql.Composed:
+        """A query over vectors in the order of a hash of their key, beside the text they were made of: key, text, start
+        and end of the piece, vector. Of those with another content hash than the row's the text is gone.
+        """
+        order = by_hash(sql.SQL("({}::text || e.chunk)").format(self.source.key_text("e")), seed)
+        piece = sql.SQL("e.chunk_start, e.chunk_end" if self.space.chunk else "0, null::int")
+        return sql.SQL(
+            """select {key}, s.doc, {piece}, e.embedding::real[]
+               from (select * from {table} e order by {order} limit {size}) e
+               join {rows} s on {join} where {has_text} and {hash} = e.content_hash"""
+        ).format(
+            key=self.source.key_text("e"), piece=piece, table=self.table, order=order, size=sql.Literal(size),
+            rows=self.source.rows(), join=self.source.join("s", "e"), has_text=HAS_TEXT, hash=DOC_HASH,
+        )  # fmt: skip
 
 
-def without_repeats(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
-    """The batches in their order, together as long as no row is in two of them: a statement inserts a row once."""
-    some: list[Batch] = []
-    seen: set[Key] = set()
-    for batch in batches:
-        keys = {row.key for row in batch.rows}
-        if not seen.isdisjoint(keys):
-            yield some
-            some, seen = [], set()
-        if keys:
-            some.append(batch)
-            seen |= keys
-    if some:
-        yield some
+@contextmanager
+def refusals(space: Space) -> Iterator[None]:
+    """Says in the words of the protocol what PostgreSQL says of a table that is not there, or of a vector that can't be."""
+    try:
+        yield
+    except pg.UndefinedTable as error:
+        raise PlaceMissing(f"the table of {space.tag} is not there", hint="embedmig upgrade head") from error
+    except pg.DataException as error:
+        raise VectorRefused(f"{space.tag}: {error.diag.message_primary}") from error

@@ -1,0 +1,155 @@
+"""Searching one relation of vectors: the alias, or one version's space; through the index, or exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from embedmig.database import Connection, ident, literal, planned_rows, scalar
+from embedmig.database.registry import AliasRecord
+from embedmig.errors import UsageError
+from embedmig.source.rows import Key
+from embedmig.stores.pgvector.hnsw import OPERATOR, IndexEncoding, encoding_of
+from embedmig.types import Hit, Space
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A relation of one version's vectors: key, chunk, version, embedding, and the application's columns."""
+
+    relation: sql.Composable
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
+    version: str
+    space: Space
+    form: IndexEncoding | None  # the stand-in that the index holds; None: the vectors themselves
+    rows: int  # about how many it shows
+
+
+def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space) -> Shown:
+    """The alias' view, which is all that a reader need be allowed to read."""
+    relation = ident(alias.alias_schema, alias.alias_name)
+    return shown(conn, relation, space, alias.version or "", encoding_of(conn, relation))
+
+
+def shown(conn: Connection, relation: sql.Composable, space: Space, version: str, form: IndexEncoding | None) -> Shown:
+    """A relation with the columns that it has now."""
+    keys, columns = split_columns(column_names(conn, relation))
+    return Shown(relation, keys, columns, version, space, form, planned_rows(conn, relation))
+
+
+def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
+    """The columns of a view, in order."""
+    cursor = conn.execute(sql.SQL("select * from {} limit 0").format(relation))
+    return [column.name for column in cursor.description or ()]
+
+
+def split_columns(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A view's columns: the key is what stands before ``chunk``, the application's own columns after ``embedding``."""
+    return tuple(names[: names.index("chunk")]), tuple(names[names.index("embedding") + 1 :])
+
+
+def nearest(
+    conn: Connection,
+    current: Shown,
+    vector: Sequence[float],
+    k: int,
+    *,
+    exact: bool = False,
+    where: Mapping[str, Any] | None = None,
+) -> list[Hit]:
+    """Top ``k`` by the space's own metric, filtered on its version; the index is asked for at least ``k`` candidates.
+
+    ``where`` gives values that key or columns of the alias must have; a list: one of them. With ``exact``, every vector is
+    compared: no index matches an order by the distance plus nothing. Raises :class:`UsageError` for an unknown column.
+    """
+    wanted, values = conditions(current, where or {})
+    values |= {"vector": str(list(vector)), "version": current.version, "k": k}
+    exact = exact or (bool(where) and few(conn, current, wanted, values))
+    form = None if exact else current.form
+    candidates = k * form.rerank if form else k
+    query = (_by_quantized(current, form, wanted) if form else _by_vector(current, wanted, exact=exact))  # fmt: skip
+    values["candidates"] = candidates
+    with conn.transaction():
+        # Filters and deleted rows thin an index scan out: it goes on until k rows are found.
+        if scalar(conn, "select extversion >= '0.8' from pg_extension where extname = 'vector'"):
+            conn.execute("set local hnsw.iterative_scan = strict_order")
+        conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(candidates, 1000)))))
+        return [read_hit(row, current) for row in conn.execute(query, values)]
+
+
+def few(conn: Connection, current: Shown, wanted: sql.Composable, values: Mapping[str, Any]) -> bool:
+    """Whether so few rows meet the conditions that comparing all of them is quicker than walking the index for ``k``.
+
+    Of ``n`` rows ``r`` meet them: the index is walked for about ``k · n / r`` rows, each four times the price of a row
+    compared. pgvector's own estimate leaves the filter out. They must be found by an index, too: by the planner's price.
+    """
+    query = sql.SQL("explain (format json) {}").format(_by_vector(current, wanted, exact=True, limited=False))
+    plan = scalar(conn, query, values)[0]["Plan"]
+    matching, price = plan["Plan Rows"], plan["Total Cost"]
+    return bool(matching**2 <= 4 * values["k"] * current.rows and price <= 1000 + 20 * matching)
+
+
+def conditions(current: Shown, where: Mapping[str, Any]) -> tuple[sql.Composed, dict[str, Any]]:
+    """The version, and what else a row must have, as SQL over the alias with the values apart."""
+    known = (*current.keys, *current.columns)
+    if unknown := [name for name in where if name not in known]:
+        raise UsageError(
+            f"the alias shows no column {unknown[0]!r}",
+            hint=f"it shows {', '.join(known)}; columns = […] in embedmig.toml, then embedmig alias rebuild",
+        )
+    parts: list[sql.Composable] = [sql.SQL("version = %(version)s")]
+    for place, (name, value) in enumerate(where.items()):
+        form = "{} = any({})" if isinstance(value, list | tuple | set | frozenset) else "{} = {}"
+        parts.append(sql.SQL(form).format(ident(name), sql.Placeholder(f"w{place}")))
+    found = (list(value) if isinstance(value, tuple | set | frozenset) else value for value in where.values())
+    return sql.SQL(" and ").join(parts), {f"w{place}": value for place, value in enumerate(found)}
+
+
+def _by_vector(current: Shown, wanted: sql.Composable, *, exact: bool, limited: bool = True) -> sql.Composed:
+    """Ordered by the vectors themselves, out of the index or out of all of them."""
+    return sql.SQL(
+        """select {shown} from {relation} where {wanted} order by {distance}{exactly}{limit}"""
+    ).format(
+        shown=_shown(current), relation=current.relation, wanted=wanted, distance=_distance(current),
+        exactly=sql.SQL(" + 0" if exact else ""), limit=sql.SQL(" limit %(k)s" if limited else ""),
+    )  # fmt: skip
+
+
+def _by_quantized(current: Shown, form: IndexEncoding, wanted: sql.Composable) -> sql.Composed:
+    """Candidates out of the index in the order of their stand-ins, ranked by the vectors themselves."""
+    space = current.space
+    near = sql.SQL("{} {} {}").format(
+        form.quantized(space, ident("embedding")),
+        form.operator(space),
+        form.quantized(space, sql.Placeholder("vector")),
+    )
+    return sql.SQL(
+        """select {shown} from (
+             select * from {relation} where {wanted} order by {near} limit %(candidates)s) candidates
+           order by {distance} limit %(k)s"""
+    ).format(shown=_shown(current), relation=current.relation, wanted=wanted, near=near, distance=_distance(current))
+
+
+def _shown(current: Shown) -> sql.Composed:
+    keys = sql.SQL(", ").join(sql.SQL("{}::text").format(ident(name)) for name in current.keys)
+    extra = sql.Composed([sql.SQL(", {}").format(ident(name)) for name in current.columns])
+    return sql.SQL("{}, chunk, version, {} as distance{}").format(keys, _distance(current), extra)
+
+
+def _distance(current: Shown) -> sql.Composed:
+    space = current.space
+    kind = literal(f"{space.storage}({space.dimensions})")
+    return sql.SQL("(embedding {} %(vector)s::{})").format(literal(OPERATOR[space.metric]), kind)
+
+
+def read_hit(row: Sequence[Any], current: Shown) -> Hit:
+    """A row of the result as a value."""
+    width = len(current.keys)
+    key: Key = tuple(row[:width])
+    return Hit(
+        key, row[width], row[width + 1], row[width + 2], dict(zip(current.columns, row[width + 3 :], strict=True))
+    )
