@@ -14,8 +14,8 @@ from embedmig.errors import DatabaseUnavailable, MissingExtra
 def open_database(config: Config, *, start: bool = True) -> Database:
     """The database of a configuration; the embedded one is started if it isn't running and ``start`` is true."""
     if config.database != "embedded":
-        return Database(config.database, config.schema)
-    return Database(embedded_url(config.data_dir / "postgres", start=start), config.schema)
+        return Database(config.database, config.schema, config.connect, config.address)
+    return Database(embedded_url(config.data_dir / "postgres", start=start), config.schema, config.connect)
 
 
 def embedded_url(folder: Path, *, start: bool = True) -> str:
