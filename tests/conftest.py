@@ -29,7 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = Path(tempfile.mkdtemp(prefix="embedmig-test-"))
     os.environ[SERVER] = start_server(folder)
     with psycopg.connect(os.environ[SERVER].replace("/postgres?", f"/{TEMPLATE}?")) as conn:
-        row = conn.execute("select current_setting('server_version'), extversion from pg_extension where extname = 'vector'").fetchone()
+        row = conn.execute(
+            "select current_setting('server_version'), extversion from pg_extension where extname = 'vector'"
+        ).fetchone()
         os.environ[NAMED] = "PostgreSQL {}, pgvector {}".format(*row or ("?", "?"))
     config.add_cleanup(lambda: stop_server(folder))
 
