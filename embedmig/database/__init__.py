@@ -19,11 +19,11 @@ from embedmig.database.connections import (
 )
 from embedmig.database.embedded import embedded_url, open_database, running_url, stop_embedded
 from embedmig.database.failures import TRANSIENT, first_line, in_one_go, retry_transient, translated
-from embedmig.database.requirements import check_suitable, require_suitable
+from embedmig.database.requirements import check_suitable, pgvector_version, require_suitable
 from embedmig.database.run_lock import LOCK_CLASS, RunLock, describe_holder, lock_is_held
 
 __all__ = [
     "LOCK_CLASS", "TRANSIENT", "Connection", "Database", "RunLock", "check_suitable", "describe_holder", "embedded_url", "first_line", "ident", "in_one_go",
-    "literal", "lock_is_held", "open_database", "planned_rows", "require_suitable", "retry_transient", "running_url", "scalar", "stop_embedded", "translated",
+    "literal", "lock_is_held", "open_database", "planned_rows", "pgvector_version", "require_suitable", "retry_transient", "running_url", "scalar", "stop_embedded", "translated",
     "unavailable", "whoami",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from embedmig.config.settings import EmbedderSettings
-from embedmig.database import Connection, ident, literal, planned_rows, scalar
+from embedmig.database import Connection, ident, literal, pgvector_version, planned_rows, scalar
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
@@ -131,7 +131,7 @@ def nearest(
     values["candidates"] = candidates
     with conn.transaction():
         # Filters and deleted rows thin an index scan out: it goes on until k rows are found.
-        if scalar(conn, "select extversion >= '0.8' from pg_extension where extname = 'vector'"):
+        if pgvector_version(conn) >= (0, 8):
             conn.execute("set local hnsw.iterative_scan = strict_order")
         conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(candidates, 1000)))))
         return [read_hit(row, current) for row in conn.execute(query, values)]
