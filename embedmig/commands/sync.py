@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import psycopg
 from psycopg import sql
 
 from embedmig.commands.project import ProjectLike, opened
 from embedmig.database import Connection, retry_transient
 from embedmig.engine.follower import POLL_SECONDS, Follower
 from embedmig.engine.sync import Synced, reconcile
-from embedmig.errors import DatabaseFailed, DatabaseUnavailable
+from embedmig.errors import DatabaseInterrupted, DatabaseUnavailable
 from embedmig.operations.base import Context
 from embedmig.source import capture
 from embedmig.stores import check_keys, open_manifest
@@ -72,9 +71,7 @@ def follow(
                         patience = seconds
                         for _ in conn.notifies(timeout=seconds, stop_after=1):
                             pass
-            except (DatabaseFailed, DatabaseUnavailable) as error:
-                if not isinstance(error.__cause__, psycopg.OperationalError):
-                    raise
+            except (DatabaseInterrupted, DatabaseUnavailable):
                 halt.wait(patience)
                 patience = min(patience * 2, 60.0)
 

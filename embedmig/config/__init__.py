@@ -1,11 +1,12 @@
 """``embedmig.toml`` as a frozen :class:`Config`.
 
 ``loading`` has the dataclasses and reads the file; ``toml_values`` checks values and ``toml_lines`` finds their lines; ``settings`` says how
-to reach providers; ``rule_codes`` lists the rules that ``[check]`` may name.
+to reach providers and sessions; ``addresses`` says what is an address, and what of it may be shown; ``rule_codes`` lists the rules that ``[check]`` may name.
 """
 
 from __future__ import annotations
 
+from embedmig.config.addresses import mask, parse_address, scrub
 from embedmig.config.loading import (
     FILE_NAME,
     CheckSettings,
@@ -15,9 +16,8 @@ from embedmig.config.loading import (
     IndexSettings,
     ThrottleSettings,
     load,
-    mask,
 )
 
 __all__ = [
-    "FILE_NAME", "CheckSettings", "Collection", "Config", "GateDefaults", "IndexSettings", "ThrottleSettings", "load", "mask",
+    "FILE_NAME", "CheckSettings", "Collection", "Config", "GateDefaults", "IndexSettings", "ThrottleSettings", "load", "mask", "parse_address", "scrub",
 ]  # fmt: skip

@@ -6,7 +6,6 @@ What a model *is* stands in the migration scripts. Nothing here connects to anyt
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -14,15 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedmig.config import toml_values
+from embedmig.config.addresses import parse_address
 from embedmig.config.rule_codes import NAMES
-from embedmig.config.settings import BackfillSettings, EmbedderSettings, RaySettings
+from embedmig.config.settings import BackfillSettings, ConnectSettings, EmbedderSettings, RaySettings
 from embedmig.config.toml_lines import KeyPath
 from embedmig.config.toml_values import Check, TomlFile
 from embedmig.errors import ConfigError
 from embedmig.types import Chunk, Space
 
 FILE_NAME = "embedmig.toml"
-EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,16 @@ class Config:
     index: IndexSettings = field(default_factory=IndexSettings)
     backfill: BackfillSettings = field(default_factory=BackfillSettings)
     ray: RaySettings = field(default_factory=RaySettings)
+    connect: ConnectSettings = field(default_factory=ConnectSettings)
     max_cost: float | None = None  # USD, of this run: from the command line, on top of each embedder's own
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to workers: the address itself, not the environment that it was read from."""
+        return self.__dict__ | {"address": partial(str, self.database)}
 
     @cached_property
     def database(self) -> str:
-        """A URL, a libpq string or ``"embedded"``; it may hold a password, so what prints it goes through :func:`mask`.
+        """A URL, a libpq string or ``"embedded"``; it may hold a password, so what prints it masks it.
 
         Looked up when it is first wanted, for what reads files alone works without one. Raises :class:`ConfigError`
         where ``env:NAME`` is not set.
@@ -149,6 +153,7 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         address=_database(file, database or environ.get("EMBEDMIG_DATABASE"), main.get("database"), environ),
         schema=main.get("schema", "embedmig"),
         migrations=(file.path.parent / main.get("migrations", "migrations")).resolve(),
+        connect=ConnectSettings(**file.section(("embedmig", "connect"), main.get("connect", {}), _CONNECT)),
         collections={name: _collection(file, name, raw) for name, raw in root.get("collections", {}).items()},
         embedders={name: _embedder(file, name, raw, environ) for name, raw in root.get("embedders", {}).items()},
         gates=GateDefaults(**file.section(("gates",), root.get("gates", {}), _GATES)),
@@ -157,20 +162,6 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         index=IndexSettings(**file.section(("index",), root.get("index", {}), _INDEX)),
         backfill=BackfillSettings(**file.section(("backfill",), root.get("backfill", {}), _BACKFILL)),
         ray=RaySettings(**file.section(("ray",), root.get("ray", {}), _RAY)),
-    )
-
-
-def mask(database: str) -> str:
-    """``database`` with every password in it replaced by ``***``: a URL or a libpq keyword string."""
-    # To the last @: a password with an unescaped @ or / in it must not shine through.
-    url = re.sub(r"(://[^:@/?]*):(.*)@", r"\1:***@", database, flags=re.DOTALL)
-    if "://" in url:
-        return re.sub(r"([?&](?:ssl)?password=)[^&\s]*", r"\1***", url, flags=re.IGNORECASE)
-    return re.sub(
-        r"((?:ssl)?password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|\S)+)",
-        r"\1***",
-        url,
-        flags=re.IGNORECASE | re.DOTALL,
     )
 
 
@@ -196,6 +187,12 @@ _MAIN: dict[str, Check] = {
     "database": toml_values.string,
     "schema": toml_values.string,
     "migrations": toml_values.string,
+    "connect": toml_values.table,
+}
+_CONNECT: dict[str, Check] = {
+    "statement_timeout": toml_values.server_time,
+    "lock_timeout": toml_values.server_time,
+    "role": toml_values.string,
 }
 _CHECK: dict[str, Check] = {"select": toml_values.columns, "ignore": toml_values.table}
 _GATES: dict[str, Check] = {
@@ -332,7 +329,7 @@ def _beside(directory: Path, place: str) -> str:
 def _database(
     file: TomlFile, given: str | None, in_file: str | None, environ: Mapping[str, str]
 ) -> Callable[[], str]:  # fmt: skip
-    """The first of flag, environment and file, checked; ``env:NAME`` is looked up on first use."""
+    """The first of flag, environment and file; ``env:NAME`` is looked up whenever it is asked for, and not before."""
     at = ("--database",) if given else ("embedmig", "database")
     name = given or in_file
     if not name:
@@ -341,21 +338,12 @@ def _database(
             hint='under [embedmig] write database = "embedded" or "postgresql://…"; or --database URL',
         )
     if name.startswith("env:"):
-        return partial(_of_environment, file, at, name.removeprefix("env:"), dict(environ))
-    return partial(str, _address(file, at, name))
+        return partial(_of_environment, file, at, name.removeprefix("env:"), environ)
+    return partial(str, file.value(at, name, parse_address))
 
 
 def _of_environment(file: TomlFile, at: KeyPath, variable: str, environ: Mapping[str, str]) -> str:
     name = environ.get(variable, "").strip()
     if not name:
         file.fail(at, f"is env:{variable}, which is not set", f"export {variable}=postgresql://…")
-    return _address(file, at, name)
-
-
-def _address(file: TomlFile, at: KeyPath, name: str) -> str:
-    """A URL with SQLAlchemy's spelling undone, a libpq string, or ``embedded``."""
-    url = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", name)
-    if url != EMBEDDED and not url.startswith("postgresql://") and not re.match(r"\s*\w+\s*=", url):
-        # Not echoed: what is no URL can't be masked.
-        file.fail(at, "is not a PostgreSQL address", 'write "embedded", "postgresql://…", or "env:NAME"')
-    return url
+    return str(file.value(at, name, parse_address))

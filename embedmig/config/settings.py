@@ -45,6 +45,17 @@ class EmbedderSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectSettings:
+    """What embedmig's own sessions are given, as PostgreSQL writes it. ``lock_timeout`` holds where a command waits for
+    others before it has begun; ``role`` is who it then is (``SET ROLE``).
+    """
+
+    statement_timeout: str = "0"
+    lock_timeout: str = "5s"
+    role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BackfillSettings:
     """How a backfill is shared. ``lease`` is the seconds without a commit after which a worker's range is given to
     another; one that is gone loses it at once. ``range_rows`` is about how many rows a range has.

@@ -182,6 +182,13 @@ def patience(value: Any) -> float:
     return seconds
 
 
+def server_time(value: object) -> str:
+    """A time as PostgreSQL's settings have it; ``"0"``: none."""
+    if not isinstance(value, str) or not re.fullmatch(r"0|[1-9]\d*\s*(ms|s|min|h|d)", value):
+        raise ValueError('a time as PostgreSQL writes it: "500ms", "5s", "10min", "1h", or "0" for none')
+    return value
+
+
 def models(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) and item for item in value.values()):
         raise ValueError("a table of strings")

@@ -9,44 +9,104 @@ import contextlib
 import getpass
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
-from embedmig.config import mask
-from embedmig.errors import DatabaseUnavailable
+from embedmig.config import mask, scrub
+from embedmig.config.settings import ConnectSettings
+from embedmig.database.sessions import prepare, wanted_settings
+from embedmig.errors import ConfigError, DatabaseUnavailable, UsageError
 
 Connection = psycopg.Connection[TupleRow]
 
+DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 10, "keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
+}  # fmt: skip
+"""Unless the address says otherwise."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Database:
-    """Where the ledger, the spaces and the source tables are."""
+    """Where the ledger, the spaces and the source tables are. ``renew`` gives the address anew for every connection: a password
+    that has changed since is then the new one.
+    """
 
     url: str
     schema: str
+    settings: ConnectSettings = field(default_factory=ConnectSettings)
+    renew: Callable[[], str] | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Database({self.masked!r}, {self.schema!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to workers: the address, not what it is read from."""
+        return self.__dict__ | {"renew": None}
 
     @property
     def masked(self) -> str:
         """The URL without its password: the only form that is ever printed."""
         return mask(self.url)
 
-    def connect(self, purpose: str = "", *, autocommit: bool = True) -> Connection:
-        """A new connection, named after its purpose in ``pg_stat_activity``.
+    def connect(
+        self, purpose: str = "", *, autocommit: bool = True, own: bool = True, lock_timeout: bool = False
+    ) -> Connection:
+        """A new connection, named after its purpose in ``pg_stat_activity``, its session as :mod:`.sessions` says.
 
+        With ``own`` false it reads for an application: the time limits and the row security of its role hold. With
+        ``lock_timeout`` it waits for each lock no longer than is configured, so that others never queue behind it for longer.
         Raises :class:`DatabaseUnavailable` where there is none to be had.
         """
-        name = f"embedmig {purpose} {whoami()}".replace("  ", " ")[:63]
+        address = self.renew() if self.renew else self.url
+        opened = open_session(address, f"embedmig {purpose} {whoami()}".replace("  ", " ")[:63])
+        if isinstance(opened, UsageError):
+            raise opened
         try:
-            return psycopg.connect(
-                self.url, autocommit=autocommit, application_name=name, connect_timeout=10,
-                keepalives=1, keepalives_idle=30, keepalives_interval=10, keepalives_count=3,
-            )  # fmt: skip
-        except psycopg.Error as error:
-            raise unavailable(error, self.masked) from error
+            settings = wanted_settings(self.settings, own=own, lock_timeout=lock_timeout)
+            if not prepare(opened, settings) and own and not self.shares_sessions(opened):
+                prepare(opened, settings, holds=True)
+            opened.autocommit = autocommit
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def shares_sessions(self, conn: Connection) -> bool:
+        """Whether ``conn`` goes through a transaction pool, as PgBouncer's, where every transaction may have another session.
+
+        A pool tells its clients process ids of its own making. One that pools by transaction gives the session that ``conn``
+        has just used to the next who asks.
+        """
+        seen = {scalar(conn, "select pg_backend_pid()") for _ in range(3)}
+        if seen == {conn.info.backend_pid}:
+            return False
+        if len(seen) > 1:
+            return True
+        other = open_session(self.renew() if self.renew else self.url, "embedmig pool")
+        if isinstance(other, UsageError):
+            raise other
+        with other:
+            return (
+                scalar(other, "select pg_backend_pid()") in seen or scalar(conn, "select pg_backend_pid()") not in seen
+            )
+
+
+def open_session(address: str, name: str) -> Connection | UsageError:
+    """A connection, or why there is none. The error is given back to be raised elsewhere, for it must not carry libpq's own as its
+    context: that one repeats parts of the address.
+    """
+    try:
+        given = conninfo_to_dict(address)
+        defaults = {key: value for key, value in DEFAULTS.items() if key not in given}
+        return psycopg.connect(address, **defaults, autocommit=True, application_name=name, client_encoding="UTF8")
+    except psycopg.Error as error:
+        return unavailable(error, address)
 
 
 def whoami() -> str:
@@ -56,24 +116,31 @@ def whoami() -> str:
     return f"uid-{os.getuid()}@{socket.gethostname()}:{os.getpid()}"
 
 
-def unavailable(error: psycopg.Error, where: str) -> DatabaseUnavailable:
+def unavailable(error: psycopg.Error, address: str) -> UsageError:
     """Says why a connection was refused, in the words of the person who has to mend it."""
-    said = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    if not isinstance(error, psycopg.OperationalError):  # about the address itself, of which it repeats what it likes
+        return ConfigError(
+            f"{mask(address)} is not an address that libpq takes",
+            hint="a database URL looks like postgresql://user:password@host:5432/name; check the names of its parameters",
+        )
+    said = scrub(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__, address)
     advice = {
         "password authentication failed": "check user and password; database = \"env:DATABASE_URL\" keeps them out of the file",
         "no password supplied": "put the password into the URL, PGPASSWORD or ~/.pgpass",
         "resolve host": "check the host's name in the URL",
         "translate host name": "check the host's name in the URL",
         "refused": "is PostgreSQL running there, and listening on that port?",
+        "definition of service": "service names a section of ~/.pg_service.conf, or of the file that PGSERVICEFILE names",
         "does not exist": "create it first, or check the name in the URL",
-        "invalid connection option": "a database URL looks like postgresql://user:password@host:5432/name",
-        "missing \"=\"": "a database URL looks like postgresql://user:password@host:5432/name",
+        "remaining connection slots": "the server has no connection left for this role: a run takes about six",
+        "too many connections": "the server has no connection left for this role: a run takes about six",
+        "too many clients": "the server has no connection left: a run takes about six",
     }  # fmt: skip
     hint = next(
         (mend for sign, mend in advice.items() if sign in str(error)),
         "check --database, EMBEDMIG_DATABASE or embedmig.toml",
     )
-    return DatabaseUnavailable(f"can't connect to {where}: {said}", hint=hint)
+    return DatabaseUnavailable(f"can't connect to {mask(address)}: {said}", hint=hint)
 
 
 def scalar(conn: Connection, query: LiteralString | sql.Composed | sql.SQL, params: Any = None) -> Any:

@@ -12,7 +12,14 @@ import psycopg
 from psycopg import errors as pg
 
 from embedmig.database.connections import Connection
-from embedmig.errors import DatabaseFailed
+from embedmig.errors import (
+    ConnectionLost,
+    DatabaseFailed,
+    DatabaseInterrupted,
+    Deadlocked,
+    LockedOut,
+    StatementCancelled,
+)
 
 T = TypeVar("T")
 
@@ -46,31 +53,51 @@ def in_one_go(conn: Connection) -> Iterator[None]:
         raise
 
 
+AGAIN = "run the same command again: it goes on where it stopped"
+
+TRANSLATIONS: tuple[tuple[tuple[type[psycopg.Error], ...], type[DatabaseFailed], str, str], ...] = (
+    ((pg.DiskFull,), DatabaseFailed, "the database ran out of disk", f"make room, then {AGAIN}"),
+    ((pg.OutOfMemory,), DatabaseFailed, "the database ran out of memory", f"make room, then {AGAIN}"),
+    ((pg.InsufficientPrivilege,), DatabaseFailed, "the role may not do this", "docs/privileges.md lists the rights that are needed"),
+    ((pg.ReadOnlySqlTransaction,), DatabaseFailed, "the server takes no writes",
+     "a hot standby can be read from (status, search, gate, check); what writes needs the primary's address"),
+    ((pg.QueryCanceled, pg.TransactionTimeout), StatementCancelled, "a statement was cancelled",
+     f"by a time limit (connect.statement_timeout under [embedmig]) or by pg_cancel_backend; {AGAIN}"),
+    ((pg.LockNotAvailable,), LockedOut, "a lock was not granted in time",
+     f"pg_stat_activity shows who holds it; connect.lock_timeout under [embedmig] says how long is waited; {AGAIN}"),
+    ((pg.DeadlockDetected,), Deadlocked, "the database ended a deadlock", AGAIN),
+    ((pg.SerializationFailure,), DatabaseInterrupted, "another session changed the same rows", AGAIN),
+    ((pg.TooManyConnections,), DatabaseFailed, "the server has no connection left", f"a run takes about six; when some are free, {AGAIN}"),
+    ((pg.IdleInTransactionSessionTimeout, pg.IdleSessionTimeout), ConnectionLost, "the server ended an idle session", AGAIN),
+    ((psycopg.OperationalError,), ConnectionLost, "the connection to the database was lost", f"when the database is back, {AGAIN}"),
+    ((psycopg.Error,), DatabaseFailed, "the database refused", f"what was committed is kept; fix the cause, then {AGAIN}"),
+)  # fmt: skip
+"""The first that fits. psycopg files cancellation, lock time-outs and deadlocks under OperationalError: they are no lost connections."""
+
+
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Puts what psycopg raises in the middle of a run into our words; what was committed is kept."""
     try:
         yield
-    except (pg.DiskFull, pg.OutOfMemory) as error:
-        raise DatabaseFailed(
-            f"the database ran out of {'disk' if isinstance(error, pg.DiskFull) else 'memory'} while {doing}: {first_line(error)}",
-            hint="make room, then run the same command again: it goes on where it stopped",
-        ) from error
-    except pg.InsufficientPrivilege as error:
-        raise DatabaseFailed(
-            f"the role may not do this while {doing}: {first_line(error)}",
-            hint="docs/privileges.md lists the rights that are needed",
-        ) from error
-    except psycopg.OperationalError as error:
-        raise DatabaseFailed(
-            f"the connection to the database was lost while {doing}: {first_line(error)}",
-            hint="when the database is back, run the same command again: it goes on where it stopped",
-        ) from error
     except psycopg.Error as error:
-        raise DatabaseFailed(
-            f"the database refused while {doing}: {first_line(error)}",
-            hint="what was committed is kept; when the cause is mended, run the same command again",
-        ) from error
+        raise translation(error, doing) from error
+
+
+def translation(error: psycopg.Error, doing: str) -> DatabaseFailed:
+    """The error of ours for one of psycopg's."""
+    for kinds, failure, what, hint in TRANSLATIONS:
+        if isinstance(error, kinds):
+            if "row-level security" in str(error):
+                hint = ROW_SECURITY
+            return failure(f"{what} while {doing}: {first_line(error)}", hint=hint)
+    raise AssertionError(error)  # the last of them fits every one
+
+
+ROW_SECURITY = (
+    "a policy hides rows from this role, so that nothing could be counted or filled: ALTER ROLE … BYPASSRLS, or a role that owns "
+    "the table without FORCE ROW LEVEL SECURITY (docs/privileges.md)"
+)
 
 
 def first_line(error: BaseException) -> str:

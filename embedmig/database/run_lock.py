@@ -8,7 +8,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from embedmig.database.connections import Connection, Database, scalar
+from embedmig.database.connections import Connection, Database
 from embedmig.database.failures import translated
 from embedmig.errors import ConfigError, LockHeld, RunSuperseded
 
@@ -25,7 +25,6 @@ class RunLock:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._conn: Connection | None = None
-        self._pid = 0
 
     def __enter__(self) -> RunLock:
         with translated("taking the run lock"):
@@ -34,7 +33,6 @@ class RunLock:
 
     def _take(self) -> None:
         self._conn = self._database.connect("lock")
-        self._pid = self._conn.info.backend_pid
         self._refuse_transaction_pool()
         while not self._locked(self._conn):
             if holder := describe_holder(self._conn, self._database.schema):
@@ -71,10 +69,9 @@ class RunLock:
             ) from error
 
     def _refuse_transaction_pool(self) -> None:
-        """PgBouncer in transaction mode gives every statement another session, and the lock would be stranded in one."""
+        """The lock would be stranded in one of the pool's sessions."""
         assert self._conn is not None
-        pids = {scalar(self._conn, "select pg_backend_pid()") for _ in range(3)}
-        if pids != {self._pid}:
+        if self._database.shares_sessions(self._conn):
             self._conn.close()
             raise ConfigError(
                 "the database is reached through a transaction pool, which can't hold a session lock",

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 
+from embedmig.config import parse_address
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, Database, ident
 from embedmig.database.ledger import ledger_exists
@@ -60,7 +61,7 @@ class Reader:
 
     def __init__(
         self,
-        url: str,
+        url: str | Database,
         collection: str,
         *,
         schema: str = "embedmig",
@@ -76,8 +77,8 @@ class Reader:
     ) -> None:
         self.collection = collection
         self.lazy = lazy
-        self._database = Database(url, schema)
-        self._registry = Registry(schema)
+        self._database = Database(parse_address(url), schema) if isinstance(url, str) else url
+        self._registry = Registry(self._database.schema)
         self._settings = settings or {}
         chance = random or randomness.Random()  # noqa: S311  a sample, not a secret
         self._canary = Canary(canary, share, canary_for, chance) if canary else None
@@ -201,7 +202,7 @@ class Reader:
             return None
 
     def _connect(self) -> Connection:
-        conn = self._database.connect("reader")
+        conn = self._database.connect("reader", own=False)
         conn.execute(sql.SQL("listen {}").format(ident(CHANNEL)))
         return conn
 

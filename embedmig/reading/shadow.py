@@ -153,7 +153,7 @@ class ShadowWorker:
 
     def _connection(self) -> Connection:
         if self._conn is None or self._conn.broken or self._conn.closed:
-            self._conn = self._database.connect("shadow")
+            self._conn = self._database.connect("shadow", own=False)
         return self._conn
 
     def _read(self, conn: Connection, task: ShadowTask, other: Resolved) -> ShadowRead:

@@ -24,6 +24,7 @@ from embedmig.stores.manifest import Manifest
 from embedmig.types import Space
 
 CHANNEL = "embedmig_flip"
+SECURITY_INVOKER_SERVER = 150000  # the first server_version_num whose views can ask with the reader's rights
 NOT_IN_PLACE = (pg.InvalidTableDefinition, pg.FeatureNotSupported)  # the view has other columns or types now
 
 
@@ -52,8 +53,16 @@ def split_name(name: str) -> list[str]:
 
 
 def refuse_foreign(conn: Connection, registry: Registry, source: Source) -> None:
-    """Refuses an alias name that is a table or view of the user's. Raises :class:`PlanError`."""
+    """Refuses an alias name that is a table or view of the user's, or one that would open a side door past row-level security.
+
+    Raises :class:`PlanError`.
+    """
     schema, name = alias_name(source)
+    if source.row_security and conn.info.server_version < SECURITY_INVOKER_SERVER:
+        raise PlanError(
+            f"{source.collection.table} has row-level security, which a view keeps from PostgreSQL 15 on alone",
+            hint="upgrade the server; or, where no policy is needed: ALTER TABLE … DISABLE ROW LEVEL SECURITY",
+        )
     kind = scalar(conn, "select relkind from pg_class where relnamespace = to_regnamespace(%s) and relname = %s",
                   (ident(schema).as_string(conn), name))  # fmt: skip
     if kind is None:

@@ -11,6 +11,8 @@ from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project
 from tests.waiting import read_until
 
+pytestmark = pytest.mark.one_server
+
 ROWS = 60
 BEFORE = 4
 """Requests before the fault: the probe, the canary texts, and two batches."""

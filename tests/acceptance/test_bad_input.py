@@ -270,7 +270,8 @@ def test_a_database_without_pgvector_is_refused_where_the_role_can_not_create_it
 
 @pytest.mark.parametrize(
     ("server", "pgvector", "words"),
-    [(130_011, "0.8.0", "PostgreSQL 13 is too old"), (160_000, "0.6.2", "pgvector 0.6.2 is too old"), (160_000, None, "pgvector")],
+    [(130_011, "0.8.0", "PostgreSQL 13 is too old"), (160_000, "0.6.2", "pgvector 0.6.2 is too old"),
+     (160_000, "0.6-dev", "pgvector 0.6-dev is too old"), (160_000, None, "pgvector")],
 )  # fmt: skip
 def test_a_server_or_an_extension_too_old_is_refused_with_what_is_needed(
     server: int, pgvector: str | None, words: str
@@ -283,6 +284,11 @@ def test_a_server_or_an_extension_too_old_is_refused_with_what_is_needed(
         look()
     assert raised.value.hint
     assert raised.value.exit_code == EXIT_USAGE
+
+
+@pytest.mark.parametrize("pgvector", ["0.7.0", "0.9.0-dev", "0.10.0", "0.10", "1.0"])
+def test_versions_are_compared_as_numbers(pgvector: str) -> None:
+    extension.require(pgvector, can_create=False)
 
 
 def test_a_lost_connection_in_mid_backfill_keeps_what_was_written_and_the_same_command_goes_on(

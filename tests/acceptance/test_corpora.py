@@ -13,6 +13,8 @@ import pytest
 from embedmig import Reader
 from tests.project import NEW_TAG, OLD_TAG, Project
 
+pytestmark = pytest.mark.one_server
+
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 

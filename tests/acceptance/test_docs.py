@@ -27,6 +27,8 @@ from embedmig.types import Space
 from tests.project import NEW_TAG, OLD_TAG, Project
 from tests.transcripts import ROOT, Session, agrees, blocks, live_through, prepare
 
+pytestmark = pytest.mark.one_server
+
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LIVED = [
     ROOT / "README.md",

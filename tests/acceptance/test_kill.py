@@ -16,6 +16,8 @@ from tests.model import Model
 from tests.project import CONFIG, Project
 from tests.waiting import read_until, wait_until
 
+pytestmark = pytest.mark.one_server
+
 BARRIER = """
 create function hold_here() returns trigger language plpgsql set lock_timeout = 0 as $$
 begin

@@ -16,6 +16,8 @@ from tests.model import Model
 from tests.project import NEW_TAG, OLD_TAG, Project
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.one_server
+
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[Project]:

@@ -20,6 +20,8 @@ MINILM_TAG = "sentence-transformers-all-minilm-l6-v2@1/dim-384/norm-l2"
 GATED = """
 from embedmig import Space, op, within
 
+pytestmark = pytest.mark.one_server
+
 revision = {revision!r}
 down_revision = {down!r}
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.project import Project
 from tests.soak import soak
+
+pytestmark = pytest.mark.one_server
 
 PAUSE_MS = 2000  # of a test machine shared with other tests; the soak itself prints what it measured
 

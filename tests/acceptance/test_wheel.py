@@ -11,6 +11,8 @@ import pytest
 
 from tests.project import CONFIG, NEW_TAG, Project
 
+pytestmark = pytest.mark.one_server
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -12,6 +12,8 @@ from tests.integration.test_workers import IN_FLIGHT, RANGES, ROWS, at_work, end
 from tests.model import Model
 from tests.project import Project
 
+pytestmark = pytest.mark.one_server
+
 pytest.importorskip("ray", reason='Ray is not installed: pip install "embedmig[ray]"', exc_type=ImportError)
 
 

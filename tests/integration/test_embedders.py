@@ -25,6 +25,8 @@ from embedmig.types import Space
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.openai_server import OpenAIServer, vector
 
+pytestmark = pytest.mark.one_server
+
 PROMISES = pytest.mark.parametrize("promise", testing.EMBEDDER_PROMISES, ids=lambda promise: promise.__name__)
 QUICK = Policy(base=0.001, cap=0.002, faults=3, give_up_after=0.5)
 

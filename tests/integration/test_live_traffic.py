@@ -41,6 +41,8 @@ from tests.in_process import Fake, space_script, tag
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.one_server
+
 EXAMPLES = int(os.environ.get("EMBEDMIG_EXAMPLES", "25"))
 DIMENSIONS = (8, 12)
 KEYS = range(12)

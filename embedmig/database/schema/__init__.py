@@ -53,7 +53,9 @@ def upgrade(database: Database) -> None:
     from sqlalchemy.exc import DBAPIError
 
     engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: database.connect("schema", autocommit=False), poolclass=pool.NullPool
+        "postgresql+psycopg://",
+        creator=lambda: database.connect("schema", autocommit=False, lock_timeout=True),
+        poolclass=pool.NullPool,
     )
     with translated("preparing the ledger"):
         try:

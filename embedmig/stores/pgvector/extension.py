@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from embedmig.database import Connection, scalar
 from embedmig.errors import DatabaseUnsuitable
 
@@ -15,7 +17,7 @@ def require(installed: str | None, *, can_create: bool) -> None:
             "the pgvector extension is not in this database and this role can't create it",
             hint="install pgvector on the server, then as a superuser: CREATE EXTENSION vector",
         )
-    if installed and tuple(int(part) for part in installed.split(".")[:2]) < MINIMUM:
+    if installed and numbers(installed) < MINIMUM:
         raise DatabaseUnsuitable(
             f"pgvector {installed} is too old",
             hint=f"{'.'.join(map(str, MINIMUM))} or later is needed: ALTER EXTENSION vector UPDATE",
@@ -24,16 +26,46 @@ def require(installed: str | None, *, can_create: bool) -> None:
 
 def check(conn: Connection) -> None:
     """Looks at the database; changes nothing. Raises :class:`DatabaseUnsuitable`."""
-    installed = scalar(conn, "select extversion from pg_extension where extname = 'vector'")
-    can_create = installed is not None or bool(
-        scalar(
-            conn,
-            """select exists (select from pg_available_extension_versions where name = 'vector'
-               and (not superuser or trusted or (select rolsuper from pg_roles where rolname = current_user)))
-               and has_database_privilege(current_database(), 'CREATE')""",
-        )
+    offered, installed = _offered_and_installed(conn)
+    require(installed or offered, can_create=bool(offered))
+    _refuse_hidden(conn)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """``"0.10.1"`` and ``"0.10.1-dev"`` as numbers, to be compared as such: 0.10 is newer than 0.7."""
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def version(conn: Connection) -> tuple[int, ...]:
+    """The version of the extension in this database; ``()`` without one."""
+    return numbers(scalar(conn, "select extversion from pg_extension where extname = 'vector'") or "")
+
+
+def _offered_and_installed(conn: Connection) -> tuple[str | None, str | None]:
+    """The version that this role could create, and the one that is installed."""
+    row = conn.execute(
+        """select (select default_version from pg_available_extensions e where name = 'vector' and exists (
+                     select from pg_available_extension_versions v where v.name = e.name and v.version = e.default_version
+                     and (not superuser or trusted or (select rolsuper from pg_roles where rolname = current_user)))
+                   and has_database_privilege(current_database(), 'CREATE')),
+                  (select extversion from pg_extension where extname = 'vector')"""
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def _refuse_hidden(conn: Connection) -> None:
+    hidden = scalar(
+        conn,
+        """select extnamespace::regnamespace::text from pg_extension
+           where extname = 'vector' and not has_schema_privilege(extnamespace, 'USAGE')""",
     )
-    require(installed, can_create=can_create)
+    if hidden is not None:
+        raise DatabaseUnsuitable(
+            f"pgvector is in schema {hidden}, which this role may not use",
+            hint=f"GRANT USAGE ON SCHEMA {hidden} TO {scalar(conn, 'select quote_ident(current_user)')}",
+        )
 
 
 def create(conn: Connection) -> None:

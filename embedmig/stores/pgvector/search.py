@@ -12,6 +12,7 @@ from embedmig.database import Connection, ident, literal, planned_rows, scalar
 from embedmig.database.registry import AliasRecord
 from embedmig.errors import UsageError
 from embedmig.source.rows import Key
+from embedmig.stores.pgvector import extension
 from embedmig.stores.pgvector.hnsw import OPERATOR, IndexEncoding, encoding_of
 from embedmig.types import Hit, Space
 
@@ -75,7 +76,7 @@ def nearest(
     values["candidates"] = candidates
     with conn.transaction():
         # Filters and deleted rows thin an index scan out: it goes on until k rows are found.
-        if scalar(conn, "select extversion >= '0.8' from pg_extension where extname = 'vector'"):
+        if extension.version(conn) >= (0, 8):
             conn.execute("set local hnsw.iterative_scan = strict_order")
         conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(candidates, 1000)))))
         return [read_hit(row, current) for row in conn.execute(query, values)]
