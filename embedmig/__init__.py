@@ -86,14 +86,17 @@ if TYPE_CHECKING:
     from embedmig.errors import LockHeld as LockHeld
     from embedmig.errors import MissingExtra as MissingExtra
     from embedmig.errors import ModelChanged as ModelChanged
+    from embedmig.errors import PlaceMissing as PlaceMissing
     from embedmig.errors import PlanError as PlanError
     from embedmig.errors import RequestTooLarge as RequestTooLarge
     from embedmig.errors import RunSuperseded as RunSuperseded
     from embedmig.errors import ScriptError as ScriptError
     from embedmig.errors import SourceError as SourceError
+    from embedmig.errors import StoreError as StoreError
     from embedmig.errors import UnknownTarget as UnknownTarget
     from embedmig.errors import UnpinnedModel as UnpinnedModel
     from embedmig.errors import UsageError as UsageError
+    from embedmig.errors import VectorRefused as VectorRefused
     from embedmig.errors import WorkersLost as WorkersLost
     from embedmig.gates.thresholds import within as within
     from embedmig.lint import Finding as Finding
@@ -117,10 +120,10 @@ __all__ = [
     "DatabaseUnsuitable", "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
     "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed", "GraphError",
     "HistoryEntry", "Hit", "InputRefused", "Interrupted", "LockHeld", "MissingExtra", "ModelChanged", "Plan",
-    "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "Report",
+    "PlaceMissing", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "Report",
     "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded", "ScriptError",
-    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "Synced", "Tally", "UnknownTarget",
-    "UnpinnedModel", "UsageError", "Verdict", "WorkersLost", "alias_drop", "alias_rebuild", "audit", "backfill",
+    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "StoreError", "Synced", "Tally", "UnknownTarget",
+    "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost", "alias_drop", "alias_rebuild", "audit", "backfill",
     "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
     "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase", "resume",
     "retire", "revision", "search", "server_url", "show", "stamp", "status", "stop_server", "sync", "throttle",
@@ -162,7 +165,8 @@ _PUBLIC = {
     "embedmig.engine.sync": "Synced",
     "embedmig.errors": """
         EmbedmigError UsageError ConfigError ScriptError GraphError UnknownTarget MissingExtra PlanError
-        UnpinnedModel SourceError DatabaseUnavailable DatabaseUnsuitable DatabaseFailed RunSuperseded
+        UnpinnedModel SourceError DatabaseUnavailable DatabaseUnsuitable DatabaseFailed StoreError
+        PlaceMissing VectorRefused RunSuperseded
         WorkersLost CutoverBlocked AliasMoved EmbedderError EmbedderMisconfigured EmbedderUnavailable
         InputRefused RequestTooLarge BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
     """,

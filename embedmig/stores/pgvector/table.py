@@ -387,6 +387,9 @@ def refusals(space: Space) -> Iterator[None]:
     try:
         yield
     except pg.UndefinedTable as error:
-        raise PlaceMissing(f"the table of {space.tag} is not there", hint="embedmig upgrade head") from error
+        raise PlaceMissing(
+            f"the table of {space.tag} is not there",
+            hint="restore it, or embed the collection again under a new version",
+        ) from error
     except pg.DataException as error:
         raise VectorRefused(f"{space.tag}: {error.diag.message_primary}") from error
