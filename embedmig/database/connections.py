@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
-from embedmig.config import mask, scrub
+from embedmig.config import mask, parse_address, scrub
 from embedmig.config.settings import ConnectSettings
 from embedmig.database.sessions import prepare, wanted_settings
 from embedmig.errors import ConfigError, DatabaseUnavailable, UsageError
@@ -101,6 +101,10 @@ def open_session(address: str, name: str) -> Connection | UsageError:
     """A connection, or why there is none. The error is given back to be raised elsewhere, for it must not carry libpq's own as its
     context: that one repeats parts of the address.
     """
+    try:
+        address = parse_address(address)
+    except ConfigError as error:
+        return ConfigError(f"the database's address {error.message}", hint=error.hint)
     try:
         given = conninfo_to_dict(address)
         defaults = {key: value for key, value in DEFAULTS.items() if key not in given}

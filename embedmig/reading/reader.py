@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 
-from embedmig.config import parse_address
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, Database, ident
 from embedmig.database.ledger import ledger_exists
@@ -77,7 +76,7 @@ class Reader:
     ) -> None:
         self.collection = collection
         self.lazy = lazy
-        self._database = Database(parse_address(url), schema) if isinstance(url, str) else url
+        self._database = Database(url, schema) if isinstance(url, str) else url
         self._registry = Registry(self._database.schema)
         self._settings = settings or {}
         chance = random or randomness.Random()  # noqa: S311  a sample, not a secret
