@@ -18,6 +18,7 @@ from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.gates.measuring import look, measure
 from embedmig.operations.base import Context
 from embedmig.source import Source, SourceCounts, capture, count_rows
+from embedmig.stores.alias_health import alias_fault
 from embedmig.types import Verdict
 
 Known = Literal["exact", "estimated"]
@@ -83,7 +84,9 @@ class Rollback:
 
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
-    """A collection as ``status`` shows it."""
+    """A collection as ``status`` shows it. ``capture_note`` says why changes are not captured, ``alias_fault`` what is wrong
+    with the view.
+    """
 
     alias: str
     active: str | None
@@ -92,6 +95,8 @@ class CollectionStatus:
     flip_ms: float | None
     spaces: list[SpaceStatus]
     capture: str = "none"
+    capture_note: str = ""
+    alias_fault: str | None = None
     held_back: str | None = None
     rollback: Rollback | None = None
     counted: Known = "exact"
@@ -167,10 +172,11 @@ def _collection_status(context: Context, conn: Connection, name: str, there: boo
     }
     spaces = [_space_status(context, conn, record, measured.get(record.id)) for record in records]
     counted, known = _source_rows(conn, source, exact, list(measured.values()))
+    health = capture.health(conn, context.registry, source)
     return CollectionStatus(
         source.collection.alias, alias.version if alias else None, counted.eligible, counted.blank, flip_ms, spaces,
-        capture.state(conn, context.registry, source), _held_back(control(conn, context.registry, name)), _rollback(records, spaces, flip_ms),
-        known,
+        health.state, health.note, alias_fault(conn, context.registry, source),
+        _held_back(control(conn, context.registry, name)), _rollback(records, spaces, flip_ms), known,
     )  # fmt: skip
 
 

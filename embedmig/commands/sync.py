@@ -8,13 +8,10 @@ from collections.abc import Callable
 from psycopg import sql
 
 from embedmig.commands.project import ProjectLike, opened
-from embedmig.database import Connection, retry_transient
+from embedmig.engine import rescan
 from embedmig.engine.follower import POLL_SECONDS, Follower
-from embedmig.engine.sync import Synced, reconcile
+from embedmig.engine.sync import Synced
 from embedmig.errors import DatabaseInterrupted, DatabaseUnavailable
-from embedmig.operations.base import Context
-from embedmig.source import capture
-from embedmig.stores import check_keys, open_manifest
 
 NUDGE = "embedmig_sync"
 
@@ -34,7 +31,7 @@ def sync(
         found: list[Synced] = []
         for name in project.collections(collection):
             if repair:
-                _repair(context, conn, name)
+                rescan.repair(conn, context.registry, context.source(conn, name))
             if retry_failed:
                 for record in context.registry.spaces(conn, name):
                     context.registry.retry_failed(conn, record.id)
@@ -74,26 +71,3 @@ def follow(
             except (DatabaseInterrupted, DatabaseUnavailable):
                 halt.wait(patience)
                 patience = min(patience * 2, 60.0)
-
-
-def _repair(context: Context, conn: Connection, collection: str) -> None:
-    """For a time without triggers: they are made again, then every row is compared."""
-    source = context.source(conn, collection)
-    spaces = [
-        record
-        for record in context.registry.spaces(conn, collection)
-        if record.state != "retired" and not record.adopted
-    ]
-    if not spaces:
-        return
-
-    def install() -> None:
-        with conn.transaction():
-            conn.execute("set local lock_timeout = '500ms'")
-            check_keys(conn, context.registry, source)
-            capture.install(conn, context.registry, source, [column.name for column in source.text])
-
-    retry_transient(install)
-    for record in spaces:
-        if not record.adopted:  # which text adopted vectors were made from is unknown: nothing there is called stale
-            reconcile(conn, context.registry, open_manifest(source, record))

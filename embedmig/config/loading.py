@@ -44,6 +44,7 @@ class Collection:
     embedding: Mapping[str, Any] | None = None
     capture: Literal["triggers", "watermark"] = "triggers"
     changed_at: str | None = None
+    rescan: float | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,7 @@ _COLLECTION: dict[str, Check] = {
     "embedding": toml_values.table,
     "capture": toml_values.one_of("triggers", "watermark"),
     "changed_at": toml_values.string,
+    "rescan": toml_values.patience,
 }
 _EMBEDDING: dict[str, Check] = {
     "model": toml_values.string,

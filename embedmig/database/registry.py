@@ -43,6 +43,21 @@ class SpaceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Captured:
+    """What was installed for a collection: on which table, its outbox, for what (the digest), the partitions whose rows were
+    compared last; and whether all rows were compared since triggers were away.
+    """
+
+    mode: str
+    source: str
+    source_oid: int | None = None
+    outbox: str | None = None
+    digest: str | None = None
+    partitions: dict[str, int] | None = None
+    compared: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class AliasRecord:
     """What an alias shows; ``version`` is None when it shows nothing (the view is gone, the vectors are not)."""
 
@@ -77,6 +92,7 @@ class Registry:
         self.pending_table = ident(schema, "pending_changes")
         self.hot_table = ident(schema, "hot_rows")
         self.captures_table = ident(schema, "captures")
+        self.failures_table = ident(schema, "capture_failures")
         self.controls_table = ident(schema, "controls")
         self.ranges_table = ident(schema, "ranges")
         self.batches_table = ident(schema, "batches")
@@ -102,7 +118,7 @@ class Registry:
         values = (
             record.collection, record.version, record.fingerprint, record.revision, record.state, record.adopted,
             *record.place, record.writer,
-            json.dumps(record.definition), list(record.text_columns), record.weights,
+            json.dumps(record.definition, ensure_ascii=False), list(record.text_columns), record.weights,
         )  # fmt: skip
         row = conn.execute(query, values).fetchone()
         assert row is not None
@@ -147,12 +163,12 @@ class Registry:
                  encoder = excluded.encoder, flipped_at = now(), flip_ms = null"""
         ).format(self.aliases_table)
         shown = (record.id, record.version, record.fingerprint) if record else (None, None, None)
-        conn.execute(query, (collection, *name, *shown, json.dumps(encoder) if encoder else None))
+        conn.execute(query, (collection, *name, *shown, json.dumps(encoder, ensure_ascii=False) if encoder else None))
 
     def save_encoder(self, conn: Connection, collection: str, encoder: dict[str, Any]) -> None:
         """The view was made anew, perhaps with other columns: what readers are told of it goes with it."""
         query = sql.SQL("update {} set encoder = %s where collection = %s").format(self.aliases_table)
-        conn.execute(query, (json.dumps(encoder), collection))
+        conn.execute(query, (json.dumps(encoder, ensure_ascii=False), collection))
 
     def alias_rights(self, conn: Connection, collection: str) -> dict[str, Any] | None:
         """Owner, comment and grants of a view that was taken away for a moment."""
@@ -199,22 +215,54 @@ class Registry:
 
     # capture
 
-    def save_capture(
-        self, conn: Connection, collection: str, mode: str, source: str, outbox: str | None, digest: str | None
-    ) -> bool:
+    def save_capture(self, conn: Connection, collection: str, captured: Captured) -> bool:
         """Writes down what was installed; returns True."""
         query = sql.SQL(
-            """insert into {} (collection, mode, source, outbox, digest) values (%s, %s, %s, %s, %s)
+            """insert into {} (collection, mode, source, source_oid, outbox, digest, partitions, compared)
+               values (%s, %s, %s, %s, %s, %s, %s, %s)
                on conflict (collection) do update set mode = excluded.mode, source = excluded.source,
-                 outbox = excluded.outbox, digest = excluded.digest, installed_at = now()"""
+                 source_oid = excluded.source_oid, outbox = excluded.outbox, digest = excluded.digest,
+                 partitions = excluded.partitions, compared = excluded.compared, installed_at = now()"""
         ).format(self.captures_table)
-        conn.execute(query, (collection, mode, source, outbox, digest))
+        values = asdict(captured) | {
+            "partitions": None if captured.partitions is None else json.dumps(captured.partitions)
+        }
+        conn.execute(query, (collection, *values.values()))
         return True
 
-    def capture_digest(self, conn: Connection, collection: str) -> str | None:
-        """What the installed triggers were made for; None where there are none."""
-        query = sql.SQL("select digest from {} where collection = %s").format(self.captures_table)
-        return scalar(conn, query, (collection,))  # type: ignore[no-any-return]
+    def captured(self, conn: Connection, collection: str) -> Captured | None:
+        """What was installed; None where nothing was."""
+        query = sql.SQL(
+            "select mode, source, source_oid, outbox, digest, partitions, compared from {} where collection = %s"
+        ).format(self.captures_table)
+        row = conn.execute(query, (collection,)).fetchone()
+        return Captured(*row) if row else None
+
+    def set_compared(self, conn: Connection, collection: str, *, compared: bool) -> None:
+        """Whether every row was compared since triggers were away; that begins with the failures forgotten."""
+        query = sql.SQL("update {} set compared = %s where collection = %s").format(self.captures_table)
+        conn.execute(query, (compared, collection))
+        if not compared:
+            conn.execute(sql.SQL("delete from {} where collection = %s").format(self.failures_table), (collection,))
+
+    def save_partitions(self, conn: Connection, collection: str, partitions: dict[str, int] | None) -> None:
+        """Those whose rows were compared."""
+        query = sql.SQL("update {} set partitions = %s where collection = %s").format(self.captures_table)
+        conn.execute(query, (None if partitions is None else json.dumps(partitions), collection))
+
+    def capture_failure(self, conn: Connection, collection: str) -> str | None:
+        """Since when a trigger lets writes through without noting them, and why; None where none does."""
+        query = sql.SQL("select failed_at, event, reason from {} where collection = %s order by id limit 1")
+        row = conn.execute(query.format(self.failures_table), (collection,)).fetchone()
+        return f"since {row[0]:%Y-%m-%d %H:%M:%S%z}: {row[1]}: {row[2]}" if row else None
+
+    def begin_scan(self, conn: Connection, collection: str, seconds: float) -> bool:
+        """Whether the last scan is so long ago; if so, the next one begins now."""
+        query = sql.SQL(
+            """update {} set scanned_at = now() where collection = %s
+               and (scanned_at is null or scanned_at <= now() - make_interval(secs => %s))"""
+        ).format(self.captures_table)
+        return conn.execute(query, (collection, seconds)).rowcount > 0
 
     def capture_outbox(self, conn: Connection, collection: str) -> str | None:
         """The outbox's name; None where there is none."""

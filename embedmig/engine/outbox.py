@@ -15,6 +15,7 @@ from psycopg import sql
 from embedmig.database import Connection, ident, literal, retry_transient, scalar
 from embedmig.database.registry import Registry
 from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma
+from embedmig.source.capture import is_outbox
 from embedmig.source.rows import Key, Row
 from embedmig.stores import Manifest, open_manifest
 
@@ -74,9 +75,9 @@ class Changes:
             """with taken as (
                  delete from {outbox} o where ctid = any(array(
                    select ctid from (
-                     select ctid, sum({width}) over (rows between unbounded preceding and 1 preceding) as before from (
+                     select ctid, sum({width}) over (rows between unbounded preceding and 1 preceding) as embedmig_before from (
                        select ctid, * from {outbox} where {first} is not null limit {take} for update skip locked) o) o
-                   where before is null or before < {take}))
+                   where embedmig_before is null or embedmig_before < {take}))
                  returning o.*),
                {rest}
                given as (
@@ -109,7 +110,7 @@ class Changes:
                  select ({low} + {take})::text::{type}, o.changed_at, o.embedmig_upto from taken o where {width} > {take}),"""
         ).format(
             outbox=outbox, key=ident(column.name), low=range_start(self.source), take=sql.Literal(TAKE),
-            type=literal(column.type), width=range_width(self.source),
+            type=literal(column.base), width=range_width(self.source),
         )  # fmt: skip
 
     def _take_in_truncate(self, conn: Connection, outbox: sql.Composable) -> None:
@@ -165,7 +166,7 @@ class Changes:
     def wanted(self, conn: Connection, claims: Sequence[Claim]) -> dict[int, Row]:
         """By place, the rows that the space lacks as they are now and that the model has not refused."""
         query = sql.SQL(
-            """select c.place, {hash}, s.doc, {lacking} from {claims}
+            """select c.embedmig_place, {hash}, s.embedmig_doc, {lacking} from {claims}
                join {rows} s on {join} where {has_text}"""
         ).format(
             hash=DOC_HASH,
@@ -190,7 +191,7 @@ class Changes:
         )
         settled = sql.SQL(
             """delete from {pending} p using {claims}
-               where p.space = {space} and p.key = c.embedmig_key and p.generation = c.generation and {current}"""
+               where p.space = {space} and p.key = c.embedmig_key and p.generation = c.embedmig_generation and {current}"""
         )
         freed = sql.SQL(  # offset 0: from each claim to its entry, never from all entries to the claims
             """update {pending} p set claimed_until = null, claimed_by = null
@@ -242,17 +243,17 @@ class Changes:
         return [row for _, row in sorted(self.wanted(conn, claims).items())] if claims else []
 
     def _claims(self, claims: Sequence[Claim]) -> sql.Composed:
-        """The claims as a relation ``c``: the key's columns in their types, ``embedmig_key``, generation, place from 1."""
+        """The claims as a relation ``c``: the key's columns in their types, ``embedmig_key``, ``embedmig_generation``, ``embedmig_place`` from 1."""
         columns = [[claim.key[n] for claim in claims] for n in range(len(self.source.key))]
         arrays = [sql.SQL("{}::text[]").format(sql.Literal(column)) for column in columns]
-        names = [ident(f"k{n}") for n in range(1, len(columns) + 1)]
+        names = [ident(f"embedmig_k{n}") for n in range(1, len(columns) + 1)]
         typed = comma(
-            sql.SQL("{}::{} as {}").format(name, literal(column.type), ident(column.name))
+            sql.SQL("{}::{} as {}").format(name, literal(column.qualified), ident(column.name))
             for name, column in zip(names, self.source.key, strict=True)
         )
         return sql.SQL(
-            """(select {typed}, array[{names}] as embedmig_key, generation, place
-                from unnest({arrays}, {generations}::int[]) with ordinality u({names}, generation, place)) c"""
+            """(select {typed}, array[{names}] as embedmig_key, embedmig_generation, embedmig_place
+                from unnest({arrays}, {generations}::int[]) with ordinality u({names}, embedmig_generation, embedmig_place)) c"""
         ).format(
             typed=typed,
             names=comma(names),
@@ -268,9 +269,9 @@ class Changes:
 
 
 def outbox_exists(conn: Connection, registry: Registry, source: Source) -> bool:
-    """Whether the collection's triggers write anywhere."""
+    """Whether the collection's triggers write anywhere: to a table that has the key's columns."""
     outbox = registry.capture_outbox(conn, source.collection.name)
-    return outbox is not None and scalar(conn, "select to_regclass(%s)", (outbox,)) is not None
+    return outbox is not None and is_outbox(conn, outbox, source)
 
 
 def unsettled(conn: Connection, registry: Registry, source: Source, space: int) -> sql.Composed:
@@ -298,11 +299,11 @@ def outbox_keys(source: Source, outbox: sql.Composable, at_most: int | None = No
         )
     return sql.SQL(  # offset 0: each key is looked up, and the source is never read from end to end
         """select {single} as key, o.changed_at from {outbox} o where o.embedmig_upto is null union all
-           select s.key, o.changed_at from {outbox} o cross join lateral generate_series({low}, {high}) n
-           cross join lateral (select {key} as key from {source} s where s.{column} = n::text::{type} offset 0) s"""
+           select s.key, o.changed_at from {outbox} o cross join lateral generate_series({low}, {high}) embedmig_n
+           cross join lateral (select {key} as key from {source} s where s.{column} = embedmig_n::text::{type} offset 0) s"""
     ).format(
         single=source.key_text("o"), key=source.key_text("s"), outbox=outbox, low=range_start(source), source=source.relation,
-        high=high, column=ident(column.name), type=literal(column.type),
+        high=high, column=ident(column.name), type=literal(column.base),
     )  # fmt: skip
 
 

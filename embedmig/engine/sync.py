@@ -10,10 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from psycopg import sql
-
 from embedmig.config import ThrottleSettings
-from embedmig.database import Connection, Database, ident, scalar, translated
+from embedmig.database import Connection, Database, translated
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders import model_check
 from embedmig.embedders.blocking import wait_for
@@ -22,13 +20,12 @@ from embedmig.engine.backfill import live_requests
 from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.outbox import LIVE, Changes
 from embedmig.engine.pipeline import Pipeline, Request
+from embedmig.engine.rescan import rescan
 from embedmig.engine.throttle import Throttle
 from embedmig.errors import AnswerIsNo, EmbedderError, MissingExtra
 from embedmig.source import Source
 from embedmig.stores import Manifest, open_manifest
 from embedmig.types import Tally
-
-LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +60,15 @@ class Sync:
 
     def once(self, only: str | None = None) -> list[Synced]:
         """Takes in what waits now, all spaces at the same time; ``only`` names one version."""
-        records = [record for record in self.spaces() if only in (None, record.version)]
+        records = [record for record in self.spaces(now=True) if only in (None, record.version)]
         with ThreadPoolExecutor(max(1, len(records)), thread_name_prefix="embedmig-sync") as threads:
             return list(threads.map(self.space, records))
 
-    def spaces(self) -> list[SpaceRecord]:
-        """The live spaces that embedmig writes; where there are no triggers, looks for changes first."""
+    def spaces(self, *, now: bool = False) -> list[SpaceRecord]:
+        """The live spaces that embedmig writes; where triggers don't see all changes, looks for them first, and ``now`` for
+        those, too, that take a scan of the table."""
         with translated("syncing"), self.database.connect("sync reader") as reading:
-            if self.source.collection.capture == "watermark":
-                look_behind_watermark(reading, self.registry, self.source)
+            rescan(reading, self.registry, self.source, now=now)
             found = self.registry.spaces(reading, self.source.collection.name)
             return [record for record in found if record.state in LIVE and record.writer == "embedmig"]
 
@@ -118,59 +115,3 @@ class Sync:
             await pipeline.run(feed())
         finally:
             await pipeline.encoder.embedder.aclose()
-
-
-# --- where there are no triggers, and where there were none for a while -----------------------------------------
-
-
-def look_behind_watermark(conn: Connection, registry: Registry, source: Source) -> None:
-    """Without triggers: finds rows by their ``changed_at`` column, and by a scan the hard deletes it can't show.
-
-    The look goes back a while behind the newest row seen: a row may be stamped long before it is committed. What is
-    found again costs a comparison of hashes, and no embedding.
-    """
-    column = source.changed_at[0].name
-    mark = registry.watermark(conn, source.collection.name)
-    newest = scalar(conn, sql.SQL("select max({})::timestamptz::text from {}").format(ident(column), source.relation))
-    for record in registry.spaces(conn, source.collection.name):
-        if record.state not in LIVE or record.writer != "embedmig":
-            continue
-        store = open_manifest(source, record)
-        since = sql.SQL(
-            "({mark}::timestamptz is null or {column} >= {mark}::timestamptz - make_interval(mins => {late}))"
-        )
-        behind = since.format(mark=sql.Literal(mark), column=ident("s", column), late=sql.Literal(LATE_COMMIT_MINUTES))
-        enqueue_missing(conn, registry, store, behind)
-        store.delete_orphans(conn)
-    if newest is not None:
-        registry.save_watermark(conn, source.collection.name, newest)
-
-
-def reconcile(conn: Connection, registry: Registry, store: Manifest) -> tuple[int, int]:
-    """Compares a space with its source from end to end: queues what is missing or stale, removes what is gone.
-
-    For a time without triggers. Returns how many rows of each there were.
-    """
-    return enqueue_missing(conn, registry, store, sql.SQL("true")), store.delete_orphans(conn)
-
-
-def enqueue_missing(conn: Connection, registry: Registry, store: Manifest, where: sql.Composable) -> int:
-    """Queues the rows that a space lacks, or has with another content; ``where`` narrows them over ``s``."""
-    source = store.source
-    extra = source.changed_at
-    stamp = sql.SQL("coalesce({}::timestamptz, now())").format(ident("s", extra[0].name)) if extra else sql.SQL("now()")
-    query = sql.SQL(
-        """insert into {pending} as p (space, key, changed_at)
-           select {space}, {key}, {stamp} from {rows} s
-           where {where} and {lacking}
-           on conflict (space, key) do nothing"""
-    ).format(
-        pending=registry.pending_table,
-        space=sql.Literal(store.record.id),
-        key=source.key_text("s"),
-        stamp=stamp,
-        rows=source.rows(extra=extra),
-        where=where,
-        lacking=store.lacking(),
-    )
-    return conn.execute(query).rowcount

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from embedmig.engine.outbox import Waiting
+from embedmig.source.capture import CaptureHealth
 from embedmig.source.rows import Key
 from embedmig.stores import IndexState, SpaceCounts
 from embedmig.types import Verdict
@@ -28,7 +29,7 @@ class Measured:
     counts: SpaceCounts
     index: IndexState
     waiting: Waiting | None = None
-    capture: str = "none"
+    capture: CaptureHealth | None = None
     unaccounted: Sequence[Key] | None = ()
     counted_at: datetime | None = None
     error: float = 0.0
@@ -54,7 +55,7 @@ def evaluate(found: Measured, thresholds: Thresholds) -> list[Verdict]:
     if found.waiting is not None:
         verdicts.append(freshness(found.waiting, thresholds.freshness))
         verdicts += [accounted(found.unaccounted)] if found.unaccounted is not None else []
-        verdicts.append(capture(found.capture))
+        verdicts.append(capture(found.capture or CaptureHealth("none")))
     return [*verdicts, index(found.index)]
 
 
@@ -122,11 +123,12 @@ def accounted(unaccounted: Sequence[Key]) -> Verdict:
     return Verdict("unaccounted_rows", len(unaccounted), 0, passed, "" if passed else advice)
 
 
-def capture(state: str) -> Verdict:
+def capture(found: CaptureHealth) -> Verdict:
     """Without capture, stale rows are not found."""
-    passed = state in ("installed", "watermark")
-    advice = f"capture is {state}: embedmig sync --repair installs the triggers and compares every row"
-    return Verdict("capture", state, "installed", passed, "" if passed else advice)
+    passed = found.state in ("installed", "watermark")
+    why = f" ({found.note})" if found.note else ""
+    advice = f"capture is {found.state}{why}: embedmig sync --repair installs the triggers and compares every row"
+    return Verdict("capture", found.state, "installed", passed, "" if passed else advice)
 
 
 def index(state: IndexState) -> Verdict:

@@ -81,7 +81,7 @@ class EvidenceTable:
         values = (
             collection, found.version, found.golden, found.golden_digest, found.k, found.mode, found.queries,
             json.dumps(found.metrics), json.dumps(found.latency_ms), found.completeness, whoami(), found.beside,
-            json.dumps(found.worst),
+            json.dumps(found.worst, ensure_ascii=False),
         )  # fmt: skip
         conn.execute(query, values)
 

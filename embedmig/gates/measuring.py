@@ -72,7 +72,7 @@ def around(conn: Connection, registry: Registry, manifest: Manifest, counted: Co
         counted.counts,
         index,
         waiting(conn, registry, source, record.id),
-        capture.state(conn, registry, source),
+        capture.health(conn, registry, source),
         counted.unaccounted,
         counted.at,
         counted.error,

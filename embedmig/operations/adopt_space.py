@@ -16,8 +16,7 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.errors import PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.operations.create_space import draft
-from embedmig.source import Source, capture
-from embedmig.source import table as sources
+from embedmig.source import Source, capture, checks
 from embedmig.stores import Adoption, check_keys
 from embedmig.types import Space
 
@@ -39,7 +38,8 @@ class AdoptSpace(Operation):
         source = plan.source(self.space.collection)
         if self.space.chunk:
             raise PlanError("adopted vectors are one a row, so a space with chunks can't be adopted")
-        sources.check_key(plan.conn, source)
+        checks.check_table(source)
+        checks.check_key(plan.conn, source)
         if self.writer == "embedmig" and source.collection.capture == "triggers":
             capture.refuse_without_trigger_right(plan.conn, source)
         planned = plan.claim(self.space, adopted=True)

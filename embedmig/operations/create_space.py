@@ -10,8 +10,7 @@ from psycopg import sql
 from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord, definition_of
 from embedmig.operations.base import Operation, PlannedState, Run
-from embedmig.source import Source, capture
-from embedmig.source import table as sources
+from embedmig.source import Source, capture, checks
 from embedmig.stores import check_keys, open_manifest, open_store, store_class
 from embedmig.types import Space, fingerprint
 
@@ -30,9 +29,10 @@ class CreateSpace(Operation):
             store_class(self.space).check_server(plan.conn)
         source = plan.source(self.space.collection)
         store_class(self.space).check_source(source)
-        sources.check_key(plan.conn, source)
+        checks.check_source(plan.conn, source)
         planned = plan.claim(self.space, adopted=False)
-        if not plan.offline:  # a dry run asks no model
+        if not plan.offline:  # a dry run asks no model, and whoever looks need not be who runs it
+            checks.check_filter(plan.conn, source)
             if source.collection.capture == "triggers":
                 capture.refuse_without_trigger_right(plan.conn, source)
             created = planned.record is not None

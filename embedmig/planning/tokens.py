@@ -67,7 +67,7 @@ def weigh(
 
 def count_all(conn: Connection, source: Source, space: Space, count: Counter, missing: sql.Composable) -> Weight:
     """Reads every text once, in memory that doesn't grow with them."""
-    query = sql.SQL("select s.doc from {} s where {} and {}").format(source.rows(), HAS_TEXT, missing)
+    query = sql.SQL("select s.embedmig_doc from {} s where {} and {}").format(source.rows(), HAS_TEXT, missing)
     tokens = vectors = read = 0
     with conn.transaction(), conn.cursor("embedmig_texts") as cursor:
         cursor.itersize = BATCH

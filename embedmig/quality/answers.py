@@ -122,10 +122,10 @@ def without_unknown(conn: Connection, source: Source, golden: GoldenSet) -> tupl
 
 def existing(conn: Connection, source: Source, keys: set[Key]) -> set[Key]:
     """Which of these keys the source has."""
-    query = sql.SQL("select k.key from (select unnest(%s::text[])::text[] as key) k join {} s on {} = k.key").format(
-        source.rows(text=False), source.key_text("s")
+    query = sql.SQL("select k.key from (select unnest({}::text[])::text[] as key) k join {} s on {} = k.key").format(
+        sql.Literal([as_array(key) for key in keys]), source.rows(text=False), source.key_text("s")
     )
-    return {tuple(row[0]) for row in conn.execute(query, ([as_array(key) for key in keys],))}
+    return {tuple(row[0]) for row in conn.execute(query)}
 
 
 def _without(question: Question, unknown: set[Key]) -> Question:

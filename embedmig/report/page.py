@@ -90,6 +90,8 @@ def problems(status: Status) -> list[str]:
     found = [f"{name} was edited after it was applied" for name in status.edited]
     found += [f"{name} is applied and has no script" for name in status.missing_scripts]
     for name, collection in status.collections.items():
-        if collection.capture in ("missing", "disabled", "outdated"):
-            found.append(f"{name}: capture is {collection.capture}: changes may go unnoticed")
+        if collection.capture not in ("installed", "watermark", "none"):
+            why = f" ({collection.capture_note})" if collection.capture_note else ""
+            found.append(f"{name}: capture is {collection.capture}{why}: changes may go unnoticed")
+        found += [f"{name}: {collection.alias_fault}"] if collection.alias_fault else []
     return found

@@ -69,14 +69,21 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
             Text(space.state, style=STATE_STYLE.get(space.state, "")), space.version, f"{_about(space)}{space.rows:,}",
             f"{_about(space)}{percent(space.completeness)}", space.index, size(space.bytes), _notes(space),
         )  # fmt: skip
-    lines = [
-        Text(
-            f"capture {found.capture}", style="" if found.capture in ("installed", "watermark", "none") else "bold red"
-        )
-    ]
+    lines = [_capture(found)]
+    lines += [Text(found.alias_fault, style="bold red")] if found.alias_fault else []
     lines += [Text(found.held_back, style="yellow")] if found.held_back else []
     lines += [_rollback(found.rollback)] if found.rollback else []
     return Group(head, table, *lines)
+
+
+def _capture(found: CollectionStatus) -> Text:
+    """Whether changes are captured; where not, why, and what to do."""
+    if found.capture in ("installed", "watermark", "none"):
+        return Text(f"capture {found.capture}")
+    why = f" {found.capture_note}" if found.capture_note else ""
+    return Text(
+        f"capture {found.capture}{why}; embedmig sync --repair installs it and compares every row", style="bold red"
+    )
 
 
 def _rollback(found: Rollback) -> Text:

@@ -1,7 +1,7 @@
 """The user's table: the source of texts.
 
-``table`` reads the catalog and builds the expressions that every query shares; ``rows`` are its rows; ``chunking`` cuts long texts;
-``capture`` notes which rows change.
+``table`` reads the catalog and builds the expressions that every query shares; ``checks`` refuses what can't be a source; ``rows``
+are its rows; ``chunking`` cuts long texts; ``capture`` notes which rows change, by the ``triggers`` that it installs.
 """
 
 from __future__ import annotations

@@ -4,255 +4,176 @@ They write to an outbox, one narrow table a collection without index or sequence
 for one alone where a statement inserts many rows whose integer keys lie close together: those are noted as a range.
 Rows of an outbox become visible when their transaction commits, however long it was open, and are taken by deletion;
 so no commit can slip in behind a cursor. :mod:`embedmig.engine.outbox` hands them to every live space.
+
+:mod:`embedmig.source.triggers` has the SQL; here it is installed, tried, watched and removed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import psycopg
 from psycopg import sql
 
-from embedmig.database import Connection, ident, literal, scalar
-from embedmig.database.registry import Registry
+from embedmig.database import Connection, first_line, ident, literal, scalar
+from embedmig.database.registry import Captured, Registry, SpaceRecord
 from embedmig.errors import SourceError
-from embedmig.source import Source, comma, list_columns
+from embedmig.source import Source, list_columns
+from embedmig.source.triggers import Capture, Trigger
 
-CaptureState = Literal["installed", "missing", "disabled", "outdated", "watermark", "none"]
-EVENTS = ("insert", "update", "delete", "truncate")
-INTEGERS = ("smallint", "integer", "bigint")
-MANY = 8  # rows of a statement from which on it tries to note a range
-SPARSE = 8  # a range is less than so many times wider than its statement has rows: others insert at the same time
+CaptureState = Literal[
+    "installed", "missing", "disabled", "outdated", "broken", "incomplete", "watermark", "none"
+]  # fmt: skip
+FIRES = {"": "OA", "replica": "RA", "always": "A"}  # pg_trigger.tgenabled that will do, by Trigger.enable
+OUTBOX_OWN = ("changed_at", "embedmig_upto")
 
 
 @dataclass(frozen=True, slots=True)
-class Capture:
-    """What is to be installed for a collection: the text columns of all its live spaces are watched."""
+class CaptureHealth:
+    """Whether changes are being captured, and what is to be known about it where they aren't.
 
-    source: Source
-    schema: str
-    text: tuple[str, ...]
+    ``outdated``: the triggers were made for another ``where``, key or set of text columns. ``broken``: a trigger let writes
+    through without noting them. ``incomplete``: rows came or went without any trigger, and were not compared since.
+    """
 
-    @property
-    def slug(self) -> str:
-        """A name within PostgreSQL's 63 bytes, unique to the collection."""
-        name = self.source.collection.name
-        plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:32]
-        return plain if plain == name else f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-    @property
-    def outbox(self) -> sql.Identifier:
-        """The table that the triggers write to."""
-        return ident(self.schema, f"outbox_{self.slug}")
-
-    def function(self, event: str) -> sql.Identifier:
-        """The trigger function of an event."""
-        return ident(self.schema, f"capture_{self.slug}_{event}")
-
-    @property
-    def by_row(self) -> bool:
-        """Partitioned tables get row triggers: those reach rows written to a partition directly, and new partitions."""
-        return self.source.partitioned
-
-    @property
-    def by_range(self) -> bool:
-        """Whether inserted keys may be noted as ranges: integers have all that lies between two of them."""
-        return not self.by_row and len(self.source.key) == 1 and self.source.key[0].type in INTEGERS
-
-    @property
-    def digest(self) -> str:
-        """Changes whenever the triggers would have to be made anew."""
-        statements = [self.body(event).as_string() for event in EVENTS]
-        statements += [f"{column.name} {column.declaration}" for column in self.source.key]
-        return hashlib.sha256("\n".join(statements).encode()).hexdigest()
-
-    # --- statements
-
-    def create_outbox(self) -> sql.Composed:
-        """Keys and a time. NULL keys stand for a TRUNCATE, a key with ``embedmig_upto`` for every row from the one to the other."""
-        keys = comma(sql.SQL("{} {}").format(ident(c.name), literal(c.declaration)) for c in self.source.key)
-        return sql.SQL(
-            "create table if not exists {} ({}, changed_at timestamptz not null default now(), embedmig_upto bigint)"
-        ).format(self.outbox, keys)
-
-    def create_function(self, event: str, path: Sequence[str] = ()) -> sql.Composed:
-        """The function runs with its owner's rights: whoever may write the source need not know of the outbox.
-
-        ``path`` are the schemas in which the names of a predicate are looked up, after the catalog. Where the body
-        has no predicate and compares nothing, it looks nothing up, and setting a path would cost a one-row insert
-        a tenth of its speed.
-        """
-        schemas = comma(ident(name) for name in ("pg_catalog", *path, "pg_temp"))
-        looks_up = event == "update" or self.source.collection.where
-        return sql.SQL(
-            "create or replace function {}() returns trigger language plpgsql security definer {} as {}"
-        ).format(
-            self.function(event),
-            sql.SQL("set search_path = {}").format(schemas) if looks_up else sql.SQL(""),
-            sql.Literal(self.body(event).as_string()),
-        )
-
-    def create_trigger(self, event: str) -> sql.Composed:
-        """Fires in replica sessions too: rows that arrive by replication want vectors as well."""
-        transition = {
-            "insert": "referencing new table as new_rows",
-            "update": "referencing old table as old_rows new table as new_rows",
-            "delete": "referencing old table as old_rows",
-            "truncate": "",
-        }[event]
-        each = "row" if self.by_row and event != "truncate" else "statement"
-        name = ident(f"embedmig_{self.slug}_{event}")
-        return sql.SQL(
-            "create trigger {name} after {event} on {table} {transition} for each {each} execute function {function}(); "
-            "alter table {table} enable always trigger {name}"
-        ).format(
-            name=name,
-            event=literal(event),
-            table=self.source.relation,
-            transition=literal("" if each == "row" else transition),
-            each=literal(each),
-            function=self.function(event),
-        )
-
-    def drop_triggers(self) -> sql.Composed:
-        """Removes the triggers; the functions are replaced in place."""
-        drops = [
-            sql.SQL("drop trigger if exists {} on {}").format(
-                ident(f"embedmig_{self.slug}_{event}"), self.source.relation
-            )
-            for event in EVENTS
-        ]
-        return sql.SQL("; ").join(drops)
-
-    def body(self, event: str) -> sql.Composed:
-        """What a trigger function does. Predicates stand over a subquery of the row, so that bare names mean its columns."""
-        insert = sql.SQL("insert into {} ({}) ").format(self.outbox, self.source.key_columns)
-        if event == "truncate":
-            nulls = comma(sql.SQL("null") for _ in self.source.key)
-            return sql.SQL("begin {}select {}; return null; end").format(insert, nulls)
-        inserted = self._select_one(sql.SQL("new_rows"), sql.SQL("(select new.*)"))
-        if event == "insert" and self.by_range:
-            return self._note_range(insert, inserted)
-        select = {
-            "insert": inserted,
-            "delete": self._select_one(sql.SQL("old_rows"), sql.SQL("(select old.*)")),
-            "update": self._select_changed(),
-        }[event]
-        return sql.SQL("begin {}{}; return null; end").format(insert, select)
-
-    def _note_range(self, insert: sql.Composed, rows: sql.Composed) -> sql.Composed:
-        """The first rows by key; where that were not all, all of them again: as a range if their keys lie close together.
-
-        A hundred rows then cost a writer half of what their keys cost, one row costs as much as ever. Nothing here is
-        looked up in a search path that is not the function's own.
-        """
-        return sql.SQL(
-            """declare many int; begin
-               {insert}{rows} limit {many}; get diagnostics many = row_count;
-               if many operator(pg_catalog.=) {many} then
-                 insert into {outbox} ({key}, embedmig_upto)
-                 select pg_catalog.min(r.{key}), pg_catalog.max(r.{key}) from new_rows r {where}
-                 having pg_catalog.max(r.{key})::pg_catalog.float8 operator(pg_catalog.-) pg_catalog.min(r.{key})::pg_catalog.float8
-                   operator(pg_catalog.<) (pg_catalog.count(*) operator(pg_catalog.*) {sparse})::pg_catalog.float8;
-                 if not found then {insert}{rows}; end if;
-               end if;
-               return null; end"""
-        ).format(
-            insert=insert, rows=rows, outbox=self.outbox, key=self.source.key_columns, where=self._where(),
-            many=sql.Literal(MANY), sparse=sql.Literal(SPARSE),
-        )  # fmt: skip
-
-    def _select_one(self, table: sql.Composable, row: sql.Composable) -> sql.Composed:
-        return sql.SQL("select {} from {} r {}").format(
-            self.source.key_of("r"), row if self.by_row else table, self._where()
-        )
-
-    def _where(self) -> sql.Composable:
-        """Of inserted and deleted rows those count that are eligible, or were."""
-        return sql.SQL("where {}").format(self.source.predicate) if self.source.collection.where else sql.SQL("")
-
-    def _select_changed(self) -> sql.Composed:
-        """Keys whose text, eligibility or key itself is not what it was: by value, not by mention in the statement.
-
-        Letters are compared, as the content hash does: citext holds other spellings for equal, json for incomparable.
-        """
-        sides = [
-            sql.SQL("(select {}, {} as embedmig_text, ({}) as embedmig_eligible from {} r)").format(
-                self.source.key_columns,
-                sql.SQL("row({})").format(comma(sql.SQL('r.{}::text collate "C"').format(ident(n)) for n in self.text)),
-                self.source.predicate,
-                table,
-            )
-            for table in (
-                (sql.SQL("(select new.*)"), sql.SQL("(select old.*)"))
-                if self.by_row
-                else (sql.SQL("new_rows"), sql.SQL("old_rows"))
-            )
-        ]
-        keys = comma(
-            sql.SQL("coalesce({}, {})").format(ident("n", column.name), ident("o", column.name))
-            for column in self.source.key
-        )
-        return sql.SQL(
-            """select {keys} from {new} n full join {old} o on {join}
-               where coalesce(n.embedmig_eligible, false) is distinct from coalesce(o.embedmig_eligible, false)
-                  or (n.embedmig_eligible and n.embedmig_text is distinct from o.embedmig_text)"""
-        ).format(keys=keys, new=sides[0], old=sides[1], join=self.source.join("n", "o"))
+    state: CaptureState
+    note: str = ""
 
 
 def install(conn: Connection, registry: Registry, source: Source, text: Sequence[str]) -> bool:
     """Inside a transaction: sees to it that every later commit is captured. False if it was so already.
 
     CREATE TRIGGER waits for the writers under way, so that nothing falls between it and the backfill that follows.
-    Raises :class:`SourceError` where the role may not create triggers.
+    Raises :class:`SourceError` where the role may not create triggers, or where they would not work.
     """
-    live = [record for record in registry.spaces(conn, source.collection.name) if record.state != "retired"]
-    columns = dict.fromkeys([*text, *(name for record in live for name in record.text_columns)])
+    name = source.collection.name
+    live = [record for record in registry.spaces(conn, name) if record.state != "retired"]
     if source.collection.capture == "watermark":
-        return registry.save_capture(conn, source.collection.name, "watermark", source.relation.as_string(), None, None)
-    capture = Capture(source, registry.schema, tuple(columns))
-    if state(conn, registry, source) == "installed" and registry.capture_digest(conn, source.collection.name) == (
-        capture.digest
-    ):
+        return registry.save_capture(conn, name, Captured("watermark", source.relation.as_string(), source.oid))
+    before = health(conn, registry, source).state
+    capture = Capture(source, registry.schema, watched(source, live, text))
+    captured = registry.captured(conn, name)
+    if before == "installed" and captured and captured.digest == capture.digest:
         return False
     refuse_without_trigger_right(conn, source)
+    put(conn, registry, capture)
+    compared = before in ("none", "installed", "outdated") and (captured is None or captured.compared)
+    saved = Captured(
+        "triggers", source.relation.as_string(), source.oid, capture.outbox.as_string(), capture.digest,
+        captured.partitions if captured else partitions(conn, source), compared,
+    )  # fmt: skip
+    return registry.save_capture(conn, name, saved)
+
+
+def put(conn: Connection, registry: Registry, capture: Capture) -> None:
+    """Makes outbox, functions and triggers, in place of those that were there, wherever they were."""
     conn.execute(capture.create_outbox())
-    retype_outbox(conn, capture)
-    path = predicate_path(conn) if source.collection.where else ()
-    for event in EVENTS:
-        conn.execute(capture.create_function(event, path))
-    conn.execute(capture.drop_triggers())
-    for event in EVENTS:
-        conn.execute(capture.create_trigger(event))
-    registry.save_capture(
-        conn,
-        source.collection.name,
-        "triggers",
-        source.relation.as_string(),
-        capture.outbox.as_string(),
-        capture.digest,
-    )
-    return True
+    fit_outbox(conn, capture)
+    path = predicate_path(conn) if capture.source.collection.where else ()
+    for trigger in capture.triggers:
+        conn.execute(capture.create_function(trigger, path))
+    drop_triggers(conn, capture)
+    try_out(conn, registry, capture)
+    for trigger in capture.triggers:
+        conn.execute(capture.create_trigger(trigger))
 
 
-def retype_outbox(conn: Connection, capture: Capture) -> None:
-    """An outbox from before the key's type was altered takes the new type, so that no write fails at the trigger."""
+def watched(source: Source, live: Sequence[SpaceRecord], text: Sequence[str] = ()) -> tuple[str, ...]:
+    """The text columns of all live spaces. One that was renamed or dropped is not there to be watched: the configuration
+    says what stands in its place.
+    """
+    there = {column.name for column in source.every}
+    wanted = {*text, *(name for record in live for name in record.text_columns)}
+    if wanted - there:
+        wanted |= {column.name for column in source.text}
+    return tuple(sorted(wanted & there))
+
+
+def fit_outbox(conn: Connection, capture: Capture) -> None:
+    """An outbox from before the key was renamed or given another type follows it, so that what it has noted is not lost."""
     oid = scalar(conn, "select %s::regclass::oid::bigint", (capture.outbox.as_string(conn),))
-    known = list_columns(conn, oid)
-    for column in capture.source.key:
-        if known[column.name].type != column.type:
+    held = [column for name, column in list_columns(conn, oid).items() if name not in OUTBOX_OWN]
+    if len(held) != len(capture.source.key):
+        raise SourceError(
+            f"the key of collection {capture.source.collection.name!r} has other columns than when its capture was installed",
+            hint="a key can't be exchanged: make a new space under another version",
+        )
+    alter = sql.SQL("alter table {} ").format(capture.outbox)
+    names = {column.name for column in held}
+    for had, column in zip(held, capture.source.key, strict=True):
+        name = column.name if column.name in names else had.name  # renamed below
+        if (found := next(one for one in held if one.name == name)).qualified != column.base:
+            change = sql.SQL("alter column {} type {} using {}::text::{}")
             conn.execute(
-                sql.SQL("alter table {} alter column {} type {} using {}::text::{}").format(
-                    capture.outbox,
-                    ident(column.name),
-                    literal(column.declaration),
-                    ident(column.name),
-                    literal(column.type),
-                )
+                alter
+                + change.format(ident(found.name), literal(column.nullable), ident(found.name), literal(column.base))
             )
+    gone = [column.name for column in held if column.name not in {c.name for c in capture.source.key}]
+    for old, new in zip(gone, [c.name for c in capture.source.key if c.name not in names], strict=True):
+        conn.execute(alter + sql.SQL("rename column {} to {}").format(ident(old), ident(new)))
+
+
+def try_out(conn: Connection, registry: Registry, capture: Capture) -> None:
+    """Fires every trigger on an empty table like the source, and then for one of its rows, and takes that back: what can't be
+    captured is refused before a trigger stands on the source. Raises :class:`SourceError`.
+    """
+    trial = ident("pg_temp", capture.source.table)
+    columns = [ident(column.name) for column in capture.source.every]
+    key, all_columns = columns[0], sql.SQL(", ").join(columns)
+    values = {"trial": trial, "source": capture.source.relation, "column": key, "columns": all_columns}
+    changes = [
+        "insert into {trial} ({columns}) select {columns} from {trial}", "insert into {trial} ({columns}) select {columns} from {source} limit 1",
+        "update {trial} set {column} = {column}", "delete from {trial}", "truncate {trial}",
+    ]  # fmt: skip
+    failures = sql.SQL("select event || ': ' || reason from {} where collection = %s order by id desc limit 1").format(
+        registry.failures_table
+    )
+    reason = None
+    try:
+        with conn.transaction(force_rollback=True):
+            conn.execute(sql.SQL("delete from {} where collection = {}").format(
+                registry.failures_table, sql.Literal(capture.source.collection.name)))  # fmt: skip
+            conn.execute(
+                sql.SQL("create temp table {} (like {})").format(ident(capture.source.table), capture.source.relation)
+            )
+            for trigger in capture.triggers:
+                conn.execute(capture.create_trigger(Trigger(trigger.event, trigger.by_row, ""), trial))
+            for change in changes:
+                conn.execute(sql.SQL(change).format(**values))
+            reason = scalar(conn, failures, (capture.source.collection.name,))
+    except psycopg.Error as error:
+        reason = first_line(error)
+    if reason:
+        raise SourceError(
+            f"changes of {capture.source.collection.table} can't be captured by triggers ({reason})",
+            hint=f'capture = "watermark" and changed_at = "…" in [collections.{capture.source.collection.name}]',
+        )
+
+
+def drop_triggers(conn: Connection, capture: Capture) -> None:
+    """Removes the collection's triggers, from a table that had the source's name before, too; the functions are replaced in
+    place. Those of a partition go with its parent's.
+    """
+    rows = conn.execute(
+        """select t.tgname, n.nspname, c.relname from pg_trigger t join pg_class c on c.oid = t.tgrelid
+           join pg_namespace n on n.oid = c.relnamespace join pg_proc p on p.oid = t.tgfoid
+           where (p.pronamespace = to_regnamespace(%s) and p.proname = any(%s) or t.tgrelid = %s and t.tgname = any(%s))
+             and not t.tgisinternal and t.tgparentid = 0 and pg_has_role(c.relowner, 'USAGE')""",
+        (
+            ident(capture.schema).as_string(conn), function_names(capture),
+            capture.source.oid, [capture.trigger_name(trigger) for trigger in capture.triggers],
+        ),
+    ).fetchall()  # fmt: skip
+    for name, schema, table in rows:
+        conn.execute(sql.SQL("drop trigger {} on {}").format(ident(name), ident(schema, table)))
+
+
+def function_names(capture: Capture) -> list[str]:
+    """Of all trigger functions that the collection may have."""
+    suffixes = [f"{event}{level}" for event in ("insert", "update", "delete", "truncate") for level in ("", "_row")]
+    return [f"capture_{capture.slug}_{suffix}" for suffix in suffixes]
 
 
 def predicate_path(conn: Connection) -> tuple[str, ...]:
@@ -262,50 +183,139 @@ def predicate_path(conn: Connection) -> tuple[str, ...]:
 
 def refuse_without_trigger_right(conn: Connection, source: Source) -> None:
     """Says what to do where triggers are not allowed. Raises :class:`SourceError`."""
-    owner = scalar(
-        conn,
-        "select pg_has_role(relowner, 'USAGE') and relkind in ('r', 'p') from pg_class where oid = %s",
-        (source.oid,),
-    )
-    if not owner:
+    owner, kind = conn.execute(
+        "select pg_has_role(relowner, 'USAGE'), relkind from pg_class where oid = %s", (source.oid,)
+    ).fetchone() or (False, "r")
+    why = {"f": "it is a foreign table", "m": "it is a materialised view"}.get(kind, "this role does not own it")
+    if source.schema in ("pg_catalog", "information_schema"):
+        why = "it belongs to PostgreSQL itself"
+    if not owner or kind not in "rp" or source.schema in ("pg_catalog", "information_schema"):
         raise SourceError(
-            f"triggers can't be created on {source.collection.table}: this role does not own it, or it is a foreign table",
-            hint=f'run as its owner, or set capture = "watermark" and changed_at = "…" in [collections.{source.collection.name}]',
+            f"triggers can't be created on {source.collection.table}: {why}",
+            hint=("" if kind in "fm" else "run as its owner, or ")
+            + f'set capture = "watermark" and changed_at = "…" in [collections.{source.collection.name}]',
         )
+
+
+# --- looking ----------------------------------------------------------------------------------------------------
 
 
 def state(conn: Connection, registry: Registry, source: Source) -> CaptureState:
-    """Whether changes are being captured. Wants SELECT alone.
+    """Whether changes are being captured. Wants SELECT alone."""
+    return health(conn, registry, source).state
 
-    ``outdated``: the configuration's ``where`` or key is not what the triggers were made for.
-    """
+
+def health(conn: Connection, registry: Registry, source: Source) -> CaptureHealth:
+    """The same with what is to be known about it."""
+    name = source.collection.name
+    if source.filtered:
+        return CaptureHealth("incomplete", f"row-level security hides rows of {source.collection.table} from this role")
     if source.collection.capture == "watermark":
-        return "watermark"
-    known = registry.capture_digest(conn, source.collection.name)
-    if known is None:
-        return "none"
-    slug = Capture(source, registry.schema, ()).slug
-    enabled = [
-        row[0]
-        for row in conn.execute(
-            "select tgenabled from pg_trigger where tgrelid = %s and tgname = any(%s)",
-            (source.oid, [f"embedmig_{slug}_{event}" for event in EVENTS]),
+        return CaptureHealth("watermark")
+    captured = registry.captured(conn, name)
+    if captured is None or captured.digest is None:
+        return CaptureHealth("none")
+    if failure := registry.capture_failure(conn, name):
+        return CaptureHealth("broken", failure)
+    if captured.outbox is None or not is_outbox(conn, captured.outbox, source):
+        return CaptureHealth("broken", f"the outbox {captured.outbox} is gone, or has other columns than the key")
+    live = [record for record in registry.spaces(conn, name) if record.state != "retired"]
+    capture = Capture(source, registry.schema, watched(source, live))
+    fits = not live or capture.digest == captured.digest
+    return (
+        _triggers_health(conn, capture, captured, fits=fits)
+        or _rows_health(conn, source, captured)
+        or CaptureHealth("installed" if fits else "outdated")
+    )
+
+
+def is_outbox(conn: Connection, outbox: str, source: Source) -> bool:
+    """Whether a table of that name has a column for each of the key's."""
+    query = """select count(*) from pg_attribute where attrelid = to_regclass(%s) and attname = any(%s) and not attisdropped"""
+    return bool(scalar(conn, query, (outbox, [column.name for column in source.key])) == len(source.key))
+
+
+def _triggers_health(
+    conn: Connection, capture: Capture, captured: Captured, *, fits: bool
+) -> CaptureHealth | None:  # fmt: skip
+    """Are they there, and do they fire? None where all is well."""
+    source = capture.source
+    found: dict[str, str] = dict(
+        conn.execute(
+            """select p.proname, t.tgenabled from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+               where t.tgrelid = %s and p.pronamespace = to_regnamespace(%s) and p.proname = any(%s)""",
+            (source.oid, ident(capture.schema).as_string(conn), function_names(capture)),
+        ).fetchall()
+    )
+    wanted = {capture.function_name(trigger): trigger for trigger in capture.triggers}
+    if not fits:  # made by another embedmig, or for another configuration: those that it made
+        wanted = {name: trigger for name, trigger in wanted.items() if name in found}
+    if len(found) < 4 or wanted.keys() - found.keys():
+        return CaptureHealth("missing", _swapped(conn, source, captured))
+    if off := [
+        name
+        for name, trigger in wanted.items()
+        if found[name] == "D" or (fits and found[name] not in FIRES[trigger.enable])
+    ]:
+        return CaptureHealth("disabled", f"trigger {capture.trigger_name(wanted[off[0]])} does not fire")
+    return _partitions_health(conn, capture) if source.partitioned else None
+
+
+def _swapped(conn: Connection, source: Source, captured: Captured) -> str:
+    """What became of the table that the triggers were put on, where it is not the source any more."""
+    if captured.source_oid in (None, source.oid):
+        return ""
+    now = scalar(conn, "select oid::regclass::text from pg_class where oid = %s", (captured.source_oid,))
+    what = f"is {now} now" if now else "is gone"
+    return f"{source.collection.table} is another table than the one that was captured, which {what}"
+
+
+def _partitions_health(conn: Connection, capture: Capture) -> CaptureHealth | None:
+    """Every partition has the row triggers of its parent, unless somebody switched them off there."""
+    name = scalar(
+        conn,
+        """select l.relid::text from pg_partition_tree(%s::oid::regclass) l where l.isleaf and (
+             select count(*) from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+             where t.tgrelid = l.relid and p.pronamespace = to_regnamespace(%s) and p.proname = any(%s)
+               and t.tgenabled in ('A', 'O')) < 3 limit 1""",
+        (capture.source.oid, ident(capture.schema).as_string(conn), function_names(capture)),
+    )
+    return CaptureHealth("disabled", f"a trigger of partition {name} does not fire") if name else None
+
+
+def _rows_health(conn: Connection, source: Source, captured: Captured) -> CaptureHealth | None:
+    """Rows that came or went without a trigger."""
+    if not captured.compared:
+        return CaptureHealth("incomplete", "triggers were away for a while, and not every row was compared since")
+    if source.children:
+        return CaptureHealth(
+            "incomplete",
+            f"other tables inherit from {source.collection.table}; what is written to them is not captured",
         )
-    ]
-    if len(enabled) < len(EVENTS):
-        return "missing"
-    if any(flag in ("D", "R") for flag in enabled):
-        return "disabled"
-    live = [record for record in registry.spaces(conn, source.collection.name) if record.state != "retired"]
-    columns = tuple(dict.fromkeys(name for record in live for name in record.text_columns))
-    return "installed" if not columns or Capture(source, registry.schema, columns).digest == known else "outdated"
+    if captured.partitions is not None and captured.partitions != partitions(conn, source):
+        return CaptureHealth(
+            "incomplete", "partitions were attached, detached or truncated; embedmig sync compares their rows"
+        )
+    return None
+
+
+def partitions(conn: Connection, source: Source) -> dict[str, int] | None:
+    """The partitions and the files that they are in: both change where rows come and go without a trigger. None where there are none."""
+    if not source.partitioned:
+        return None
+    rows = conn.execute(
+        """select relid::oid::text, c.relfilenode::bigint from pg_partition_tree(%s::oid::regclass) join pg_class c on c.oid = relid
+           where isleaf""",
+        (source.oid,),
+    )
+    return dict(rows.fetchall())
 
 
 def uninstall(conn: Connection, registry: Registry, source: Source) -> None:
     """Inside a transaction: when no live space is left, writers no longer pay for capture."""
     capture = Capture(source, registry.schema, ())
-    conn.execute(capture.drop_triggers())
-    for event in EVENTS:
-        conn.execute(sql.SQL("drop function if exists {}()").format(capture.function(event)))
+    drop_triggers(conn, capture)
+    for name in function_names(capture):
+        conn.execute(sql.SQL("drop function if exists {}()").format(ident(registry.schema, name)))
     conn.execute(sql.SQL("drop table if exists {}").format(capture.outbox))
     registry.forget_capture(conn, source.collection.name)

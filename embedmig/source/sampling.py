@@ -72,7 +72,7 @@ def sampled_rows(source: Source, pages: Pages, extra: Sequence[Column] = ()) -> 
     ``embedmig_page`` of which page each is.
     """
     return sql.SQL(
-        """select {items}, {doc} as doc, coalesce({predicate}, false) as embedmig_eligible,
+        """select {items}, {doc} as embedmig_doc, coalesce({predicate}, false) as embedmig_eligible,
                   (tableoid, (ctid::text::point)[0])::text as embedmig_page
            from {table} {pages}"""
     ).format(
@@ -88,7 +88,7 @@ def by_hash(key: sql.Composable, seed: int) -> sql.Composed:
 
 def draw_rows(conn: Connection, source: Source, size: int, seed: int) -> list[tuple[Key, str]]:
     """``size`` rows with text, or as many as there are, from the whole table: key and text."""
-    query = sql.SQL("select {key}, s.doc from {rows} s where {has_text} order by {hash}, {key} limit {size}").format(
+    query = sql.SQL("select {key}, s.embedmig_doc from {rows} s where {has_text} order by {hash}, {key} limit {size}").format(
         key=source.key_text("s"), rows=source.rows(), has_text=HAS_TEXT, hash=by_hash(source.key_text("s"), seed),
         size=sql.Literal(size),
     )  # fmt: skip
@@ -111,8 +111,8 @@ def draw_texts(conn: Connection, source: Source, size: int) -> list[str]:
 def _texts(conn: Connection, source: Source, size: int, pages: sql.Composable, order: sql.Composable) -> list[str]:
     names = comma(ident(name) for name in dict.fromkeys(column.name for column in (*source.key, *source.text)))
     query = sql.SQL(
-        """select s.doc from (
-             select {doc} as doc from (select {names} from {table} {pages} where {where} {order} limit {size}) r) s
+        """select s.embedmig_doc from (
+             select {doc} as embedmig_doc from (select {names} from {table} {pages} where {where} {order} limit {size}) r) s
            where {has_text}"""
     ).format(
         doc=source.document(), names=names, table=source.relation, pages=pages, where=source.predicate, order=order,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import errors as pg
@@ -22,17 +23,40 @@ BLANK = sql.SQL(r"E' \t\n\r\f\x0B'")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the catalog knows it; ``type`` is what ``format_type`` prints."""
+    """A column as the catalog knows it; ``type`` is what ``format_type`` prints, for people.
+
+    ``qualified`` is the type for statements, whatever the search path; ``base`` is it without its domains: it takes NULL and
+    every value. ``operators`` is the schema of the type's comparison operators, empty where it has no order.
+    ``one_spelling``: equal values have equal texts. ``by_session``: the text depends on the session's settings.
+    ``expression`` is that of a virtual generated column, which triggers see as NULL.
+    """
 
     name: str
     type: str
     not_null: bool
+    qualified: str = ""
+    base: str = ""
     collation: str = ""
+    operators: str = "pg_catalog"
+    one_spelling: bool = True
+    by_session: bool = False
+    expression: str | None = None
 
     @property
     def declaration(self) -> str:
         """The type as a column definition needs it: keys join only where their collations agree."""
-        return f"{self.type} collate {self.collation}" if self.collation else self.type
+        return f"{self.qualified} collate {self.collation}" if self.collation else self.qualified
+
+    @property
+    def nullable(self) -> str:
+        """The same without domains."""
+        return f"{self.base} collate {self.collation}" if self.collation else self.base
+
+    def operator(self, sign: LiteralString) -> sql.Composable:
+        """A comparison by the type's own operator, wherever its extension is installed."""
+        if self.operators == "pg_catalog":
+            return sql.SQL(sign)
+        return sql.SQL("operator({}.{})").format(ident(self.operators), sql.SQL(sign))
 
 
 @dataclass(frozen=True)
@@ -49,6 +73,10 @@ class Source:
     row_security: bool
     partitioned: bool = False
     foreign: bool = False
+    child: bool = False  # of a partitioned table, or by inheritance: it is written by way of its parents too
+    filtered: bool = False  # row-level security hides rows from this role
+    children: bool = False  # by inheritance: their rows are read with it, and written without it
+    every: tuple[Column, ...] = ()
     changed_at: tuple[Column, ...] = ()  # one where changes are found by a watermark, none where by triggers
 
     @property
@@ -76,31 +104,53 @@ class Source:
 
     def key_from(self, array: sql.Composable) -> sql.Composed:
         """The key's columns out of a ``text[]``, in their own types."""
-        casts = (
-            sql.SQL("(({})[{}])::{}").format(array, sql.Literal(position), literal(column.type))
-            for position, column in enumerate(self.key, 1)
-        )
-        return comma(casts)
+        return comma(self._part(array, position) for position in range(1, len(self.key) + 1))
+
+    def _part(self, array: sql.Composable, position: int) -> sql.Composed:
+        return sql.SQL("(({})[{}])::{}").format(array, sql.Literal(position), literal(self.key[position - 1].qualified))
 
     def join(self, left: str, right: str) -> sql.Composed:
         """``l."id" = r."id" and …``"""
-        pairs = [sql.SQL("{} = {}").format(ident(left, c.name), ident(right, c.name)) for c in self.key]
+        pairs = [
+            sql.SQL("{} {} {}").format(ident(left, c.name), c.operator("="), ident(right, c.name)) for c in self.key
+        ]
         return sql.SQL(" and ").join(pairs)
 
-    def document(self, alias: str | None = None) -> sql.Composed:
-        """The text columns joined by a blank line, NULLs skipped."""
-        parts = comma(ident(alias, c.name) if alias else ident(c.name) for c in self.text)
-        return sql.SQL(r"concat_ws(E'\n\n', {})").format(parts)
+    def beyond(self, alias: str, sign: Literal["<", "<=", ">", ">="], array: sql.Composable) -> sql.Composed:
+        """Whether a key lies on that side of the one in a ``text[]``: one comparison of rows, which an index answers."""
+        if len({column.operators for column in self.key}) == 1:
+            return sql.SQL("({}) {} ({})").format(self.key_of(alias), self.key[0].operator(sign), self.key_from(array))
+        strict, last = sign[0], self.key[-1]
+        side = sql.SQL("{} {} {}").format(
+            ident(alias, last.name), last.operator(sign), self._part(array, len(self.key))
+        )
+        for place, column in reversed(list(enumerate(self.key[:-1], 1))):
+            side = sql.SQL("({name} {beyond} {part} or ({name} {same} {part} and {rest}))").format(
+                name=ident(alias, column.name), part=self._part(array, place), rest=side,
+                beyond=column.operator("<" if strict == "<" else ">"), same=column.operator("="),
+            )  # fmt: skip
+        return side
 
-    def rows(self, *, text: bool = True, extra: Sequence[Column] = ()) -> sql.Composed:
-        """The eligible rows as a subquery: key columns, ``doc`` (the joined text) and ``extra`` columns.
+    def document(self, alias: str | None = None, pinned: sql.Composable | None = None) -> sql.Composed:
+        """The text columns joined by a blank line, NULLs skipped.
+
+        ``pinned`` is a function that writes a value as embedmig's own sessions do, for statements that other sessions run.
+        """
+        names = ((c, ident(alias, c.name) if alias else ident(c.name)) for c in self.text)
+        parts = (sql.SQL("{}({})").format(pinned, name) if pinned and c.by_session else name for c, name in names)
+        return sql.SQL(r"concat_ws(E'\n\n', {})").format(comma(parts))
+
+    def rows(
+        self, *, text: bool = True, extra: Sequence[Column] = (), pinned: sql.Composable | None = None
+    ) -> sql.Composed:
+        """The eligible rows as a subquery: key columns, ``embedmig_doc`` (the joined text) and ``extra`` columns.
 
         The predicate stands inside, so that its unqualified names mean the source's columns and nothing else, and
         only the columns named are dependencies of a view made of it.
         """
         items: list[sql.Composable] = [ident(column.name) for column in (*self.key, *extra)]
         if text:
-            items.append(sql.SQL("{} as doc").format(self.document()))
+            items.append(sql.SQL("{} as embedmig_doc").format(self.document(pinned=pinned)))
         return sql.SQL("(select {} from {} where {})").format(comma(items), self.relation, self.predicate)
 
 
@@ -109,40 +159,63 @@ def comma(parts: Iterable[sql.Composable]) -> sql.Composed:
     return sql.SQL(", ").join(list(parts))
 
 
-DOC_HASH = sql.SQL("sha256(convert_to(s.doc, 'UTF8'))")
+DOC_HASH = sql.SQL("sha256(convert_to(s.embedmig_doc, 'UTF8'))")
 """The content hash of a row ``s`` of :meth:`Source.rows`: 32 bytes."""
 
-HAS_TEXT = sql.SQL("btrim(s.doc, {}) <> ''").format(BLANK)
+HAS_TEXT = sql.SQL("btrim(s.embedmig_doc, {}) <> ''").format(BLANK)
 """A row of nothing but white space has no vector: it is not eligible, and is counted."""
 
 
 def resolve(conn: Connection, collection: Collection) -> Source:
     """Looks the collection's table and columns up. Raises :class:`SourceError` for what isn't there."""
-    oid, schema, table, kind, row_security = find_table(conn, collection)
-    if kind not in "rpmf":
+    found = find_table(conn, collection)
+    if found.kind not in "rpmf":
         raise SourceError(
-            f"{collection.table} is not a table", hint="table names a table, a partitioned or foreign table"
+            f"collection {collection.name!r}: {collection.table} is {KINDS.get(found.kind, 'no table')}",
+            hint="table names a table, a partitioned or foreign table, or a materialised view; docs/sources.md has the list",
         )
-    known = list_columns(conn, oid)
+    known = list_columns(conn, found.oid)
     source = Source(
-        collection, oid, schema, table,
+        collection, found.oid, found.schema, found.name,
         key=tuple(pick(known, name, collection, "key") for name in collection.key),
         text=tuple(pick(known, name, collection, "text") for name in collection.text),
         columns=tuple(pick(known, name, collection, "columns") for name in collection.columns if name not in collection.key),
-        row_security=row_security,
-        partitioned=kind == "p",
-        foreign=kind == "f",
+        row_security=found.row_security,
+        partitioned=found.kind == "p",
+        foreign=found.kind == "f",
+        child=found.child,
+        filtered=found.filtered,
+        children=found.children,
+        every=tuple(known.values()),
         changed_at=tuple(pick(known, name, collection, "changed_at") for name in [collection.changed_at] if name),
     )  # fmt: skip
     check_predicate(conn, source)
     return source
 
 
-def find_table(conn: Connection, collection: Collection) -> tuple[int, str, str, str, bool]:
-    """oid, schema, name, kind and row security of the table, found as SQL would find it."""
+KINDS = {"v": "a view", "S": "a sequence", "i": "an index", "c": "a composite type", "t": "a TOAST table"}
+
+
+class Found(NamedTuple):
+    """What the catalog says of a table; ``filtered``: row-level security hides rows of it from this role."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    row_security: bool
+    filtered: bool
+    child: bool
+    children: bool
+
+
+def find_table(conn: Connection, collection: Collection) -> Found:
+    """The table, found as SQL would find it. Raises :class:`SourceError`."""
     try:
         row = conn.execute(
-            """select c.oid::bigint, n.nspname, c.relname, c.relkind, c.relrowsecurity
+            """select c.oid::bigint, n.nspname, c.relname, c.relkind, c.relrowsecurity, row_security_active(c.oid),
+                      exists (select from pg_inherits where inhrelid = c.oid),
+                      c.relkind <> 'p' and exists (select from pg_inherits where inhparent = c.oid)
                from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %s::regclass""",
             (collection.table,),
         ).fetchone()
@@ -153,7 +226,7 @@ def find_table(conn: Connection, collection: Collection) -> tuple[int, str, str,
             + suggest_table(conn, collection.table),
         ) from error
     assert row is not None
-    return row[0], row[1], row[2], row[3], row[4]
+    return Found(*row)
 
 
 def suggest_table(conn: Connection, wanted: str) -> str:
@@ -165,15 +238,58 @@ def suggest_table(conn: Connection, wanted: str) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+COLUMNS = """
+    select a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+           case when n.nspname <> 'pg_catalog' and pg_type_is_visible(t.oid) then quote_ident(n.nspname) || '.' else '' end
+             || format_type(a.atttypid, a.atttypmod),
+           case when bn.nspname <> 'pg_catalog' and pg_type_is_visible(b.oid) then quote_ident(bn.nspname) || '.' else '' end
+             || format_type(b.oid, b.typmod),
+           case when a.attcollation <> bt.typcollation then
+             (select quote_ident(cn.nspname) || '.' || quote_ident(c.collname)
+              from pg_collation c join pg_namespace cn on cn.oid = c.collnamespace where c.oid = a.attcollation) else '' end,
+           coalesce((select o.nspname from pg_opclass k join pg_am m on m.oid = k.opcmethod
+                     join pg_amop op on op.amopfamily = k.opcfamily and op.amopstrategy = 3
+                       and op.amoplefttype = k.opcintype and op.amoprighttype = k.opcintype
+                     join pg_operator e on e.oid = op.amopopr join pg_namespace o on o.oid = e.oprnamespace
+                     where m.amname = 'btree' and k.opcdefault and k.opcintype = b.oid limit 1),
+                    case when bt.typname = any(%(unordered)s) and bn.nspname = 'pg_catalog' then '' else 'pg_catalog' end),
+           (bn.nspname = 'pg_catalog' and bt.typname = any(%(one_spelling)s) or bt.typtype = 'e')
+             and coalesce((select c.collisdeterministic from pg_collation c where c.oid = a.attcollation), true),
+           not (en.nspname = 'pg_catalog' and et.typname = any(%(fixed)s) or et.typtype = 'e'
+                or et.typname in ('citext', 'ltree', 'hstore')),
+           {expression}
+    from pg_attribute a join pg_type t on t.oid = a.atttypid join pg_namespace n on n.oid = t.typnamespace
+    cross join lateral (
+      with recursive down as (
+        select a.atttypid as oid, a.atttypmod as typmod, 0 as depth union all
+        select d.typbasetype, d.typtypmod, depth + 1 from down join pg_type d on d.oid = down.oid where d.typtype = 'd')
+      select oid, typmod from down order by depth desc limit 1) b
+    join pg_type bt on bt.oid = b.oid join pg_namespace bn on bn.oid = bt.typnamespace
+    join pg_type et on et.oid = case when bt.typelem <> 0 and bt.typlen = -1 then bt.typelem else bt.oid end
+    join pg_namespace en on en.oid = et.typnamespace
+    where a.attrelid = %(oid)s and a.attnum > 0 and not a.attisdropped order by a.attnum"""
+VIRTUAL = """(select pg_get_expr(d.adbin, d.adrelid) from pg_attrdef d
+              where a.attgenerated = 'v' and d.adrelid = a.attrelid and d.adnum = a.attnum)"""
+UNORDERED = ["json", "xml", "point", "lseg", "path", "box", "polygon", "line", "circle"]
+ONE_SPELLING = [
+    "int2", "int4", "int8", "text", "varchar", "name", "uuid", "bool", "bytea", "date", "timestamp", "timestamptz", "time",
+    "oid", "xid8", "inet", "cidr", "macaddr", "macaddr8", "bit", "varbit", "char", "money",
+]  # fmt: skip
+"""Types whose equal values are spelt alike; numeric, float8, interval, char(n), jsonb, arrays and others have more spellings."""
+FIXED_TEXT = [
+    "text", "varchar", "bpchar", "name", "char", "int2", "int4", "int8", "numeric", "bool", "uuid", "oid", "xid8", "json",
+    "jsonb", "xml", "inet", "cidr", "macaddr", "macaddr8", "bit", "varbit", "time", "timetz", "tsvector", "tsquery", "pg_lsn",
+]  # fmt: skip
+"""Types whose text is the same in every session."""
+
+
 def list_columns(conn: Connection, oid: int) -> dict[str, Column]:
     """The table's columns by name."""
+    expression = VIRTUAL if conn.info.server_version >= 180000 else "null::text"
     rows = conn.execute(
-        """select attname, format_type(atttypid, atttypmod), attnotnull,
-                  case when attcollation <> typcollation then attcollation::regcollation::text else '' end
-           from pg_attribute join pg_type t on t.oid = atttypid
-           where attrelid = %s and attnum > 0 and not attisdropped order by attnum""",
-        (oid,),
-    ).fetchall()
+        literal(COLUMNS.replace("{expression}", expression)),
+        {"oid": oid, "unordered": UNORDERED, "one_spelling": ONE_SPELLING, "fixed": FIXED_TEXT},
+    )
     return {row[0]: Column(*row) for row in rows}
 
 
@@ -201,52 +317,6 @@ def check_predicate(conn: Connection, source: Source) -> None:
             if source.collection.where
             else "check the role's rights on the table",
         ) from error
-
-
-def check_key(conn: Connection, source: Source) -> None:
-    """Refuses a key that has NULLs or duplicates; a unique index that covers it spares the scan.
-
-    Raises :class:`SourceError`.
-    """
-    if has_unique_index(conn, source):
-        if all(column.not_null for column in source.key):
-            return
-        if not scalar(conn, sql.SQL("select exists (select from {} where ({}) is null)").format(
-                source.relation, sql.SQL(" is null or ").join(ident(c.name) for c in source.key))) :  # fmt: skip
-            return
-        raise key_error(source, "has NULLs")
-    nulls = sql.SQL(" or ").join(sql.SQL("{} is null").format(ident(c.name)) for c in source.key)
-    if scalar(conn, sql.SQL("select exists (select from {} where {})").format(source.relation, nulls)):
-        raise key_error(source, "has NULLs")
-    twice = conn.execute(
-        sql.SQL("select {} from {} s group by {} having count(*) > 1 limit 1").format(
-            source.key_text("s"), source.relation, source.key_of("s")
-        )
-    ).fetchone()
-    if twice:
-        raise key_error(source, f"is not unique: ({', '.join(twice[0])}) stands there more than once")
-
-
-def key_error(source: Source, what: str) -> SourceError:
-    """A key that can't identify rows."""
-    return SourceError(
-        f"collection {source.collection.name!r}: key ({', '.join(c.name for c in source.key)}) of {source.collection.table} {what}",
-        hint="name a key that identifies a row, such as the primary key",
-    )
-
-
-def has_unique_index(conn: Connection, source: Source) -> bool:
-    """Whether a full unique index lies within the key's columns."""
-    return bool(
-        scalar(
-            conn,
-            """select exists (select from pg_index i where i.indrelid = %s and i.indisunique and i.indisvalid
-               and i.indpred is null and i.indexprs is null and (
-                 select array_agg(a.attname::text) from pg_attribute a
-                 where a.attrelid = i.indrelid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1])) <@ %s)""",
-            (source.oid, [column.name for column in source.key]),
-        )
-    )
 
 
 def check_key_types(conn: Connection, source: Source, table: sql.Identifier, tag: str) -> None:
@@ -288,7 +358,7 @@ def count_rows(conn: Connection, source: Source) -> SourceCounts:
     """Counts the source's rows, one scan."""
     row = conn.execute(
         sql.SQL(
-            "select count(*), count(*) filter (where not ({has_text})), coalesce(sum(length(s.doc)), 0) from {rows} s"
+            "select count(*), count(*) filter (where not ({has_text})), coalesce(sum(length(s.embedmig_doc)), 0) from {rows} s"
         ).format(has_text=HAS_TEXT, rows=source.rows())
     ).fetchone()
     assert row is not None

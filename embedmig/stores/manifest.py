@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, Literal
 
 from psycopg import sql
 
@@ -162,7 +162,7 @@ class Manifest(ABC):
         One short statement by keyset, so that memory stays flat and no cursor is held during a model call.
         """
         query = sql.SQL(
-            """select {hash}, s.doc, {key} from {rows} s
+            """select {hash}, s.embedmig_doc, {key} from {rows} s
                where {lacking} and not {batched} and {after} and {upto} order by {order} limit {limit}"""
         ).format(
             hash=DOC_HASH, key=comma(sql.SQL("{}::text").format(ident("s", c.name)) for c in self.source.key),
@@ -185,34 +185,41 @@ class Manifest(ABC):
         row = conn.execute(query).fetchone()
         return tuple(row[0]) if row else None
 
-    def _bound(self, operator: LiteralString, key: Key | None) -> sql.Composable:
+    def _bound(self, operator: Literal["<=", ">"], key: Key | None) -> sql.Composable:
         """Whether row ``s`` lies on that side of a key; true where there is none."""
         if key is None:
             return sql.SQL("true")
         array = sql.SQL("{}::text[]").format(sql.Literal(list(key)))
-        return sql.SQL("({}) {} ({})").format(self.source.key_of("s"), sql.SQL(operator), self.source.key_from(array))
+        return self.source.beyond("s", operator, array)
 
     def counts(self, conn: Connection) -> SpaceCounts:
         """Compares the space with its source, exactly: one pass over both, joined by key."""
-        chunked = "count(*) as chunks, max(e.chunk_count) as wanted, array_agg(distinct e.content_hash) as hashes"
+        held = (
+            "count(*) as embedmig_chunks, max(e.chunk_count) as embedmig_wanted, "
+            "array_agg(distinct e.content_hash) as embedmig_hashes"
+            if self.space.chunk
+            else "1::bigint as embedmig_chunks, 1 as embedmig_wanted, array[e.content_hash] as embedmig_hashes"
+        )
         query = sql.SQL(
             """with held as (select {key}, {held} from {table} e {grouped}),
                wanting as (
-                 select {source_key}, {has_text} as has_text, case when {has_text} then {hash} end as digest from {rows} s)
-               select count(*) filter (where s.has_text),
-                      count(*) filter (where s.has_text and h.hashes = array[s.digest] and h.chunks = h.wanted),
-                      coalesce(sum(h.chunks), 0)::bigint,
-                      count(*) filter (where not s.has_text),
-                      count(*) filter (where s.has_text and f.content_hash = s.digest),
-                      count(*) filter (where s.has_text is not true)  - count(*) filter (where not s.has_text and h.chunks is null)
-               from wanting s full join held h using ({key})
+                 select {source_key}, {has_text} as embedmig_has_text, case when {has_text} then {hash} end as embedmig_digest
+                 from {rows} s)
+               select count(*) filter (where s.embedmig_has_text),
+                      count(*) filter (where s.embedmig_has_text and h.embedmig_hashes = array[s.embedmig_digest]
+                                             and h.embedmig_chunks = h.embedmig_wanted),
+                      coalesce(sum(h.embedmig_chunks), 0)::bigint,
+                      count(*) filter (where not s.embedmig_has_text),
+                      count(*) filter (where s.embedmig_has_text and f.content_hash = s.embedmig_digest),
+                      count(*) filter (where s.embedmig_has_text is not true)
+                        - count(*) filter (where not s.embedmig_has_text and h.embedmig_chunks is null)
+               from wanting s full join held h on {join}
                left join {failed} f on f.space = {space} and f.key = {key_text}"""
         ).format(
             key=self.source.key_columns, source_key=self.source.key_of("s"), rows=self.source.rows(), table=self.table,
-            held=sql.SQL(chunked if self.space.chunk else "1::bigint as chunks, 1 as wanted, array[e.content_hash] as hashes"),
-            grouped=sql.SQL("group by {}").format(self.source.key_columns) if self.space.chunk else sql.SQL(""),
+            held=sql.SQL(held), grouped=sql.SQL("group by {}").format(self.source.key_columns) if self.space.chunk else sql.SQL(""),
             has_text=HAS_TEXT, hash=DOC_HASH, failed=self.registry.failed_table, space=sql.Literal(self.record.id),
-            key_text=self.source.key_text("s"),
+            key_text=self.source.key_text("s"), join=self.source.join("s", "h"),
         )  # fmt: skip
         row = conn.execute(query).fetchone()
         assert row is not None

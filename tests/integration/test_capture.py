@@ -248,3 +248,241 @@ def test_adopted_vectors_are_kept_fresh_where_they_are_when_embedmig_writes_them
     assert untouched not in (found[1], found[100])
     assert project.one("select count(*) from docs_embeddings") == 11
     assert project.one("select count(*) from embedmig.pending_changes") == 0
+
+
+# --- what goes wrong inside a trigger, and rows that come without one ---------------------------------------------
+
+
+def closed(project: Project) -> dict[str, str]:
+    """Conditions that keep the gate closed, with what would open them."""
+    return {verdict.name: verdict.advice for verdict in embedmig.gate(project.opened(), "docs") if not verdict.passed}
+
+
+def die(*_: object) -> None:
+    """In the place of something that never ended."""
+    raise KeyboardInterrupt
+
+
+def health(project: Project) -> tuple[str, str]:
+    """Of the capture, as status says it: state and reason."""
+    found = embedmig.status(project.opened()).collections["docs"]
+    return found.capture, found.capture_note
+
+
+BREAKING = {
+    "the outbox is dropped": "drop table embedmig.outbox_docs",
+    "the outbox takes no such key": "alter table embedmig.outbox_docs add check (id < 0) not valid",
+    "the outbox was altered": "alter table embedmig.outbox_docs rename column id to other",
+}
+
+
+@pytest.mark.parametrize("what", BREAKING)
+def test_a_broken_trigger_lets_writes_through_closes_the_gate_and_one_command_repairs_it(
+    live: Project, what: str
+) -> None:
+    with live.connect() as conn:
+        conn.execute(BREAKING[what])  # type: ignore[call-overload]
+        conn.execute("update documents set body = 'written all the same' where id = 1")
+        conn.execute("insert into documents values (100, 'new', 'and inserted'), (101, 'another', 'and inserted')")
+        conn.execute("delete from documents where id = 2")
+        with conn.transaction():
+            conn.execute("set local session_replication_role = replica")
+            conn.execute("insert into documents values (102, 'replicated', 'and inserted')")
+        conn.execute(
+            "alter table embedmig.outbox_docs drop constraint if exists outbox_docs_id_check"
+        ) if "key" in what else None
+    state, note = health(live)
+    assert state == "broken"
+    assert note.startswith("since 20")
+    assert "outbox_docs" in note
+    assert "broken" in closed(live)["capture"]
+    embedmig.sync(live.opened(), "docs", repair=True)
+    assert health(live) == ("installed", "")
+    assert not closed(live)
+    live.expect_exact()
+
+
+def test_a_text_column_renamed_by_a_schema_migration_breaks_no_write_and_repair_follows_it(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("alter table documents rename column body to content")
+        conn.execute("update documents set content = 'edited' where id = 1")
+        conn.execute("insert into documents values (100, 'new', 'a new cone')")
+    live.configure(CONFIG.replace('"body"', '"content"'))
+    assert health(live)[0] == "broken"
+    embedmig.sync(live.opened(), "docs", repair=True)
+    with live.connect() as conn:
+        conn.execute("update documents set content = 'edited once more' where id = 3")
+        assert live.one(OUTBOX) == 1
+        embedmig.sync(live.opened(), "docs")
+        assert not closed(live)
+        conn.execute("alter table documents rename column content to body")
+    live.expect_exact()
+
+
+def test_a_dropped_text_column_breaks_no_write_and_a_new_revision_goes_on_without_it(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("alter table documents drop column body")
+        conn.execute("update documents set title = 'edited' where id = 1")
+    live.configure(CONFIG.replace('text = ["title", "body"]', 'text = ["title"]'))
+    live.space_script("0002", "0001", dimensions=128)
+    with pytest.raises(embedmig.EmbedmigError, match="capture is broken"):
+        embedmig.upgrade(live.opened())
+    embedmig.sync(live.opened(), "docs", repair=True)
+    embedmig.upgrade(live.opened())
+    with live.connect() as conn:
+        conn.execute("update documents set title = 'again' where id = 2")
+    assert live.one(OUTBOX) == 1
+    embedmig.sync(live.opened(), "docs")
+    assert not closed(live)
+
+
+def test_a_renamed_key_breaks_no_write_and_is_said(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("alter table documents rename column id to doc_id")
+        conn.execute("update documents set title = 'edited' where doc_id = 1")
+    with pytest.raises(embedmig.EmbedmigError, match="key column 'id' is not in documents"):
+        embedmig.status(live.opened())
+
+
+def test_the_schema_of_embedmig_renamed_or_dropped_breaks_no_write(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("alter schema embedmig rename to elsewhere")
+        conn.execute("update documents set body = 'edited' where id = 1")
+        conn.execute("alter schema elsewhere rename to embedmig")
+        embedmig.sync(live.opened(), "docs", repair=True)
+        live.expect_exact()
+        conn.execute("drop schema embedmig cascade")
+        conn.execute("update documents set body = 'edited again' where id = 1")
+
+
+def test_a_publication_of_all_tables_stops_no_sync(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("create publication everything for all tables")
+        conn.execute("update documents set body = 'published' where id = 1")
+    embedmig.sync(live.opened(), "docs")
+    assert live.one(OUTBOX) == 0
+    live.expect_exact()
+
+
+def test_rows_of_partitions_that_come_and_go_are_taken_in_by_sync(project: Project) -> None:
+    with project.connect() as conn:
+        conn.execute("create table documents (id bigint primary key, title text, body text) partition by range (id)")
+        for low in (0, 100, 200):
+            conn.execute(f"create table part_{low} partition of documents for values from ({low}) to ({low + 100})")  # type: ignore[call-overload]
+        conn.execute(
+            "insert into documents select n, 'title ' || n, 'body of ' || n from generate_series(0, 299, 10) n"
+        )
+    project.space_script("0001")
+    embedmig.upgrade(project.opened())
+    with project.connect() as conn:
+        conn.execute("create table loaded (like documents including all)")
+        conn.execute("insert into loaded select n, 'loaded', 'before it was attached' from generate_series(300, 309) n")
+        for change in (
+            "alter table documents attach partition loaded for values from (300) to (400)",
+            "truncate part_0",
+            "alter table documents detach partition part_100",
+            "drop table part_200",
+        ):
+            conn.execute(change)  # type: ignore[call-overload]
+            assert health(project)[0] == "incomplete"
+            assert "capture" in closed(project)
+            embedmig.sync(project.opened(), "docs")
+            assert not closed(project)
+            project.expect_exact()
+        conn.execute("insert into part_100 values (151, 'detached', 'and of no concern')")
+        conn.execute("alter table loaded disable trigger user")
+    assert health(project) == ("disabled", "a trigger of partition loaded does not fire")
+
+
+def test_a_table_swapped_by_rename_is_noticed_and_taken_over(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("create table fresh (like documents including all)")
+        conn.execute("insert into fresh select id, title, 'fresh' from documents where id > 5")
+        conn.execute("alter table documents rename to documents_old; alter table fresh rename to documents")
+    state, note = health(live)
+    assert (state, "documents_old" in note) == ("missing", True)
+    fault = embedmig.status(live.opened()).collections["docs"].alias_fault
+    assert fault is not None
+    assert "reads documents_old, not documents: embedmig alias rebuild docs" in fault
+    embedmig.sync(live.opened(), "docs", repair=True)
+    embedmig.alias_rebuild(live.opened(), "docs")
+    assert (
+        live.one("select count(*) from pg_trigger where tgrelid = 'documents_old'::regclass and not tgisinternal") == 0
+    )
+    found = embedmig.status(live.opened()).collections["docs"]
+    assert (found.capture, found.alias_fault) == ("installed", None)
+    assert live.rows("select id from docs_embeddings order by 1") == live.rows("select id from documents order by 1")
+    live.expect_exact()
+
+
+def test_an_alias_that_went_with_a_cascade_is_said_and_comes_back(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("drop view docs_embeddings")
+    assert "is not there" in (embedmig.status(live.opened()).collections["docs"].alias_fault or "")
+    assert "alias rebuild" in live.run("search", "docs", "cone", expect=2).stderr
+    embedmig.alias_rebuild(live.opened(), "docs")
+    assert embedmig.status(live.opened()).collections["docs"].alias_fault is None
+
+
+def test_two_ledgers_watch_one_table_side_by_side(live: Project) -> None:
+    second = CONFIG.replace("[embedmig]", '[embedmig]\nschema = "other"').replace("docs_embeddings", "docs_others")
+    live.configure(second)
+    embedmig.upgrade(live.opened())
+    with live.connect() as conn:
+        conn.execute("update documents set body = 'seen by both' where id = 1")
+    assert (live.one(OUTBOX), live.one("select count(*) from other.outbox_docs")) == (1, 1)
+    assert health(live) == ("installed", "")
+    live.configure(CONFIG)
+    assert health(live) == ("installed", "")
+
+
+def test_triggers_that_another_took_over_are_missing(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("create function nothing() returns trigger language plpgsql as 'begin return null; end'")
+        conn.execute(
+            "create or replace trigger embedmig_docs_update after update on documents execute function nothing()"
+        )
+    assert health(live)[0] == "missing"
+    embedmig.sync(live.opened(), "docs", repair=True)
+
+
+def test_a_partition_as_a_source_is_captured_when_it_is_written_by_way_of_its_parent(project: Project) -> None:
+    with project.connect() as conn:
+        conn.execute("create table everything (id bigint primary key, title text, body text) partition by range (id)")
+        conn.execute("create table documents partition of everything for values from (0) to (1000)")
+        conn.execute("insert into everything select n, 'title', 'body of ' || n from generate_series(0, 9) n")
+    project.space_script("0001")
+    embedmig.upgrade(project.opened())
+    with project.connect() as conn:
+        conn.execute("update everything set body = 'edited' where id = 1")
+        conn.execute("delete from everything where id = 2")
+        conn.execute("insert into everything values (50, 'new', 'one')")
+    embedmig.sync(project.opened(), "docs")
+    project.expect_exact()
+    with project.connect() as conn:
+        conn.execute("truncate everything")
+    embedmig.sync(project.opened(), "docs")
+    project.expect_exact()
+
+
+def test_a_child_by_inheritance_that_is_made_later_closes_the_gate(live: Project) -> None:
+    with live.connect() as conn:
+        conn.execute("create table child () inherits (documents)")
+    assert "inherit" in closed(live)["capture"]
+
+
+def test_repair_that_was_killed_before_it_had_compared_opens_no_gate(
+    live: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with live.connect() as conn:
+        conn.execute("alter table documents disable trigger embedmig_docs_update")
+        conn.execute("update documents set body = 'nobody saw this' where id = 1")
+    assert health(live)[0] == "disabled"
+    with monkeypatch.context() as patched:
+        patched.setattr("embedmig.engine.rescan.reconcile", die)
+        with pytest.raises(KeyboardInterrupt):
+            embedmig.sync(live.opened(), "docs", repair=True)
+    assert health(live)[0] == "incomplete"
+    embedmig.sync(live.opened(), "docs", repair=True)
+    assert not closed(live)
+    live.expect_exact()

@@ -1,5 +1,5 @@
 """Insert, update, delete, truncate, backfill, sync, flip, downgrade, death and restart in random order, at random
-moments of each other. At rest every space equals what embedding the source from scratch would give.
+moments of each other; between them columns are renamed and dropped, triggers dropped and disabled, partitions come and go. At rest every space equals what embedding the source from scratch would give.
 
 ``EMBEDMIG_EXAMPLES=500`` runs more of them. Every sequence that ever failed is kept below, by name.
 """
@@ -87,6 +87,38 @@ write_lists = st.lists(writes, min_size=1, max_size=3)
 disturbances = st.lists(st.tuples(moments, write_lists), max_size=3)
 daemons = st.lists(moments, max_size=2)
 deaths = st.one_of(st.none(), moments)
+SCHEMA_CHANGES = {
+    "a text column is renamed for a while": [
+        "alter table documents rename column body to content",
+        "update documents set content = 'renamed' where id >= 3",
+        "alter table documents rename column content to body",
+    ],
+    "a column comes and goes": [
+        "alter table documents add column extra int not null default 7",
+        "update documents set body = 'wider' where id = 2",
+        "alter table documents drop column extra",
+    ],
+    "a trigger is dropped": ["drop trigger if exists embedmig_docs_update{row} on documents"],
+    "triggers are disabled": ["alter table documents disable trigger user"],
+    "the outbox is dropped": ["drop table if exists embedmig.outbox_docs"],
+}
+PARTITION_CHANGES = {
+    "a partition is detached": [
+        "alter table documents detach partition low",
+        "update low set body = 'apart' where id = 1",
+    ],
+    "a partition is attached": ["alter table documents attach partition low for values from (minvalue) to (6)"],
+    "a partition is truncated": ["truncate high"],
+}
+GIVEN_UP = (pg.LockNotAvailable, pg.UniqueViolation, pg.CheckViolation)  # as an application might
+NOT_NOW = (
+    *GIVEN_UP,
+    pg.UndefinedTable,
+    pg.UndefinedObject,
+    pg.WrongObjectType,
+    pg.InvalidTableDefinition,
+    pg.ObjectNotInPrerequisiteState,
+)
 
 
 class Traffic:
@@ -107,15 +139,19 @@ class Traffic:
         conn.execute("set lock_timeout = '100ms'")
         return conn
 
-    def begin(self) -> None:
+    def begin(self, *, partitioned: bool = False) -> None:
         """An empty database, a table with a few rows, and the first space."""
-        with suppress(pg.UndefinedTable):
-            self.conn.execute("drop table documents cascade")
+        self.partitioned = partitioned
+        self.conn.execute("drop table if exists documents, low, high cascade")
         self.conn.execute("drop schema if exists embedmig cascade")
         self.conn.execute(
             "create table documents (id bigint primary key, title text, body text,"
             " published boolean not null default true, views int not null default 0)"
+            + (" partition by range (id)" if partitioned else "")
         )
+        if partitioned:
+            self.conn.execute("create table low partition of documents for values from (minvalue) to (6)")
+            self.conn.execute("create table high partition of documents for values from (6) to (maxvalue)")
         self.conn.execute("insert into documents select n, 'title', 'body ' || n from generate_series(0, 6) n")
         self.opened = self.project.opened()
         embedmig.upgrade(self.opened, "0001")
@@ -125,8 +161,15 @@ class Traffic:
     def write(self, some: list[tuple[str, tuple[object, ...]]], conn: psycopg.Connection[Any] | None = None) -> None:
         """Writes; one that must wait for another, or meets a key that is taken, is given up, as an application might."""
         for query, values in some:
-            with suppress(pg.LockNotAvailable, pg.UniqueViolation):
+            with suppress(*GIVEN_UP):
                 (conn or self.conn).execute(query, values)
+
+    def change_schema(self, what: str) -> None:
+        """A migration of the application's, in one transaction; one that can't be done now is given up."""
+        statements = (SCHEMA_CHANGES | (PARTITION_CHANGES if self.partitioned else {})).get(what, [])
+        with suppress(*NOT_NOW), self.conn.transaction():
+            for statement in statements:
+                self.conn.execute(statement.format(row="_row" if self.partitioned else ""))  # type: ignore[call-overload]
 
     def open_transaction(self, some: list[tuple[str, tuple[object, ...]]]) -> None:
         """Writes, and doesn't commit yet."""
@@ -134,7 +177,7 @@ class Traffic:
             self.open = self._application()
             self.open.autocommit = False
         for query, values in some:
-            with suppress(pg.LockNotAvailable, pg.UniqueViolation), self.open.transaction():
+            with suppress(*GIVEN_UP), self.open.transaction():
                 self.open.execute(query, values)
 
     def end_transaction(self, *, commit: bool = True) -> None:
@@ -210,6 +253,11 @@ class Traffic:
         for row in unfinished:
             self.backfill(row[0])
         embedmig.sync(self.opened, "docs")
+        if (
+            embedmig.status(self.opened).collections["docs"].capture != "installed"
+        ):  # what it doesn't notice, nobody repairs
+            embedmig.sync(self.opened, "docs", repair=True)
+        assert embedmig.status(self.opened).collections["docs"].capture == "installed"
         assert self.project.one("select count(*) from embedmig.outbox_docs") == 0
         assert self.project.one("select count(*) from embedmig.pending_changes") == 0
         assert self.project.one("select count(*) from embedmig.failed_rows") == 0
@@ -233,9 +281,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.traffic = Traffic(Path(self.folder.name), self.url)
 
-    @initialize()
-    def begin(self) -> None:
-        self.traffic.begin()
+    @initialize(partitioned=st.booleans())
+    def begin(self, partitioned: bool) -> None:
+        self.traffic.begin(partitioned=partitioned)
+
+    @rule(what=st.sampled_from([*SCHEMA_CHANGES, *PARTITION_CHANGES]))
+    def change_schema(self, what: str) -> None:
+        self.traffic.change_schema(what)
 
     @rule(some=write_lists)
     def write(self, some: Any) -> None:

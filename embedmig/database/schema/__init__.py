@@ -13,8 +13,8 @@ from embedmig.errors import DatabaseUnsuitable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
-HEAD = "0011"
-READABLE = "0011"
+HEAD = "0012"
+READABLE = "0012"
 VERSION_TABLE = "ledger_schema"
 
 

@@ -17,6 +17,7 @@ from embedmig.engine.outbox import unsettled
 from embedmig.quality.audit.finding import KEYS_SHOWN, AuditFinding
 from embedmig.source import HAS_TEXT, Source, capture
 from embedmig.stores import Manifest, aliases, open_manifest, open_store, unaccounted_columns
+from embedmig.stores.alias_health import alias_fault
 
 INDEX_FROM = 1_000  # below, reading every vector is quicker than an index
 
@@ -209,9 +210,10 @@ def audit_collection(
     """Triggers that are gone, disabled, or made for another configuration."""
     if not any(one.writer == "embedmig" and one.state != "retired" for one in records):
         return
-    state = capture.state(conn, registry, source)
-    if state not in ("installed", "watermark"):
-        message = f"capture is {state}: changes of {source.collection.table} are not noticed"
+    health = capture.health(conn, registry, source)
+    if health.state not in ("installed", "watermark"):
+        why = f" {health.note}" if health.note else ""
+        message = f"capture is {health.state}{why}: changes of {source.collection.table} are not noticed"
         hint = f"embedmig sync {source.collection.name} --repair installs the triggers and compares every row"
         yield AuditFinding("capture", source.collection.name, None, 1, None, message, hint)
 
@@ -227,6 +229,9 @@ def audit_alias(conn: Connection, registry: Registry, source: Source) -> Iterato
         message = f"the alias {source.collection.alias} is gone; it should show {alias.version}"
         yield AuditFinding("alias", name, alias.version, 1, None, message, f"embedmig alias rebuild {name}")
         return
+    if fault := alias_fault(conn, registry, source):
+        message, _, hint = fault.rpartition(": ")
+        yield AuditFinding("alias", name, alias.version, 1, None, message, hint)
     query = sql.SQL("select version, count(*) from {} group by version").format(view)
     shown: dict[str | None, int] = {row[0]: row[1] for row in conn.execute(query)}
     wrong = {version: count for version, count in shown.items() if version != alias.version}

@@ -188,7 +188,7 @@ class AdoptedStore(PgvectorStore):
     def drawn(self, size: int, seed: int) -> sql.Composed:
         """Vectors of this version in the adopted column, beside the text that stands there now."""
         return sql.SQL(
-            """select {key}, s.doc, 0, null::int, e.embedding
+            """select {key}, s.embedmig_doc, 0, null::int, e.embedding
                from (select {key} as embedmig_key, {columns}, {embedding}::real[] as embedding from {table} e
                      where {embedding} is not null and {version} = {tag} and vector_dims({embedding}) = {dimensions}
                      order by {order} limit {size}) e
@@ -224,10 +224,15 @@ class Adoption:
         space is ``tagged`` already. Raises :class:`PlanError`, :class:`DatabaseUnsuitable`.
         """
         extension.check(conn)
-        if find_table(conn, replace(self.source.collection, table=self.table))[0] != self.source.oid:
+        if find_table(conn, replace(self.source.collection, table=self.table)).oid != self.source.oid:
             raise PlanError(
                 f"adopt_space: {self.table} is not the table of collection {self.space.collection!r} ({self.source.collection.table})",
                 hint="vectors are adopted where the texts are",
+            )
+        if taken := {"chunk", "version", "embedding"} & {key.name for key in self.source.key}:
+            raise PlanError(
+                f"key column {min(taken)!r} of {self.table} has the name of a column that the alias has itself",
+                hint="rename it in the table; the alias has chunk, version and embedding",
             )
         known = list_columns(conn, self.source.oid)
         self._check_type(conn, pick(known, self.column, self.source.collection, "embedding"))
@@ -239,7 +244,7 @@ class Adoption:
             )
 
     def _check_type(self, conn: Connection, column: Column) -> None:
-        match = re.fullmatch(r"(?:\w+\.)?(vector|halfvec)(?:\((\d+)\))?", column.type)
+        match = re.fullmatch(r"(?:.+\.)?(vector|halfvec)(?:\((\d+)\))?", column.type)
         if match is None or match[1] != self.space.storage:
             raise PlanError(
                 f"adopt_space: {self.table}.{column.name} is {column.type}, the space says {self.space.storage}",
@@ -254,22 +259,35 @@ class Adoption:
 
     def _other_length(self, conn: Connection, column: Column) -> int | None:
         """A column of bare ``vector`` may hold several lengths."""
-        query = sql.SQL("select vector_dims({c}) from {t} where {c} is not null and vector_dims({c}) <> {d} limit 1")
-        values = {"c": ident(column.name), "t": self.source.relation, "d": sql.Literal(self.space.dimensions)}
+        query = sql.SQL(
+            "select vector_dims({c}) from {t} where {w} and {c} is not null and vector_dims({c}) <> {d} limit 1"
+        )
+        values = {
+            "c": ident(column.name), "t": self.source.relation, "w": self.source.predicate, "d": sql.Literal(self.space.dimensions),
+        }  # fmt: skip
         found = scalar(conn, query.format(**values))
         return int(found) if found is not None else None
 
     def tag_sql(self, conn: Connection) -> list[sql.Composed]:
-        """Two statements that tag every row and rewrite none; none where the column is there."""
-        if self.version_column in list_columns(conn, self.source.oid):
-            return []
+        """Two statements that tag every row and rewrite none; none where the column is there. Of a table that several
+        collections share, the rows within ``where`` that have no tag yet are updated.
+        """
         values = {
-            "table": self.source.relation, "column": ident(self.version_column), "tag": sql.Literal(self.space.tag),
+            "table": self.source.relation, "column": ident(self.version_column), "vector": ident(self.column),
+            "tag": sql.Literal(self.space.tag), "where": self.source.predicate,
         }  # fmt: skip
-        return [
-            sql.SQL("alter table {table} add column {column} text default {tag}").format(**values),
-            sql.SQL("alter table {table} alter column {column} drop default").format(**values),
-        ]
+        there = self.version_column in list_columns(conn, self.source.oid)
+        if self.source.collection.where is None:
+            statements = [] if there else [
+                "alter table {table} add column {column} text default {tag}",
+                "alter table {table} alter column {column} drop default",
+            ]  # fmt: skip
+        else:
+            statements = [] if there else ["alter table {table} add column {column} text"]
+            statements.append(
+                "update {table} set {column} = {tag} where {where} and {vector} is not null and {column} is null"
+            )
+        return [sql.SQL(statement).format(**values) for statement in statements]
 
 
 class UnaccountedColumn(NamedTuple):

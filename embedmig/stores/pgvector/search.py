@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg import errors as pg
 from psycopg import sql
 
 from embedmig.database import Connection, ident, literal, planned_rows, scalar
@@ -43,8 +44,14 @@ def shown(conn: Connection, relation: sql.Composable, space: Space, version: str
 
 
 def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
-    """The columns of a view, in order."""
-    cursor = conn.execute(sql.SQL("select * from {} limit 0").format(relation))
+    """The columns of a view, in order. Raises :class:`UsageError` where it is gone."""
+    try:
+        cursor = conn.execute(sql.SQL("select * from {} limit 0").format(relation))
+    except pg.UndefinedTable as error:
+        raise UsageError(
+            f"the alias is gone: {relation.as_string(conn)} is not there; perhaps its table was dropped with CASCADE",
+            hint="embedmig alias rebuild COLLECTION makes it anew",
+        ) from error
     return [column.name for column in cursor.description or ()]
 
 

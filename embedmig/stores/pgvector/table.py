@@ -205,7 +205,9 @@ class PgvectorStore(Manifest):
             sql.SQL("{}::text[]").format(sql.Literal([str(value) for value in column])) for column in columns
         )
         keys = [
-            sql.SQL("{} = {}::{}").format(ident("e", column.name), ident("p", f"k{n}"), literal(column.type))
+            sql.SQL("{} {} {}::{}").format(
+                ident("e", column.name), column.operator("="), ident("p", f"k{n}"), literal(column.qualified)
+            )
             for n, column in enumerate(self.source.key, 1)
         ]
         return sql.SQL(
@@ -246,7 +248,7 @@ class PgvectorStore(Manifest):
     def _batch_keys(self) -> sql.Composed:
         """The batch with its keys in their own types, as ``b``."""
         keys = comma(
-            sql.SQL("{}::{} as {}").format(ident(f"k{n}"), literal(column.type), ident(column.name))
+            sql.SQL("{}::{} as {}").format(ident(f"k{n}"), literal(column.qualified), ident(column.name))
             for n, column in enumerate(self.source.key, 1)
         )
         return sql.SQL(
@@ -260,15 +262,21 @@ class PgvectorStore(Manifest):
         )
         return sql.SQL(
             """insert into {table} as e ({key}, chunk, content_hash, embedding{pieces})
-               select {source_key}, b.chunk, b.content_hash, b.embedding{pieces} from {batch} b join {rows} s on {join}
+               select {distinct} {source_key}, b.chunk, b.content_hash, b.embedding{pieces} from {batch} b join {rows} s on {join}
                where {hash} = b.content_hash
                on conflict ({key}, chunk) do update set content_hash = excluded.content_hash,
                  embedding = excluded.embedding, embedded_at = excluded.embedded_at{update}"""
         ).format(
             table=self.table, key=self.source.key_columns, pieces=pieces, source_key=self.source.key_of("s"),
             batch=self._batch_keys(), rows=self.source.rows(), join=self.source.join("b", "s"), hash=DOC_HASH,
-            update=update if self.space.chunk else sql.SQL(""),
+            update=update if self.space.chunk else sql.SQL(""), distinct=self._distinct(),
         )  # fmt: skip
+
+    def _distinct(self) -> sql.Composable:
+        """A row whose key was spelt in two ways is in the batch twice; most types have one spelling a value."""
+        if all(column.one_spelling for column in self.source.key):
+            return sql.SQL("")
+        return sql.SQL("distinct on ({}, b.chunk)").format(self.source.key_of("s"))
 
     def _delete_surplus(self) -> sql.Composed:
         """A text that got shorter has fewer chunks: those past its end go."""
@@ -283,13 +291,14 @@ class PgvectorStore(Manifest):
         version as a constant that the planner folds, and an inner join so that a deleted row is gone at its commit.
         """
         hide = self.source.collection.stale == "hide"
+        pinned = ident(self.record.ledger_schema, "pinned_text")
         extra = [sql.SQL(", {}").format(ident("s", column.name)) for column in self.source.columns]
         return sql.SQL(
             """select {shown}, e.chunk, {tag}::text as version, e.embedding::{type} as embedding{extra}
                from {table} e join {rows} s on {join}{hide}"""
         ).format(
             shown=self.source.key_of("s"), tag=sql.Literal(self.space.tag), type=literal(self.space.storage), extra=sql.Composed(extra),
-            table=self.table, rows=self.source.rows(text=hide, extra=self.source.columns), join=self.source.join("s", "e"),
+            table=self.table, rows=self.source.rows(text=hide, extra=self.source.columns, pinned=pinned), join=self.source.join("s", "e"),
             hide=sql.SQL(" where {} = e.content_hash").format(DOC_HASH) if hide else sql.SQL(""),
         )  # fmt: skip
 
@@ -372,7 +381,7 @@ class PgvectorStore(Manifest):
         order = by_hash(sql.SQL("({}::text || e.chunk)").format(self.source.key_text("e")), seed)
         piece = sql.SQL("e.chunk_start, e.chunk_end" if self.space.chunk else "0, null::int")
         return sql.SQL(
-            """select {key}, s.doc, {piece}, e.embedding::real[]
+            """select {key}, s.embedmig_doc, {piece}, e.embedding::real[]
                from (select * from {table} e order by {order} limit {size}) e
                join {rows} s on {join} where {has_text} and {hash} = e.content_hash"""
         ).format(

@@ -1,0 +1,34 @@
+"""Whether an alias still reads the table that bears the source's name: a view keeps to its table's oid, and goes with it."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from embedmig.database import Connection, ident, scalar
+from embedmig.database.registry import Registry
+from embedmig.source import Source
+
+
+def alias_fault(conn: Connection, registry: Registry, source: Source) -> str | None:
+    """What is wrong with the view, and the command that makes it anew; None where it is as it should be. Wants SELECT alone."""
+    alias = registry.alias(conn, source.collection.name)
+    if alias is None or alias.version is None:
+        return None
+    name = f"alias {alias.alias_schema}.{alias.alias_name}"
+    rebuild = f"embedmig alias rebuild {source.collection.name}"
+    view = scalar(
+        conn, "select to_regclass(%s)::oid::bigint", (ident(alias.alias_schema, alias.alias_name).as_string(conn),)
+    )
+    if view is None:
+        return f"{name} is not there, and should show {alias.version}: {rebuild}"
+    query = sql.SQL(
+        """select d.refobjid::bigint, d.refobjid::regclass::text from pg_depend d join pg_rewrite r on r.oid = d.objid
+           join pg_class c on c.oid = d.refobjid
+           where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass and r.ev_class = {view}
+             and d.refobjid <> r.ev_class and c.relnamespace is distinct from to_regnamespace({schema})"""
+    ).format(view=sql.Literal(view), schema=sql.Literal(ident(registry.schema).as_string(conn)))
+    read: dict[int, str] = dict(conn.execute(query).fetchall())
+    if source.oid in read:
+        return None
+    others = sorted(read.values())
+    return f"{name} reads {', '.join(others) or 'other tables'}, not {source.collection.table}: {rebuild}"
