@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from random import random
 from typing import TYPE_CHECKING, TypeVar
 
-from embedmig.embedders.openai import OpenAIEmbedder, read
+from embedmig.embedders.openai import OpenAIEmbedder
+from embedmig.embedders.openai_answers import read
 from embedmig.embedders.pacing import Policy, Transient, TransientFault
 from embedmig.errors import EmbedderUnavailable, Interrupted
 from embedmig.types import Answer
@@ -111,6 +112,7 @@ class BatchClient:
 
     def lines(self, file: str) -> Iterator[Line]:
         """A file's answers as they come, in any order; never all of them in memory."""
+        import httpx
         import openai
 
         try:
@@ -118,10 +120,15 @@ class BatchClient:
                 for text in response.iter_lines():
                     if text.strip():
                         yield line_of(json.loads(text))
-        except openai.APIError as error:
+        except (
+            openai.APIError,
+            httpx.HTTPError,
+            ValueError,
+        ) as error:  # a torn connection, in the middle of a line too
             raise EmbedderUnavailable(
-                f"the answers of a batch could not be fetched: {error}", hint="run the same command again"
-            ) from error
+                f"the answers of a batch could not be fetched: {type(error).__name__}",
+                hint="run the same command again",
+            ) from None
 
     def _call(self, ask: Callable[[], T], *, once: bool = False) -> T:
         waited, tries = 0.0, 0
@@ -147,7 +154,7 @@ class BatchClient:
         except openai.APITimeoutError as error:
             raise TransientFault("no answer in time") from error
         except openai.APIConnectionError as error:
-            raise self._embedder.connection_error(error) from error
+            raise self._embedder.connection_error(error) from None
         except openai.APIStatusError as error:
             raise self._embedder.status_error(error) from error
 

@@ -19,12 +19,12 @@ from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders import create
 from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
-from embedmig.embedders.prices import price
 from embedmig.embedders.shared_limits import SharedRateBudget, Traffic
 from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.sync import Sync
 from embedmig.errors import EmbedderMisconfigured, PlanError
+from embedmig.planning.prices import price
 from embedmig.source import Source
 from embedmig.source import table as sources
 from embedmig.stores import Manifest, VectorStore, open_manifest, open_store
