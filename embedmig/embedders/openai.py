@@ -336,18 +336,16 @@ class OpenAIEmbedder:
 
     def connection_error(self, error: Exception) -> Exception:
         """Of an exception of the HTTP library; what it says is passed on where it can't show a header."""
-        import httpx
-
         cause = error.__cause__ or error
+        kinds = {kind.__name__ for kind in type(cause).__mro__}  # of httpx or of what the client has in its place
         where = f"connection to {self._where()}"
-        if isinstance(cause, httpx.TransportError) and not isinstance(cause, httpx.ProtocolError) and str(cause):
-            return TransientFault(self._clean(f"{where}: {type(cause).__name__}: {cause}"))
-        if isinstance(cause, httpx.LocalProtocolError | UnicodeError | httpx.InvalidURL | httpx.UnsupportedProtocol):
+        if kinds & {"LocalProtocolError", "UnicodeError", "InvalidURL", "UnsupportedProtocol"}:
             return EmbedderMisconfigured(
                 f"{where}: the request can't be sent as it is ({type(cause).__name__})",
                 hint="check base_url and api_key under [embedders.openai]",
             )
-        return TransientFault(f"{where}: {type(cause).__name__}")
+        says = str(cause) if kinds & {"NetworkError", "RemoteProtocolError", "TimeoutException", "ProxyError"} else ""
+        return TransientFault(self._clean(f"{where}: {type(cause).__name__}" + (f": {says}" if says else "")))
 
     def status_error(self, error: APIStatusError) -> Exception:
         """What an HTTP status means where no texts are sent."""

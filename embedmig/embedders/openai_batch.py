@@ -112,7 +112,6 @@ class BatchClient:
 
     def lines(self, file: str) -> Iterator[Line]:
         """A file's answers as they come, in any order; never all of them in memory."""
-        import httpx
         import openai
 
         try:
@@ -120,11 +119,9 @@ class BatchClient:
                 for text in response.iter_lines():
                     if text.strip():
                         yield line_of(json.loads(text))
-        except (
-            openai.APIError,
-            httpx.HTTPError,
-            ValueError,
-        ) as error:  # a torn connection, in the middle of a line too
+        except Exception as error:  # also the HTTP library's own, from within the stream, or ValueError: half a line
+            if not isinstance(error, openai.APIError | ValueError) and not from_http_library(error):
+                raise
             raise EmbedderUnavailable(
                 f"the answers of a batch could not be fetched: {type(error).__name__}",
                 hint="run the same command again",
@@ -157,6 +154,11 @@ class BatchClient:
             raise self._embedder.connection_error(error) from None
         except openai.APIStatusError as error:
             raise self._embedder.status_error(error) from error
+
+
+def from_http_library(error: Exception) -> bool:
+    """Whether it is of httpx, or of what the client has in its place."""
+    return any(kind.__name__ in ("HTTPError", "StreamError") for kind in type(error).__mro__)
 
 
 def line_of(line: dict[str, object]) -> Line:
