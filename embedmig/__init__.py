@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from embedmig.errors import ModelChanged as ModelChanged
     from embedmig.errors import PlanError as PlanError
     from embedmig.errors import RequestTooLarge as RequestTooLarge
+    from embedmig.errors import TextTooLong as TextTooLong
     from embedmig.errors import RunSuperseded as RunSuperseded
     from embedmig.errors import ScriptError as ScriptError
     from embedmig.errors import SourceError as SourceError
@@ -119,7 +120,7 @@ __all__ = [
     "HistoryEntry", "Hit", "InputRefused", "Interrupted", "LockHeld", "MissingExtra", "ModelChanged", "Plan",
     "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "Report",
     "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded", "ScriptError",
-    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "Synced", "Tally", "UnknownTarget",
+    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "Synced", "Tally", "TextTooLong", "UnknownTarget",
     "UnpinnedModel", "UsageError", "Verdict", "WorkersLost", "alias_drop", "alias_rebuild", "audit", "backfill",
     "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
     "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase", "resume",
@@ -164,7 +165,7 @@ _PUBLIC = {
         EmbedmigError UsageError ConfigError ScriptError GraphError UnknownTarget MissingExtra PlanError
         UnpinnedModel SourceError DatabaseUnavailable DatabaseUnsuitable DatabaseFailed RunSuperseded
         WorkersLost CutoverBlocked AliasMoved EmbedderError EmbedderMisconfigured EmbedderUnavailable
-        InputRefused RequestTooLarge BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
+        InputRefused RequestTooLarge TextTooLong BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
     """,
     "embedmig.gates.thresholds": "within",
     "embedmig.lint": "Finding",
