@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from embedmig.errors import ScriptError as ScriptError
     from embedmig.errors import SourceError as SourceError
     from embedmig.errors import StoreError as StoreError
+    from embedmig.errors import TextTooLong as TextTooLong
     from embedmig.errors import UnknownTarget as UnknownTarget
     from embedmig.errors import UnpinnedModel as UnpinnedModel
     from embedmig.errors import UsageError as UsageError
@@ -122,7 +123,7 @@ __all__ = [
     "HistoryEntry", "Hit", "InputRefused", "Interrupted", "LockHeld", "MissingExtra", "ModelChanged", "Plan",
     "PlaceMissing", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "Report",
     "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded", "ScriptError",
-    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "StoreError", "Synced", "Tally", "UnknownTarget",
+    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UnknownTarget",
     "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost", "alias_drop", "alias_rebuild", "audit", "backfill",
     "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
     "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase", "resume",
@@ -168,7 +169,7 @@ _PUBLIC = {
         UnpinnedModel SourceError DatabaseUnavailable DatabaseUnsuitable DatabaseFailed StoreError
         PlaceMissing VectorRefused RunSuperseded
         WorkersLost CutoverBlocked AliasMoved EmbedderError EmbedderMisconfigured EmbedderUnavailable
-        InputRefused RequestTooLarge BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
+        InputRefused RequestTooLarge TextTooLong BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
     """,
     "embedmig.gates.thresholds": "within",
     "embedmig.lint": "Finding",
