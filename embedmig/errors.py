@@ -6,6 +6,8 @@ is what the process ends with. Nothing here knows a terminal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NO = 3
@@ -150,7 +152,15 @@ class InputRefused(EmbedderError):
 
 
 class RequestTooLarge(InputRefused):
-    """The server counts more tokens in one request than it takes. Fewer texts at once may be fine."""
+    """One request has more texts or more tokens than the server takes, or answers in time. Fewer at once may be fine."""
+
+
+class TextTooLong(InputRefused):
+    """One of the texts is longer than the model takes; ``places`` are those that it may be."""
+
+    def __init__(self, message: str, places: Sequence[int] = (0,)) -> None:
+        super().__init__(message)
+        self.places = tuple(places)
 
 
 class BadAnswer(EmbedderError):

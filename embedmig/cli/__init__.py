@@ -5,10 +5,13 @@ Heavy modules are imported inside the commands: ``embedmig --help`` must be inst
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 
 from embedmig.cli.application import app, settings
 from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO, EmbedmigError
@@ -24,23 +27,54 @@ from embedmig.cli import operating  # noqa: F401
 __all__ = ["app", "main"]
 
 
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE})
+"""Errors that a stream of output meets: a full disk, a quota, a closed pipe."""
+
+
 def main() -> None:
     """The console script: every error is shown here, once, and becomes the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is None:  # closed by the caller
+            setattr(sys, name, Path(os.devnull).open("w"))
+        elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that can't print a character is no reason to fail
     try:
+        code = _run()
+        sys.stdout.flush()
+    except OSError as error:
+        code = _unwritable(error)
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """The exit code of the command; raises OSError where its output can't be written."""
+    try:
         app()
+    except SystemExit as ended:
+        return ended.code
     except EmbedmigError as error:
-        sys.exit(_explain(error))
+        return _explain(error)
     except KeyboardInterrupt:
         settings.err.print("interrupted; run the same command again to resume")
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILED)
-    except Exception as error:  # noqa: BLE001  the last line of defence; the traceback is kept
-        sys.exit(_unexpected(error))
+        return EXIT_INTERRUPTED
+    except Exception as error:  # the last line of defence; the traceback is kept
+        if isinstance(error, OSError) and error.filename is None and error.errno in UNWRITABLE:
+            raise
+        return _unexpected(error)
+    return 0
+
+
+def _unwritable(error: OSError) -> int:
+    """Nothing more is written, not even by Python at its end; who closed a pipe knows, and is told nothing."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    with contextlib.suppress(OSError):
+        if not isinstance(error, BrokenPipeError):
+            settings.err.print(f"error: can't write the output: {error.strerror}", soft_wrap=True)
+        sys.stderr.flush()
+        return EXIT_FAILED
+    os.dup2(null, sys.stderr.fileno())
+    return EXIT_FAILED
 
 
 def _explain(error: EmbedmigError) -> int:

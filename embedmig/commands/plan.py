@@ -10,11 +10,11 @@ from embedmig.commands.running import steps_between
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, scalar
 from embedmig.database.ledger import ledger_exists
-from embedmig.embedders.prices import Price, find_price
 from embedmig.errors import AnswerIsNo, UsageError
 from embedmig.formatting import plural
 from embedmig.operations.base import Context
 from embedmig.operations.create_index import CreateIndex
+from embedmig.planning.prices import Price, find_price
 from embedmig.planning.probing import Probe, probe, probe_size
 from embedmig.planning.strategy import Advice, advise
 from embedmig.planning.tokens import extrapolate

@@ -315,7 +315,7 @@ def _embedder(file: TomlFile, name: str, raw: object, environ: Mapping[str, str]
             example = f'api_key = "env:{name.upper().replace("-", "_")}_API_KEY"'
             file.fail((*at, "api_key"), "is a key in plain text", f"{example} names the variable that holds it")
         # Not refused here when it isn't set: most commands need no key. Who needs it can name the variable.
-        values["api_key"], values["api_key_variable"] = environ.get(variable) or None, variable
+        values["api_key"], values["api_key_variable"] = toml_values.secret(environ.get(variable, "")), variable
     if "path" in values:
         values["path"] = _beside(beside, values["path"])
     if "models" in values:

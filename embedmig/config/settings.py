@@ -13,7 +13,7 @@ class EmbedderSettings:
 
     ``api_key`` is the resolved secret and is left out of ``repr``, ``api_key_variable`` where it was to come from.
     ``timeout`` is seconds a request. ``max_cost`` is
-    USD a run and ``price`` USD per million tokens (it overrides the table in :mod:`embedmig.embedders.prices`),
+    USD a run and ``price`` USD per million tokens (it overrides the table in :mod:`embedmig.planning.prices`),
     ``prices`` the same for single models, by name.
     ``device`` names where a local model runs, a copy of it on each (none: the library's choice), and
     ``tokens_per_batch`` how many tokens, padding included, go through a copy at once.

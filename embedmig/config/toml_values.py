@@ -224,6 +224,15 @@ def chunk(value: object) -> Chunk:
     return Chunk(**value)
 
 
+def secret(value: str) -> str | None:
+    """A key as files and mounted secrets hold it: without the blanks, line breaks, byte order mark and quotes around it;
+    None where nothing is left.
+    """
+    bare = value.strip(" \t\r\n\ufeff\u00a0")
+    quoted = len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'"
+    return (bare[1:-1].strip() if quoted else bare) or None
+
+
 def parse_size(value: object) -> int:
     """Bytes in ``"2GB"``, as PostgreSQL reads it: units of 1,024. Raises :class:`ConfigError` for anything else."""
     found = re.fullmatch(r"(\d+)\s*(kB|MB|GB|TB)", value) if isinstance(value, str) else None

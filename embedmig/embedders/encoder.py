@@ -1,6 +1,7 @@
 """Identity around a provider: prefixes, the door check, normalization; poison texts are found and passed by.
 
-Packing keeps requests within the provider's limits. A refused batch is halved, never sent text by text.
+Packing keeps requests within the provider's limits. A refused request is halved, never sent text by text; where a text is
+too long, those that may be meant are sent apart, and their neighbours stay together.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedmig.embedders import PROBE_TEXT, Embedder
 from embedmig.embedders.pacing import Pace
-from embedmig.embedders.prices import estimate
-from embedmig.errors import BadAnswer, EmbedderMisconfigured, InputRefused, RequestTooLarge
+from embedmig.embedders.tokens import estimate
+from embedmig.errors import BadAnswer, EmbedderMisconfigured, InputRefused, RequestTooLarge, TextTooLong
 from embedmig.lazy import Later
-from embedmig.types import Answer, Limits, Role, Space, Vectors
+from embedmig.types import Answer, Limits, Metric, Role, Space, Vectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,13 @@ else:
 T = TypeVar("T")
 
 EMPTY = "the text is empty: it has no vector"
+BLANK = "the text has only blanks: it has no vector"
+SURROGATE = "the text has a lone surrogate: it can't be written as UTF-8"
+UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
+"""Signs without width or meaning of their own, beside those that Python counts as blanks."""
+HALF_MOST = 65_504.0
+SURELY = 4 / 3
+"""How much more than true an estimate of tokens may be: three bytes each, where English has four."""
 
 
 class WrongDimension(BadAnswer):
@@ -62,6 +70,10 @@ class Encoder:
         """How the API's limits hold the provider back, for a progress display; None for local models."""
         return getattr(self.embedder, "pace", None)
 
+    def news(self) -> list[str]:
+        """What was found out about the provider's server since this was asked last, to be said once."""
+        return getattr(self.embedder, "news", list)()
+
     def check(self) -> None:
         """Raises :class:`EmbedderMisconfigured` where version or weights are not those the space pins."""
         self.embedder.check_version()
@@ -95,33 +107,70 @@ class Encoder:
         what :meth:`~embedmig.embedders.Embedder.embed` raises. Texts at fault are in ``rejected`` instead.
         """
         prefix = self.space.query_prefix if role == "query" else self.space.document_prefix
-        places = [place for place, text in enumerate(texts) if text]
-        packs = list(self._pack([prefix + texts[place] for place in places]))
-        done = join(await together([self._embed(part, role) for part in packs], self.limits.concurrency))
+        unfit = {place: reason for place, text in enumerate(texts) if (reason := text_fault(text))}
+        places = [place for place in range(len(texts)) if place not in unfit]
+        done = await self._embed_all([prefix + texts[place] for place in places], role)
         vectors = done.vectors if done.vectors.size else np.zeros((0, self.space.dimensions), np.float32)
         if self.space.normalize == "l2":
             vectors = unit(vectors)
-        return spread(Encoded(vectors, done.tokens, done.truncated, done.rejected), places, len(texts))
+        rejected = stored_faults(vectors, self.space) | done.rejected
+        return spread(Encoded(vectors, done.tokens, done.truncated, rejected), places, unfit)
+
+    async def _embed_all(self, texts: list[str], role: Role) -> Encoded:
+        """In as many requests as it takes; the first one alone and small, where the server's speed is not known."""
+        done: list[Encoded] = []
+        first: Limits | None = getattr(self.embedder, "first", None)
+        if first is not None and texts:
+            head = next(pack(texts, first, self._tokens_of))
+            done.append(await self._embed(head, role))
+            texts = texts[len(head) :]
+        packs = list(self._pack(texts))
+        return join(done + await together([self._embed(part, role) for part in packs], self.limits.concurrency))
+
+    @property
+    def _tokens_of(self) -> Callable[[str], int]:
+        return getattr(self.embedder, "tokens_of", estimate)
 
     def _pack(self, texts: Sequence[str]) -> Iterator[list[str]]:
-        return pack(texts, self.limits, getattr(self.embedder, "tokens_of", estimate))
+        return pack(texts, self.limits, self._tokens_of)
 
     async def _embed(self, texts: list[str], role: Role, *, canary_passed: bool = False) -> Encoded:
         """Raw vectors for one request's worth of texts; whatever part is refused is halved until it is found."""
         try:
             answer = await self._ask(texts, role)
+        except TextTooLong as refusal:
+            if len(texts) == 1:
+                return self._nothing(refusal)
+            return await self._apart(texts, role, set(refusal.places))
         except InputRefused as refusal:
             if isinstance(refusal, RequestTooLarge) and len(texts) > 1:
                 return join([await self._embed(part, role) for part in self._smaller(texts)])
             if not canary_passed:
                 await self._check_probe(role, refusal)
             if len(texts) == 1:
-                return Encoded(np.zeros((1, self.space.dimensions), np.float32), 0, 0, {0: refusal.message})
+                return self._nothing(refusal)
             middle = len(texts) // 2
-            return join(
+            done = join(
                 [await self._embed(half, role, canary_passed=True) for half in (texts[:middle], texts[middle:])]
             )
+            if not done.rejected and hasattr(self.embedder, "split_was_enough"):
+                self.embedder.split_was_enough(len(texts))
+            return done
         return await self._mend(texts, role, answer)
+
+    def _nothing(self, refusal: InputRefused) -> Encoded:
+        """For a text that is refused."""
+        return Encoded(np.zeros((1, self.space.dimensions), np.float32), 0, 0, {0: refusal.message})
+
+    async def _apart(self, texts: list[str], role: Role, suspects: set[int]) -> Encoded:
+        """The texts of which one is too long, and all others, as two requests."""
+        some = [place for place in range(len(texts)) if place in suspects]
+        others = [place for place in range(len(texts)) if place not in suspects]
+        parts = [await self._embed([texts[place] for place in places], role) for places in (some, others) if places]
+        done = join(parts)
+        order = np.argsort(np.array(some + others))
+        rejected = {(some + others)[row]: reason for row, reason in done.rejected.items()}
+        return Encoded(done.vectors[order], done.tokens, done.truncated, rejected)
 
     def _smaller(self, texts: list[str]) -> list[list[str]]:
         """The texts packed by what has been learnt of the server's counting; halves, where that changes nothing."""
@@ -186,12 +235,24 @@ class Encoder:
         return Encoded(answer.vectors, answer.tokens)
 
 
+def text_fault(text: str) -> str:
+    """Why a text can't have a vector, whatever the model: empty, blank in any script, or no valid Unicode."""
+    if not text.strip():
+        return BLANK if text else EMPTY
+    if text.isascii():
+        return ""
+    if not text[:64].translate(UNSEEN).strip() and not text.translate(UNSEEN).strip():
+        return BLANK
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return SURROGATE
+    return ""
+
+
 def row_faults(vectors: Vectors) -> dict[int, str]:
-    """Why rows of ``(n, d)`` can't be stored or compared: not finite, or of zero norm. Rows in order."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("ij,ij->i", vectors, vectors)
-        suspects = np.flatnonzero(~np.isfinite(squares) | (squares < np.finfo(np.float32).tiny))
-    reasons = ((int(row), _row_fault(vectors[row])) for row in suspects)
+    """Why rows of ``(n, d)`` can't be vectors: not finite, or of zero norm. Rows in order."""
+    reasons = ((row, _row_fault(vectors[row])) for row in suspicious(vectors))
     return {row: reason for row, reason in reasons if reason}
 
 
@@ -202,6 +263,35 @@ def _row_fault(row: npt.NDArray[np.float32]) -> str:
     if np.isinf(row).any():
         return "the model's vector has an infinity"
     return "" if np.linalg.norm(row.astype(np.float64)) > 0 else "the model's vector is zero"
+
+
+def stored_faults(vectors: Vectors, space: Space) -> dict[int, str]:
+    """Why rows of ``(n, d)`` can't be stored or compared as they are, sound as they may be: numbers beyond what half
+    precision holds, or for cosine a length that is nothing or infinite in single precision, in which it is computed.
+    """
+    kept = vectors
+    if space.storage == "halfvec":
+        with np.errstate(over="ignore", under="ignore"):
+            kept = vectors.astype(np.float16).astype(np.float32)
+    reasons = ((row, _stored_fault(vectors[row], kept[row], space.metric)) for row in suspicious(kept))
+    return {row: reason for row, reason in reasons if reason}
+
+
+def _stored_fault(row: npt.NDArray[np.float32], kept: npt.NDArray[np.float32], metric: Metric) -> str:
+    largest = float(np.abs(row).max())
+    if not np.isfinite(kept).all():
+        return f"the vector has a number of {largest:.3g}, more than half precision holds ({HALF_MOST:,.0f})"
+    if not kept.any():
+        return f"the vector is zero in half precision: its largest number is {largest:.3g}"
+    size = "large" if largest > 1 else "small"
+    return f"the vector is too {size} for cosine: its largest number is {largest:.3g}" if metric == "cosine" else ""
+
+
+def suspicious(vectors: Vectors) -> list[int]:
+    """Rows of ``(n, d)`` whose squared length is not a normal number in single precision."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        return [int(row) for row in np.flatnonzero(~np.isfinite(squares) | (squares < np.finfo(np.float32).tiny))]
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -218,7 +308,10 @@ def unit(vectors: Vectors) -> Vectors:
 
 
 def pack(texts: Sequence[str], limits: Limits, tokens_of: Callable[[str], int] = estimate) -> Iterator[list[str]]:
-    """Cuts ``texts`` into requests of at most ``batch_size`` texts and ``tokens_per_request`` estimated tokens."""
+    """Cuts ``texts`` into requests of at most ``batch_size`` texts and ``tokens_per_request`` estimated tokens.
+
+    A text that is sure to be longer than ``tokens_per_text`` goes alone: its refusal is then its own.
+    """
     if limits.tokens_per_request is None:
         yield from (list(texts[start : start + limits.batch_size]) for start in range(0, len(texts), limits.batch_size))
         return
@@ -226,6 +319,12 @@ def pack(texts: Sequence[str], limits: Limits, tokens_of: Callable[[str], int] =
     tokens = 0
     for text in texts:
         size = tokens_of(text)
+        if limits.tokens_per_text is not None and size > SURELY * limits.tokens_per_text:
+            if request:
+                yield request
+            yield [text]
+            request, tokens = [], 0
+            continue
         if request and (len(request) == limits.batch_size or tokens + size > limits.tokens_per_request):
             yield request
             request, tokens = [], 0
@@ -250,15 +349,14 @@ def join(parts: Sequence[Encoded]) -> Encoded:
     return Encoded(vectors, tokens, sum(part.truncated for part in parts), rejected)
 
 
-def spread(done: Encoded, places: list[int], count: int) -> Encoded:
-    """Puts the rows of ``done`` back to their ``places`` among ``count`` texts; the others were empty."""
-    if len(places) == count:
+def spread(done: Encoded, places: list[int], unfit: dict[int, str]) -> Encoded:
+    """Puts the rows of ``done`` back to their ``places`` among all texts; the others are ``unfit``."""
+    if not unfit:
         return done
-    vectors = np.zeros((count, done.vectors.shape[1]), np.float32)
+    vectors = np.zeros((len(places) + len(unfit), done.vectors.shape[1]), np.float32)
     vectors[places] = done.vectors
-    rejected = dict.fromkeys(sorted(set(range(count)) - set(places)), EMPTY)
-    rejected |= {places[row]: reason for row, reason in done.rejected.items()}
-    return Encoded(vectors, done.tokens, done.truncated, rejected)
+    rejected = unfit | {places[row]: reason for row, reason in done.rejected.items()}
+    return Encoded(vectors, done.tokens, done.truncated, dict(sorted(rejected.items())))
 
 
 def add(one: int | None, other: int | None) -> int | None:

@@ -1,26 +1,24 @@
 """OpenAI's embeddings API, and every server that speaks it (vLLM, TEI, Ollama, …): set ``base_url``.
 
-The official client, without its own retries (``max_retries=0``): :mod:`embedmig.embedders.pacing` is the one place that paces.
-Answers are asked for in base64 and read raw, which costs less than half the CPU of the client's parsed objects; pybase64
-takes a tenth of what the standard library does.
+The official client, without its own retries (``max_retries=0``): :mod:`embedmig.embedders.pacing` is the one place that
+paces. Answers are asked for in base64 and read raw, which costs less than half the CPU of the client's parsed objects;
+pybase64 takes a tenth of what the standard library does. What a server does not take is found out by its first requests
+(:mod:`embedmig.embedders.server_profile`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
-from binascii import Error as Base64Error
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pybase64
+from urllib.parse import parse_qsl, urlsplit
 
 from embedmig.config.settings import EmbedderSettings
 from embedmig.embedders import PROBE_TEXT
+from embedmig.embedders.openai_answers import read, unreadable
 from embedmig.embedders.pacing import (
     Pace,
     Pacer,
@@ -28,15 +26,22 @@ from embedmig.embedders.pacing import (
     RateBudget,
     Refused,
     StillFailing,
-    Transient,
     TransientFault,
     rate_limit_headers,
     retry_after,
 )
-from embedmig.embedders.prices import estimate_tokens
-from embedmig.embedders.tokens import TokenEstimate, counted_and_allowed
-from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, InputRefused, RequestTooLarge
-from embedmig.types import Answer, Limits, Role, Space, Vectors
+from embedmig.embedders.refusals import Refusal, ServerRefusal, in_answer, one_line, refusal_of, too_long
+from embedmig.embedders.server_profile import FIRST_TEXTS, FIRST_TOKENS, Dialect, least, profile_of
+from embedmig.embedders.tokens import TokenEstimate, counted_and_allowed, estimate_tokens
+from embedmig.errors import (
+    BadAnswer,
+    EmbedderMisconfigured,
+    EmbedderUnavailable,
+    InputRefused,
+    RequestTooLarge,
+    TextTooLong,
+)
+from embedmig.types import Answer, Limits, Role, Space
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -48,12 +53,11 @@ NUMBERS = 256 * 1536
 """In one answer, unless configured: a request costs some milliseconds of CPU beside what its texts do, so that few large ones
 are cheaper; but what is in memory goes by the vectors' size."""
 CONCURRENCY = 16
-TAKES_DIMENSIONS = ("text-embedding-3-",)
-"""Models that cut their vectors on request; others answer 400 to ``dimensions``, or ignore it."""
-TOO_LARGE = re.compile(
-    r"tokens (per|in|a|for the) (request|batch)|too many tokens|max_tokens_per_request", re.IGNORECASE
-)
-"""How servers say that a request has too many tokens, each text of it perhaps not."""
+CUTS_VECTORS = "text-embedding-3-"
+"""Models known to cut their vectors on request. Of others, ``dimensions`` is asked for where their vectors are longer."""
+KEY_HEADERS = ("api-key", "x-api-key")
+WRONG_OPTION = frozenset({400, 415, 422, 500, 501})
+"""How servers answer to an option that they don't take."""
 
 
 def create(space: Space, settings: EmbedderSettings) -> OpenAIEmbedder:
@@ -65,14 +69,12 @@ class OpenAIEmbedder:
     """One client, made in the event loop that uses it, and one pacer for all its requests."""
 
     def __init__(self, space: Space, settings: EmbedderSettings, pacer: Pacer | None = None) -> None:
-        if settings.api_key is None and settings.base_url is None:
-            unset = f": {settings.api_key_variable} is not set" if settings.api_key_variable else ""
-            raise EmbedderMisconfigured(
-                f"no API key for OpenAI{unset}",
-                hint='in embedmig.toml: [embedders.openai] api_key = "env:OPENAI_API_KEY"; and set that variable',
-            )
+        check_key(settings)
         self._space, self._settings = space, settings
-        self.limits = Limits(
+        self._profile = profile_of(
+            settings.base_url or OPENAI, space.name, space.dimensions, Dialect(dimensions=CUTS_VECTORS in space.name)
+        )
+        self._configured = Limits(
             min(settings.batch_size or max(1, NUMBERS // space.dimensions), MAX_INPUTS),
             settings.concurrency or CONCURRENCY,
             MAX_TOKENS_PER_REQUEST,
@@ -82,11 +84,27 @@ class OpenAIEmbedder:
             concurrency=self.limits.concurrency,
             requests_per_minute=settings.requests_per_minute,
             tokens_per_minute=settings.tokens_per_minute,
-            policy=Policy(give_up_after=settings.give_up_after),
+            policy=Policy(give_up_after=settings.give_up_after, slow=settings.timeout / 2),
+            slow_start=settings.base_url is not None,
         )
         self._tokens = TokenEstimate()
         self._client: AsyncOpenAI | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._made_for: tuple[asyncio.AbstractEventLoop, str] | None = None
+        self._adapting = asyncio.Lock()
+
+    @property
+    def limits(self) -> Limits:
+        """What is configured, lowered to what the server has shown that it takes."""
+        return self._profile.limits(self._configured, self._settings.timeout)
+
+    @property
+    def first(self) -> Limits | None:
+        """What one request may hold before there is any answer to tell the server's speed by; None where it is known."""
+        if self._settings.base_url is None or self._profile.seconds_per_token is not None:
+            return None
+        limits = self.limits
+        tokens = min(FIRST_TOKENS, limits.tokens_per_request or FIRST_TOKENS)
+        return replace(limits, batch_size=min(FIRST_TEXTS, limits.batch_size), tokens_per_request=tokens)
 
     def share(self, budget: RateBudget) -> None:
         """From here on stays within a budget that other workers share."""
@@ -101,9 +119,22 @@ class OpenAIEmbedder:
         """How the API's limits hold it back."""
         return self._pacer.state
 
+    def news(self) -> list[str]:
+        """What was found out about the server since this was asked last, to be said once."""
+        return self._profile.news()
+
+    def split_was_enough(self, texts: int) -> None:
+        """Each half of a refused request was answered: so many texts were too many, whatever the server said."""
+        if texts > self._profile.accepted:
+            self._profile.takes_at_most(texts // 2, self._where())
+
+    # --- a request, again and again
+
     async def embed(self, texts: list[str], role: Role) -> Answer:
         """Raw vectors ``(n, d)`` in the order of ``texts``, and the tokens billed. At most 2,048 texts."""
-        self._connected()  # its import takes seconds, which are no part of the patience with the API
+        self._connected(
+            self._profile.dialect
+        )  # its import takes seconds, which are no part of the patience with the API
         while True:
             try:
                 return await self._paced(texts)
@@ -115,22 +146,13 @@ class OpenAIEmbedder:
     async def _paced(self, texts: list[str]) -> Answer:
         guessed = estimate_tokens(texts)
         expected = self._tokens.expected(guessed)
-        try:
-            answer = await self._pacer.run(lambda: self._request(texts, expected), expected)
-        except RequestTooLarge as refusal:
-            self._learn_limit(guessed, refusal)
-            raise
-        if answer.tokens is not None:
+        answer = await self._pacer.run(lambda: self._request(texts, expected), expected)
+        if answer.tokens is None:
+            self._profile.unbilled(self._where())
+        else:
             self._pacer.settle(expected, answer.tokens)
             self._tokens.learn(guessed, answer.tokens)
         return answer
-
-    def _learn_limit(self, guessed: int, refusal: RequestTooLarge) -> None:
-        """Packs the next requests by what the server counts, and by how many it takes."""
-        counted, allowed = counted_and_allowed(refusal.message.partition(": ")[2])
-        self._tokens.dispute(guessed, counted)
-        if allowed is not None and allowed < (self.limits.tokens_per_request or 0):
-            self.limits = replace(self.limits, tokens_per_request=allowed)
 
     async def _answers_at_once(self) -> bool:
         """Whether the API is well while one batch keeps failing; where it was down, waits until it is back."""
@@ -144,82 +166,233 @@ class OpenAIEmbedder:
         await self._pacer.run(ask, 1, patient=True)
         return asked == 1
 
+    # --- one request
+
     async def _request(self, texts: list[str], tokens: int) -> Answer:
+        """An answer, in the dialect that the server was found to speak; raises what a refusal means here."""
+        if len(texts) > self.limits.batch_size:
+            raise RequestTooLarge(f"{len(texts)} texts are more than the server takes")  # learnt while this one waited
+        while True:
+            profile, dialect = self._profile, self._profile.dialect
+            try:
+                answer = await self._send(texts, tokens, dialect)
+                if self._fits(answer) or (found := await self._cut_there(texts, tokens, dialect)) is None:
+                    if profile.dialect == dialect or self._fits(answer):
+                        return answer
+                else:
+                    return found
+            except ServerRefusal as refused:
+                if not profile.settled and (found := await self._otherwise(texts, tokens, dialect, refused.refusal)):
+                    return found
+                if profile.dialect == dialect:
+                    raise self._error_of(refused.refusal, texts) from None
+
+    def _fits(self, answer: Answer) -> bool:
+        """Whether the vectors are no longer than asked for: longer ones may be cut by the server."""
+        return answer.vectors.shape[1:] <= (self._space.dimensions,)
+
+    async def _send(self, texts: list[str], tokens: int, dialect: Dialect) -> Answer:
         import openai
 
+        began = time.monotonic()
         try:
-            raw = await self._connected().embeddings.with_raw_response.create(
+            raw = await self._connected(dialect).embeddings.with_raw_response.create(
                 # Texts in extra_body replace ``input``: as an argument, the client walks through every one of them,
                 # which costs as much CPU as all the rest.
                 input=[],
-                extra_body=self.request(texts),
+                extra_body=self.request(texts, dialect),
+                extra_headers=self._headers(dialect),
                 model=self._space.name,
             )
-        except openai.APITimeoutError as error:
-            raise TransientFault(f"no answer within {self._settings.timeout:g} s") from error
+        except openai.APITimeoutError:
+            raise self._late(texts, tokens) from None
         except openai.APIConnectionError as error:
-            raise self.connection_error(error) from error
+            raise self.connection_error(error) from None  # what it says may show the headers, and the key in them
         except openai.APIStatusError as error:
             self._pacer.observe(rate_limit_headers(error.response.headers), tokens)
-            raise self.status_error(error) from error
+            raise ServerRefusal(refusal_of(error.status_code, error.body, error.response.headers)) from None
         except UnicodeEncodeError as error:
             raise InputRefused("the text has a lone surrogate and can't be sent as UTF-8") from error
         self._pacer.observe(rate_limit_headers(raw.headers), tokens)
-        return decode(raw.content, len(texts))
+        answer = self._read(raw.content, raw.headers, texts)
+        self._profile.answered(len(texts), tokens, time.monotonic() - began, dialect)
+        return answer
 
-    def request(self, texts: list[str]) -> dict[str, Any]:
+    def _read(self, body: bytes, headers: Any, texts: list[str]) -> Answer:
+        try:
+            parsed = json.loads(body)
+        except ValueError:
+            raise unreadable(body) from None
+        if refusal := in_answer(parsed, headers):
+            raise ServerRefusal(refusal)
+        return read(parsed, len(texts), alike=len(set(texts)) == 1)
+
+    def _late(self, texts: list[str], tokens: int) -> Exception:
+        """No answer in time. A size that was never answered is not asked for again: less at once may be."""
+        reason = f"no answer within {self._settings.timeout:g} s"
+        if not self._profile.timed_out(len(texts), tokens, self._settings.timeout):
+            return TransientFault(reason)
+        self._pacer.slow_down()
+        return RequestTooLarge(f"{reason} to {len(texts)} texts at once")
+
+    def request(self, texts: list[str], dialect: Dialect | None = None) -> dict[str, Any]:
         """The body of a request."""
-        body = {"model": self._space.name, "encoding_format": "base64", "input": texts}
-        cuts = self._space.name.startswith(TAKES_DIMENSIONS)
-        return body | {"dimensions": self._space.dimensions} if cuts else body
+        dialect = dialect or self._profile.dialect
+        body: dict[str, Any] = {"model": self._space.name, "input": texts}
+        if dialect.base64:
+            body["encoding_format"] = "base64"
+        return body | {"dimensions": self._space.dimensions} if dialect.dimensions else body
 
-    def _connected(self) -> AsyncOpenAI:
+    # --- what a server does not take
+
+    async def _otherwise(self, texts: list[str], tokens: int, dialect: Dialect, refusal: Refusal) -> Answer | None:
+        """The answer in another dialect, where the server gives one; each is tried once."""
+        profile = self._profile
+        async with self._adapting:
+            for other in self._dialects(dialect, refusal) if not profile.settled else ():
+                try:
+                    answer = await self._send(texts, tokens, other)
+                except ServerRefusal as refused:
+                    profile.tried.add(other)
+                    if other.path != dialect.path and "model" in refused.refusal.message.lower():
+                        raise self._error_of(refused.refusal, texts) from None  # the address was right, the name is not
+                    continue
+                except BadAnswer:
+                    profile.tried.add(other)
+                    continue
+                if not refusal.explains(other, dialect) and (same := await self._answer_in(dialect, texts, tokens)):
+                    return same  # the fault was a moment's
+                profile.adopt(other, self._where())
+                return answer
+        return None
+
+    async def _answer_in(self, dialect: Dialect, texts: list[str], tokens: int) -> Answer | None:
+        try:
+            return await self._send(texts, tokens, dialect)
+        except ServerRefusal:
+            return None
+
+    async def _cut_there(self, texts: list[str], tokens: int, dialect: Dialect) -> Answer | None:
+        """The answer with ``dimensions``, where the model's own vectors are longer and the server cuts them."""
+        other, profile = replace(dialect, dimensions=True), self._profile
+        async with self._adapting:
+            if profile.dialect != dialect or dialect.dimensions or other in profile.tried:
+                return None
+            try:
+                answer = await self._send(texts, tokens, other)
+            except (ServerRefusal, BadAnswer):
+                profile.tried.add(other)
+                return None
+            if answer.vectors.shape[1:] != (self._space.dimensions,):
+                profile.tried.add(other)
+                return None
+            profile.adopt(other, self._where())
+            return answer
+
+    def _dialects(self, dialect: Dialect, refusal: Refusal) -> Iterator[Dialect]:
+        has_v1 = urlsplit(self._settings.base_url or OPENAI).path.rstrip("/").endswith("/v1")
+        for other in dialects(dialect, refusal, has_key=bool(self._settings.api_key), has_v1=has_v1):
+            if other not in self._profile.tried:
+                yield other
+
+    # --- the client
+
+    def _connected(self, dialect: Dialect) -> AsyncOpenAI:
         """The client of the running loop: its connections can't be used from another."""
-        loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
+        made_for = asyncio.get_running_loop(), dialect.path
+        if self._client is None or self._made_for != made_for:
             from openai import AsyncOpenAI
 
-            self._client, self._loop = AsyncOpenAI(**self.reached), loop
+            if self._made_for is None or self._made_for[0] is not made_for[0]:
+                self._adapting = asyncio.Lock()
+            self._client, self._made_for = AsyncOpenAI(**self.reached_by(dialect)), made_for
         return self._client
 
     @property
     def reached(self) -> dict[str, Any]:
         """How a client of the API is made."""
-        settings = self._settings
+        return self.reached_by(self._profile.dialect) | {"default_headers": self._headers(self._profile.dialect)}
+
+    def reached_by(self, dialect: Dialect) -> dict[str, Any]:
+        """How a client of the API is made in a dialect."""
+        settings, (url, query) = self._settings, parts_of(self._settings.base_url or OPENAI)
         return {
             "api_key": settings.api_key or "none",  # a server of one's own may take no key; the client wants one
-            "base_url": settings.base_url or OPENAI,
+            "base_url": url + dialect.path,
+            "default_query": query,
             "timeout": settings.timeout,
             "max_retries": 0,
         }
 
+    def _headers(self, dialect: Dialect) -> dict[str, Any]:
+        """Where the key goes, if not into ``Authorization``."""
+        if not dialect.key_header:
+            return {}
+        from openai import Omit
+
+        return {"Authorization": Omit(), dialect.key_header: self._settings.api_key}
+
+    # --- what went wrong
+
     def connection_error(self, error: Exception) -> Exception:
-        cause = error.__cause__
-        detail = f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else str(error)
-        return TransientFault(self._clean(f"connection to {self._where()}: {detail}"))
+        """Of an exception of the HTTP library; what it says is passed on where it can't show a header."""
+        cause = error.__cause__ or error
+        kinds = {kind.__name__ for kind in type(cause).__mro__}  # of httpx or of what the client has in its place
+        where = f"connection to {self._where()}"
+        if kinds & {"LocalProtocolError", "UnicodeError", "InvalidURL", "UnsupportedProtocol"}:
+            return EmbedderMisconfigured(
+                f"{where}: the request can't be sent as it is ({type(cause).__name__})",
+                hint="check base_url and api_key under [embedders.openai]",
+            )
+        says = str(cause) if kinds & {"NetworkError", "RemoteProtocolError", "TimeoutException", "ProxyError"} else ""
+        return TransientFault(self._clean(f"{where}: {type(cause).__name__}" + (f": {says}" if says else "")))
 
     def status_error(self, error: APIStatusError) -> Exception:
-        """What an HTTP status means here: wait, give up, or look at the texts."""
-        status = error.status_code
-        if status in (401, 403, 404) or (status < 500 and status not in (400, 408, 409, 413, 422, 425, 429)):
-            return self._misconfigured(status, error)
-        if status in (400, 413, 422):
-            said = self._said(error)
-            too_large = status == 413 or TOO_LARGE.search(f"{error.code} {said}")
-            return (RequestTooLarge if too_large else InputRefused)(f"HTTP {status}: {said}")
-        if error.code == "insufficient_quota":
+        """What an HTTP status means where no texts are sent."""
+        return self._error_of(refusal_of(error.status_code, error.body, error.response.headers), [])
+
+    def _error_of(self, refusal: Refusal, texts: list[str]) -> Exception:
+        """What a refusal means here: wait, give up, or look at the texts."""
+        status, reason = refusal.status, f"HTTP {refusal.status}: {self._clean(refusal.message)}"
+        if refusal.code == "insufficient_quota":
             return EmbedderUnavailable(
                 f"{self._where()}: the account's quota is used up",
                 hint="see the account's plan and billing; then run the same command again",
             )
-        return self._transient(status, error)
+        if texts and status in (400, 413, 422, 500) and (error := self._size_error(refusal, reason, texts)):
+            return error
+        if status in (400, 422):
+            return InputRefused(reason)
+        if status < 500 and status not in (408, 409, 413, 425, 429):
+            return self._misconfigured(refusal)
+        wait = retry_after(refusal.headers, time.time())
+        return (Refused if status in (429, 503) else TransientFault)(reason, wait)
 
-    def _transient(self, status: int, error: APIStatusError) -> Transient:
-        kind = Refused if status in (429, 503) else TransientFault
-        return kind(f"HTTP {status}: {self._said(error)}", retry_after(error.response.headers, time.time()))
+    def _size_error(self, refusal: Refusal, reason: str, texts: list[str]) -> Exception | None:
+        """Where a request or a text was too large: notes the limit, so that the next requests keep to it."""
+        count, profile = len(texts), self._profile
+        if refusal.of_many_texts and count > max(1, profile.accepted):
+            profile.takes_at_most(refusal.most_texts(count) or count // 2, self._where())
+            return RequestTooLarge(reason)
+        if refusal.of_many_tokens or refusal.of_one_text:
+            return self._tokens_error(refusal, reason, texts)
+        return RequestTooLarge(reason) if refusal.status == 413 else None
 
-    def _misconfigured(self, status: int, error: APIStatusError) -> EmbedderMisconfigured:
-        where = f"{self._where()} answered HTTP {status}"
+    def _tokens_error(self, refusal: Refusal, reason: str, texts: list[str]) -> Exception:
+        """Too many tokens: in all, which the next requests are packed by, or in one text, which is looked for."""
+        counted, allowed = counted_and_allowed(refusal.numbers)
+        sizes, profile = [self.tokens_of(text) for text in texts], self._profile
+        in_all = refusal.of_many_tokens or (allowed is not None and max(sizes) < allowed / 2 < sum(sizes))
+        if in_all and len(texts) > 1:
+            self._tokens.dispute(estimate_tokens(texts), counted)
+            profile.tokens_per_request = least(profile.tokens_per_request, allowed)
+            return RequestTooLarge(reason)
+        profile.tokens_per_text = least(profile.tokens_per_text, allowed)
+        named = refusal.place(len(texts))
+        return TextTooLong(reason, too_long(sizes, allowed) if named is None else [named])
+
+    def _misconfigured(self, refusal: Refusal) -> EmbedderMisconfigured:
+        status, where = refusal.status, f"{self._where()} answered HTTP {refusal.status}"
         if status == 401:  # its message repeats part of the key: not shown
             had = "the key it was given" if self._settings.api_key else "a request without a key"
             return EmbedderMisconfigured(
@@ -230,24 +403,18 @@ class OpenAIEmbedder:
             403: "the key is valid but may not use this model or endpoint: check the project's permissions",
             404: f"check the model's name {self._space.name!r} and base_url, which usually ends in /v1",
         }
-        return EmbedderMisconfigured(f"{where}: {self._said(error)}", hint=hint.get(status, "check base_url"))
+        return EmbedderMisconfigured(
+            f"{where}: {self._clean(refusal.message)}", hint=hint.get(status, "check base_url")
+        )
 
     def _where(self) -> str:
-        from urllib.parse import urlsplit
-
         return urlsplit(self._settings.base_url or OPENAI).hostname or "the API"
-
-    def _said(self, error: APIStatusError) -> str:
-        body = error.body
-        said = body.get("message") if isinstance(body, dict) else None
-        return self._clean(str(said or error.message or "no reason given"))
 
     def _clean(self, text: str) -> str:
         """One short line without the key in it."""
-        if self._settings.api_key:
-            text = text.replace(self._settings.api_key, "***")
-        line = " ".join(text.split())
-        return line if len(line) <= 300 else line[:299] + "…"
+        return one_line(text.replace(self._settings.api_key, "***") if self._settings.api_key else text)
+
+    # --- the rest of the protocol
 
     def count_tokens(self, texts: Sequence[str]) -> int | None:
         """None: the tokenizer would have to be downloaded; the API bills what it says in ``usage``."""
@@ -264,77 +431,48 @@ class OpenAIEmbedder:
         """Closes the connections, where they belong to this loop."""
         await self._pacer.budget.aclose()
         client, self._client = self._client, None
-        if client is not None and self._loop is asyncio.get_running_loop():
+        if client is not None and self._made_for and self._made_for[0] is asyncio.get_running_loop():
             await client.close()
 
 
-def decode(body: bytes, count: int) -> Answer:
-    """The vectors ``(n, d)`` of an answer in the order of ``index``; raises :class:`BadAnswer`.
-
-    ``n`` is what the server sent, which may not be ``count``: the caller checks. Indices must be 0 to n-1, once each.
-    """
-    try:
-        return read(json.loads(body), count)
-    except ValueError as error:
-        raise unreadable(body) from error
-
-
-def read(answer: Any, count: int) -> Answer:
-    """As :func:`decode`, of an answer that is parsed already."""
-    try:
-        rows = answer["data"]
-        indices = [row["index"] for row in rows]
-        vectors = [row["embedding"] for row in rows]
-    except (KeyError, TypeError) as error:
-        raise unreadable(json.dumps(answer).encode()) from error
-    if len(rows) == count and indices != list(range(count)):
-        vectors = reorder(vectors, indices)
-    return Answer(to_array(vectors), _tokens(answer))
-
-
-def unreadable(body: bytes) -> BadAnswer:
-    """What is said of an answer that is none."""
-    return BadAnswer(
-        f"the answer is not an embeddings response: {body[:120]!r}",
-        hint="check that base_url is an OpenAI-compatible server",
-    )
-
-
-def reorder(vectors: list[Any], indices: list[Any]) -> list[Any]:
-    """Vectors in the order of their indices; raises :class:`BadAnswer` unless each index is there once."""
-    if not all(isinstance(index, int) for index in indices):
-        raise BadAnswer(f"the answer's indices are not numbers: {indices[:3]}")
-    ordered: dict[int, Any] = dict(zip(indices, vectors, strict=True))
-    if set(ordered) != set(range(len(vectors))):
-        twice = sorted({index for index in indices if indices.count(index) > 1}, key=str)
-        missing = sorted(set(range(len(vectors))) - set(ordered))
-        raise BadAnswer(
-            f"the answer's indices are wrong: {twice[:5]} more than once, {missing[:5]} missing",
-            hint="no vector of this batch was kept; which text each belongs to is not known",
+def check_key(settings: EmbedderSettings) -> None:
+    """Raises :class:`EmbedderMisconfigured` where there is no key and there must be, or it is one that no header takes."""
+    key, variable = settings.api_key, settings.api_key_variable or "api_key"
+    if key is None and settings.base_url is None:
+        unset = f": {variable} is not set" if settings.api_key_variable else ""
+        raise EmbedderMisconfigured(
+            f"no API key for OpenAI{unset}",
+            hint='in embedmig.toml: [embedders.openai] api_key = "env:OPENAI_API_KEY"; and set that variable',
         )
-    return [ordered[index] for index in range(len(vectors))]
+    if key and (wrong := next((sign for sign in key if not "!" <= sign <= "~"), None)):
+        kind = "a line break" if wrong in "\r\n" else "a blank" if wrong.isspace() else "a character that is not ASCII"
+        raise EmbedderMisconfigured(
+            f"the API key in {variable} has {kind} inside, at place {key.index(wrong) + 1} of {len(key)}",
+            hint=f"set {variable} to the key alone; the value is not shown here",
+        )
 
 
-def to_array(vectors: list[Any]) -> Vectors:
-    """``(n, d)`` float32 from base64 strings of little-endian float32, or from lists of numbers."""
-    if not vectors:
-        return np.zeros((0, 0), np.float32)
-    try:
-        if all(isinstance(vector, str) for vector in vectors):
-            raw = [pybase64.b64decode(vector, validate=True) for vector in vectors]
-            if len({len(piece) for piece in raw}) > 1 or not raw[0]:
-                raise ValueError("their lengths differ, or they are empty")
-            array = np.frombuffer(b"".join(raw), dtype="<f4").reshape(len(raw), -1)
-        else:
-            array = np.asarray(vectors, dtype=np.float32)  # encoding_format was ignored; null reads as NaN
-    except (ValueError, TypeError, Base64Error) as error:
-        raise BadAnswer(f"the answer's vectors can't be read: {error}") from error
-    if array.ndim != 2:
-        raise BadAnswer(f"the answer's vectors can't be read: they make an array of shape {array.shape}")
-    return array.astype(np.float32, copy=False)
+def parts_of(base_url: str) -> tuple[str, dict[str, str]]:
+    """The address without slashes and ``/embeddings`` at its end, and the query that goes with each request."""
+    parts = urlsplit(base_url)
+    path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/")
+    return parts._replace(path=path, query="", fragment="").geturl(), dict(parse_qsl(parts.query))
 
 
-def _tokens(answer: dict[str, Any]) -> int | None:
-    usage = answer.get("usage")
-    tokens = usage.get("total_tokens", usage.get("prompt_tokens")) if isinstance(usage, dict) else None
-    return tokens if isinstance(tokens, int) else None
+def dialects(dialect: Dialect, refusal: Refusal, *, has_key: bool, has_v1: bool) -> Iterator[Dialect]:
+    """What to try where a server refuses its first request, the likeliest first."""
+    if refusal.of_many_texts or refusal.of_many_tokens or refusal.of_one_text:
+        return
+    if refusal.status in (401, 403) and has_key:
+        yield from (replace(dialect, key_header=header) for header in KEY_HEADERS)
+    elif refusal.status in (404, 405) and not has_v1:
+        yield replace(dialect, path="/v1")
+    elif refusal.status in WRONG_OPTION:
+        toggled = replace(dialect, dimensions=not dialect.dimensions)
+        if refusal.of_dimensions:
+            yield toggled
+        if dialect.base64:
+            yield replace(dialect, base64=False)
+        if dialect.dimensions or refusal.of_dimensions:
+            yield toggled
+            yield replace(toggled, base64=False)

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from random import random
 from typing import TYPE_CHECKING, TypeVar
 
-from embedmig.embedders.openai import OpenAIEmbedder, read
+from embedmig.embedders.openai import OpenAIEmbedder
+from embedmig.embedders.openai_answers import read
 from embedmig.embedders.pacing import Policy, Transient, TransientFault
 from embedmig.errors import EmbedderUnavailable, Interrupted
 from embedmig.types import Answer
@@ -118,10 +119,13 @@ class BatchClient:
                 for text in response.iter_lines():
                     if text.strip():
                         yield line_of(json.loads(text))
-        except openai.APIError as error:
+        except Exception as error:  # also the HTTP library's own, from within the stream, or ValueError: half a line
+            if not isinstance(error, openai.APIError | ValueError) and not from_http_library(error):
+                raise
             raise EmbedderUnavailable(
-                f"the answers of a batch could not be fetched: {error}", hint="run the same command again"
-            ) from error
+                f"the answers of a batch could not be fetched: {type(error).__name__}",
+                hint="run the same command again",
+            ) from None
 
     def _call(self, ask: Callable[[], T], *, once: bool = False) -> T:
         waited, tries = 0.0, 0
@@ -147,9 +151,14 @@ class BatchClient:
         except openai.APITimeoutError as error:
             raise TransientFault("no answer in time") from error
         except openai.APIConnectionError as error:
-            raise self._embedder.connection_error(error) from error
+            raise self._embedder.connection_error(error) from None
         except openai.APIStatusError as error:
             raise self._embedder.status_error(error) from error
+
+
+def from_http_library(error: Exception) -> bool:
+    """Whether it is of httpx, or of what the client has in its place."""
+    return any(kind.__name__ in ("HTTPError", "StreamError") for kind in type(error).__mro__)
 
 
 def line_of(line: dict[str, object]) -> Line:

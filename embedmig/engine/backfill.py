@@ -137,7 +137,15 @@ class Backfill:
         self._began = self.clock()
         self._throttle = Throttle(self.registry, self.store.record.collection, self.context, self.throttle)
         self._pipeline = Pipeline(
-            self.registry, self.store, self.encoder, self._writing, self.context, self.limit, self._ranges, self._report
+            self.registry,
+            self.store,
+            self.encoder,
+            self._writing,
+            self.context,
+            self.limit,
+            self._ranges,
+            self._report,
+            self._look,
         )
         try:
             over = False
@@ -281,12 +289,13 @@ class Backfill:
         others = whole.plus(self._before, -1).plus(self._pipeline.copied, -1)
         if others.rows >= 0:  # else the next run has cut them anew already
             self._pipeline.elsewhere = others
+            self.limit.note_elsewhere(self.store.record.id, others.cost or 0.0)
         self._pipeline.workers = self._throttle.workers = max(1, workers)
-        for news in self.pool.news():
+        for news in (*self.pool.news(), *self.encoder.news()):
             self.context.notice(news)
 
     def _report(self) -> None:
-        if self.limit.maximum is not None or self.clock() - self._looked >= LOOK_SECONDS:
+        if self.clock() - self._looked >= LOOK_SECONDS:
             self._looked = self.clock()
             self._look()
         tally, active = self._tally, self.clock() - self._began - self._throttle.held_seconds

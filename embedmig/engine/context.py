@@ -34,12 +34,25 @@ class RunContext:
         self.report(Notice(text))
 
 
+@dataclass
+class Spending:
+    """USD of one run: what was billed or estimated to be, what may be billed for what is under way, and what other
+    workers spent, by space. All pipelines and threads of the process share it.
+    """
+
+    spent: float = 0.0
+    begun: float = 0.0
+    elsewhere: dict[int, float] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 @dataclass(frozen=True, slots=True)
 class SpendingLimit:
     """What a model costs, in USD per million tokens, and the most USD that one run may spend; None: unknown, no limit."""
 
     price: float | None = None
     maximum: float | None = None
+    spending: Spending = field(default_factory=Spending)
 
     def cost(self, tokens: float) -> float | None:
         """USD for ``tokens``; None where the price is unknown."""
@@ -48,12 +61,28 @@ class SpendingLimit:
     @property
     def applies(self) -> bool:
         """Without a price nothing can be held against the maximum."""
-        return self.price is not None and self.maximum is not None
+        return bool(self.price) and self.maximum is not None
 
-    def require(self, spent: float, ahead: float, hint: str) -> None:
-        """Raises :class:`AnswerIsNo` where ``ahead`` USD more could pass the maximum."""
-        if self.maximum is not None and spent + ahead > self.maximum:
-            raise AnswerIsNo(
-                f"what comes next could pass max_cost ({self.maximum:.2f} USD); spent so far: {spent:.4f} USD",
-                hint=hint,
-            )
+    def begin(self, ahead: float, unseen: float = 0.0, *, hint: str) -> None:
+        """Notes ``ahead`` USD as under way. Raises :class:`AnswerIsNo` where they could pass the maximum, together with
+        what is spent, what is under way, and what others may spend that is not seen yet.
+        """
+        with self.spending.lock:
+            spent = self.spending.spent + sum(self.spending.elsewhere.values())
+            if self.maximum is not None and spent + self.spending.begun + ahead + unseen > self.maximum:
+                raise AnswerIsNo(
+                    f"what comes next could pass max_cost ({self.maximum:.2f} USD); spent so far: {spent:.4f} USD",
+                    hint=hint,
+                )
+            self.spending.begun += ahead
+
+    def settle(self, begun: float, cost: float) -> None:
+        """What was under way has come back, and has cost so much."""
+        with self.spending.lock:
+            self.spending.begun -= begun
+            self.spending.spent += cost
+
+    def note_elsewhere(self, space: int, cost: float) -> None:
+        """What other workers have spent on a space since this run began."""
+        with self.spending.lock:
+            self.spending.elsewhere[space] = cost

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from embedmig.database import Connection, retry_transient
 from embedmig.database.registry import Registry
 from embedmig.embedders.encoder import Encoder
+from embedmig.embedders.tokens import estimate_tokens
 from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.outbox import Changes, Claim
 from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
@@ -35,7 +36,8 @@ else:
 
 BYTES_A_TOKEN = 2  # dearer than any real text: English has about 4, Chinese 2.5
 COMMIT_ROWS = 2048  # batches are written together up to this many vectors
-UNKNOWN_REQUESTS = 3  # for each request another worker may have out: what it asked for since its last commit
+UNKNOWN_REQUESTS = 3  # for each request another worker may have out: at the model, waiting to be written, being written
+STALE_SECONDS = 0.2  # where there is a limit: how old what is known of the other workers may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ class Embedded:
 class Pipeline:
     """Embeds what a feed gives into one space.
 
-    No request is begun that could pass the ``limit``, what other workers spend (``elsewhere``) included. ``committed``
-    hears of every commit. ``copied`` is the part of the tally that ``ranges`` know of.
+    No request is begun that could pass the ``limit``, what other workers spend included, which ``look`` asks the database
+    for. ``committed`` hears of every commit. ``copied`` is the part of the tally that ``ranges`` know of.
     """
 
     registry: Registry
@@ -81,14 +83,14 @@ class Pipeline:
     limit: SpendingLimit
     ranges: Ranges | None = None
     committed: Callable[[], None] = lambda: None
+    look: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     tally: Tally = field(default_factory=Tally, init=False)
     copied: Tally = field(default_factory=Tally, init=False)
     elsewhere: Tally = field(default_factory=Tally, init=False)
     workers: int = field(default=1, init=False)
     failure: BaseException | None = field(default=None, init=False)
-    _spent: float = field(default=0.0, init=False)  # USD, by the answers' own count, written or not
-    _begun: float = field(default=0.0, init=False)  # USD, estimated, of requests under way
+    _looked: float = field(default=float("-inf"), init=False)
     _writer_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def halting(self) -> bool:
@@ -143,32 +145,39 @@ class Pipeline:
     async def _embed(self, request: Request) -> Embedded:
         if not request.rows:
             return Embedded(request, Batch((), (), np.empty((0, 0), np.float32)), 0, 0)
-        begun = self._begin_to_spend(request)
-        answer = await self.encoder.encode(request.texts, "document")
-        self._spent += self.limit.cost(answer.tokens or 0) or 0.0
-        self._begun -= begun
+        begun, tokens = await self._begin_to_spend(request), 0
+        try:
+            answer = await self.encoder.encode(request.texts, "document")
+            tokens = self._tokens_of(request) if answer.tokens is None else answer.tokens
+        finally:
+            self.limit.settle(begun, self.limit.cost(tokens) or 0.0)
         if not answer.rejected:
             batch = Batch(request.owners, request.pieces, answer.vectors)
         else:
             batch = without_refused(request, answer.vectors, answer.rejected)
-        return Embedded(request, batch, answer.tokens or 0, answer.truncated)
+        return Embedded(request, batch, tokens, answer.truncated)
 
-    def _begin_to_spend(self, request: Request) -> float:
+    def _tokens_of(self, request: Request) -> int:
+        """Of an answer that does not say it: estimated where they cost something, or else not counted."""
+        if not self.limit.price:
+            return 0
+        prefix = self.store.space.document_prefix
+        return estimate_tokens(prefix + text for text in request.texts)
+
+    async def _begin_to_spend(self, request: Request) -> float:
         """What the request may cost, in USD, noted as begun. It is begun only if what is spent, what is under way and
         it still fit into the limit: raises :class:`AnswerIsNo`.
         """
         if not self.limit.applies:
             return 0.0
-        ahead = (
-            self.limit.cost(sum(len(text.encode(errors="replace")) for text in request.texts) / BYTES_A_TOKEN) or 0.0
-        )
-        others = ahead * self.encoder.limits.concurrency * UNKNOWN_REQUESTS * (self.workers - 1)
-        self.limit.require(
-            self._spent + (self.elsewhere.cost or 0.0),
-            self._begun + ahead + others,
-            hint="raise max_cost in the embedder's section, then run the same command again",
-        )
-        self._begun += ahead
+        if self.clock() - self._looked > STALE_SECONDS:
+            self._looked = self.clock()
+            await self._with_writer(self.look)  # behind a commit that is under way: a slow database slows this down too
+        prefix = len(self.store.space.document_prefix.encode())
+        size = sum(prefix + len(text.encode(errors="replace")) for text in request.texts)
+        ahead = self.limit.cost(size / BYTES_A_TOKEN) or 0.0
+        unseen = ahead * (self.encoder.limits.concurrency + 1) * UNKNOWN_REQUESTS * (self.workers - 1)
+        self.limit.begin(ahead, unseen, hint="raise max_cost, then run the same command again: it goes on from here")
         return ahead
 
     async def _release(self, request: Request) -> None:

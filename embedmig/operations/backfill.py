@@ -13,7 +13,6 @@ from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders import model_check
 from embedmig.embedders.encoder import Encoder
-from embedmig.embedders.prices import BATCH_SHARE
 from embedmig.engine.backfill import Backfill, NoWorkers, Order, WorkerPool
 from embedmig.engine.context import Fence, RunContext
 from embedmig.engine.follower import sync_other_spaces
@@ -21,6 +20,7 @@ from embedmig.engine.sync import Sync
 from embedmig.errors import AnswerIsNo, PlanError, RunSuperseded
 from embedmig.operations.base import Context, Operation, PlannedState, Run
 from embedmig.operations.estimate_recorder import EstimateRecorder, counter, estimate_of, weighable
+from embedmig.planning.prices import BATCH_SHARE
 from embedmig.planning.tokens import weigh
 from embedmig.source import table as sources
 from embedmig.stores import Manifest

@@ -19,12 +19,12 @@ from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders import create
 from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
-from embedmig.embedders.prices import price
 from embedmig.embedders.shared_limits import SharedRateBudget, Traffic
 from embedmig.engine.backfill import NoWorkers, WorkerPool
-from embedmig.engine.context import RunContext, SpendingLimit
+from embedmig.engine.context import RunContext, Spending, SpendingLimit
 from embedmig.engine.sync import Sync
 from embedmig.errors import EmbedderMisconfigured, PlanError
+from embedmig.planning.prices import price
 from embedmig.source import Source
 from embedmig.source import table as sources
 from embedmig.stores import Manifest, VectorStore, open_manifest, open_store
@@ -40,6 +40,7 @@ class Context:
     ledger: Ledger
     registry: Registry
     _sources: dict[str, Source] = field(default_factory=dict)
+    _spending: dict[str, Spending] = field(default_factory=dict)
 
     def source(self, conn: Connection, collection: str) -> Source:
         """The collection's table; looked up once a run. Raises :class:`SourceError`, :class:`ConfigError`."""
@@ -94,10 +95,14 @@ class Context:
         )
 
     def limit(self, space: Space, share: float = 1.0) -> SpendingLimit:
-        """What the space's model may spend; ``share`` of the list price is what is paid."""
+        """What the space's model may spend; ``share`` of the list price is what is paid. What is spent is counted for the
+        life of this context: by provider, or in all where the limit is that of the command line.
+        """
         settings = self.config.settings(space.provider)
         listed = price(space, settings)
-        return SpendingLimit(None if listed is None else listed * share, settings.max_cost)
+        account = space.provider if self.config.max_cost is None else ""
+        spending = self._spending.setdefault(account, Spending())
+        return SpendingLimit(None if listed is None else listed * share, settings.max_cost, spending)
 
     def probe(self, space: Space, pinned: str = "", *, created: bool) -> str:
         """Embeds one harmless text, so that a wrong key, name or dimension is found before anything is changed.

@@ -10,10 +10,10 @@ from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, first_line
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders import create
-from embedmig.embedders.prices import BATCH_SHARE, find_price
 from embedmig.errors import EmbedmigError
 from embedmig.events import Event
 from embedmig.operations.base import Run
+from embedmig.planning.prices import BATCH_SHARE, find_price
 from embedmig.planning.tokens import Counter, Weighed, Weight, extrapolate, inputs_of, weigh_text
 from embedmig.source.sampling import draw_texts
 from embedmig.stores.index_sizes import table_bytes

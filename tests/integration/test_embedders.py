@@ -16,7 +16,8 @@ import pytest
 from embedmig import testing
 from embedmig.embedders import EmbedderSettings, create
 from embedmig.embedders.encoder import Encoded, Encoder
-from embedmig.embedders.openai import OpenAIEmbedder, decode
+from embedmig.embedders.openai import OpenAIEmbedder
+from embedmig.embedders.openai_answers import decode
 from embedmig.embedders.pacing import Pacer, Policy
 from embedmig.embedders.wordllama import dimensions_of
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, EmbedmigError

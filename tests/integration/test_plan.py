@@ -13,8 +13,8 @@ import pytest
 
 import embedmig
 from embedmig.commands.eta import eta
-from embedmig.embedders.prices import PRICES_OF
 from embedmig.errors import AnswerIsNo, EmbedderUnavailable, Interrupted
+from embedmig.planning.prices import PRICES_OF
 from embedmig.report.page import page
 from embedmig.stores.index_sizes import graph_bytes, index_bytes, table_bytes
 from embedmig.types import Progress, Storage

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from embedmig import testing
-from embedmig.embedders import PROBE_TEXT, EmbedderSettings, create, prices, providers
+from embedmig.embedders import PROBE_TEXT, EmbedderSettings, create, providers
 from embedmig.embedders.encoder import Encoded, Encoder, pack, row_faults, unit
+from embedmig.embedders.tokens import estimate
 from embedmig.embedders.weights import is_prefix
 from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, InputRefused, RequestTooLarge
+from embedmig.planning import prices
 from embedmig.testing import FakeEmbedder, fake_space, fake_vectors
 from embedmig.types import Answer, Limits, Space, fingerprint
 
@@ -78,7 +80,7 @@ def test_long_input_is_split_by_tokens_and_one_huge_text_goes_alone() -> None:
     ids=["English", "Japanese", "Thai", "emoji"],
 )
 def test_tokens_are_guessed_on_the_high_side_in_every_script(text: str, tokens: int) -> None:
-    assert prices.estimate(text) >= tokens, "as many as cl100k_base makes of it"
+    assert estimate(text) >= tokens, "as many as cl100k_base makes of it"
 
 
 def test_a_request_whose_tokens_the_server_disputes_is_packed_again_and_nothing_is_given_up() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database.ledger import Measured
-from embedmig.embedders.prices import PRICES_OF, find_price
 from embedmig.intervals import relative_error
+from embedmig.planning.prices import PRICES_OF, find_price
 from embedmig.planning.tokens import Weighed, extrapolate
 from embedmig.stores.index_sizes import graph_bytes, index_bytes, table_bytes
 from embedmig.types import Space

@@ -22,15 +22,17 @@ PROMPT = 0.05
 class Limiter:
     """How many calls run at once: one more a round of successes, half as many when the API refuses (AIMD).
 
-    It begins at the maximum: that costs a server which can't bear it one round of refusals, where a slow start would
-    cost every short run two. Refusals of calls that began before the last decrease tell nothing new: one congestion,
+    It begins at the maximum, which costs a server that can't bear it one round of refusals; with ``slow_start``, for
+    servers of which nothing is known, it begins at one and doubles in each round until something speaks against it.
+    Refusals of calls that began before the last decrease tell nothing new: one congestion,
     one decrease.
     """
 
-    def __init__(self, maximum: int) -> None:
+    def __init__(self, maximum: int, *, slow_start: bool = False) -> None:
         self.maximum = maximum
         self.in_flight = 0
-        self._level = float(maximum)
+        self._level = 1.0 if slow_start else float(maximum)
+        self._slow_start = slow_start
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -59,10 +61,15 @@ class Limiter:
 
     def grow(self) -> None:
         """A call succeeded."""
-        self.go_to(self._level + 1.0 / self._level)
+        self.go_to(self._level + (1.0 if self._slow_start else 1.0 / self._level))
+
+    def stay(self) -> None:
+        """No more calls at once than now, and from here on slower growth."""
+        self._slow_start = False
 
     def shrink(self) -> None:
         """The API refused a call, or has become slow."""
+        self._slow_start = False
         self._level = max(1.0, self._level / 2.0)
 
     def go_to(self, level: float) -> None:

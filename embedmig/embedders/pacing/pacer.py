@@ -48,7 +48,8 @@ class StillFailing(Exception):
 class Policy:
     """Seconds and counts. ``faults`` is how often one call may meet a fault before :class:`StillFailing`.
 
-    ``give_up_after`` is how long there may be no success at all, of this call or another, before the run ends.
+    ``give_up_after`` is how long there may be no success at all, of this call or another, before the run ends. An
+    answer that takes longer than ``slow`` is a reason for fewer calls at once, and at half of that for no more.
     Delays have full jitter: https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/
     """
 
@@ -56,6 +57,7 @@ class Policy:
     cap: float = 30.0
     faults: int = 6
     give_up_after: float = 300.0
+    slow: float | None = None
 
     def delay(self, failures: int, chance: float) -> float:
         """Seconds to wait after the ``failures``-th failure in a row; ``chance`` is in [0, 1)."""
@@ -97,11 +99,12 @@ class Pacer:
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         chance: Chance = random.random,
+        slow_start: bool = False,
     ) -> None:
         self.policy = policy or Policy()
         self.budget: RateBudget = LocalRateBudget(requests_per_minute, tokens_per_minute, clock, sleep)
         self._clock, self._sleep, self._chance = clock, sleep, chance
-        self._limiter, self._congestion = Limiter(concurrency), Congestion()
+        self._limiter, self._congestion = Limiter(concurrency, slow_start=slow_start), Congestion()
         self._told = {kind: ToldBucket(clock) for kind in ("requests", "tokens")}
         self._resume_at = self._changed_at = self._succeeded_at = float("-inf")
         self._refusals = self._faults = 0
@@ -136,6 +139,11 @@ class Pacer:
             finally:
                 self._limiter.release()
             await self._sleep(delay)
+
+    def slow_down(self) -> None:
+        """A call was not answered in time, or only just: fewer at once."""
+        self._limiter.shrink()
+        self._changed_at = self._clock()
 
     def settle(self, estimated: int, used: int) -> None:
         """Tells what a call really took where ``run`` was given an estimate."""
@@ -178,7 +186,11 @@ class Pacer:
         if started <= self._changed_at:  # it was made among more calls than there are now
             return
         level = self._congestion.judge(now - started, tokens, self._limiter.level)
-        if level is None:
+        if self.policy.slow is not None and now - started > self.policy.slow / 2:
+            self._limiter.stay()
+            if now - started > self.policy.slow:
+                self.slow_down()
+        elif level is None:
             self._limiter.grow()
         elif level != self._limiter.level:
             self._limiter.go_to(level)

@@ -53,6 +53,7 @@ class ApiBatches:
     _left: set[Key] = field(default_factory=set, init=False)
     _unsent: bool = field(default=True, init=False)  # rows are, or may be, left to be sent
     _full: bool = field(default=False, init=False)
+    _begun: dict[int, float] = field(default_factory=dict, init=False)  # USD, by API batch
     _tally: Tally = field(default_factory=Tally, init=False)
 
     def run(self) -> Tally:
@@ -104,20 +105,24 @@ class ApiBatches:
 
     def _send(self, requests: list[ApiRequest]) -> None:
         self.context.guard()
-        self._require_limit(sum(request.tokens for request in requests))
+        ahead = self._begin_to_spend(sum(request.tokens for request in requests))
         batch = self._claims.claim(self._reading, f"embedmig-{uuid.uuid4().hex}", requests)
+        self._begun[batch.id] = ahead
         name = self.client.send(b"".join(request.line for request in requests), batch.mark)
         self._claims.name(self._reading, batch.id, name)
         rows = sum(len(request.request.rows) for request in requests)
         self.context.notice(f"API batch {name}: {rows:,} rows sent")
 
-    def _require_limit(self, tokens: int) -> None:
-        ahead = tokens + sum(batch.tokens for batch in self._claims.sent(self._reading))
-        self.limit.require(
-            self._tally.cost or 0.0,
-            self.limit.cost(ahead) or 0.0,
-            hint="what was sent is taken in by the next run; raise max_cost, then run the same command again",
-        )
+    def _begin_to_spend(self, tokens: int) -> float:
+        """What a batch may cost, in USD, noted as begun; what is out since an earlier run is noted first."""
+        for batch in self._claims.sent(self._reading):
+            if batch.id not in self._begun:
+                self._begun[batch.id] = self.limit.cost(batch.tokens) or 0.0
+                replace(self.limit, maximum=None).begin(self._begun[batch.id], hint="")
+        ahead = self.limit.cost(tokens) or 0.0
+        hint = "what was sent is taken in by the next run; raise max_cost, then run the same command again"
+        self.limit.begin(ahead, hint=hint)
+        return ahead
 
     def _requests(self) -> Iterator[ApiRequest]:
         """What the space lacks and no API batch has, as requests that the API takes."""
@@ -180,6 +185,7 @@ class ApiBatches:
         if self.context.stop.is_set():
             return  # not all of it was taken: the next run takes the rest
         self._claims.release(self._reading, batch.id)
+        self.limit.settle(self._begun.pop(batch.id, 0.0), 0.0)  # what came back was counted with its rows
         self.context.notice(f"API batch {remote.id}: {remote.status}, {taken:,} rows taken in")
         if remote.status == "failed":
             self._failed(remote)
@@ -239,10 +245,12 @@ class ApiBatches:
                 self._left.add(key)
             first += pieces
         if not kept:
+            self.limit.settle(0.0, self.limit.cost(line.answer.tokens or 0) or 0.0)  # paid for, and of no use
             return None
         request = request_of(kept)
         texts = [self.store.space.document_prefix + text for text in request.texts]
-        self._downloaded.bring(texts, line.answer.vectors[places], line.answer.tokens or 0)
+        tokens = line.answer.tokens or sum(map(self._tokens_of, texts))
+        self._downloaded.bring(texts, line.answer.vectors[places], tokens)
         return request
 
 

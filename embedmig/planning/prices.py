@@ -1,8 +1,7 @@
-"""What embedding costs: tokens estimated from characters, dollars from a dated table."""
+"""What embedding costs: dollars from a dated table, or from the configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from embedmig.config.settings import EmbedderSettings
@@ -19,9 +18,6 @@ USD_PER_MILLION_TOKENS = {
 BATCH_SHARE = 0.5
 """Of the list price, for what is sent by the Batch API."""
 LOCAL_PROVIDERS = frozenset({"wordllama", "sentence-transformers"})
-BYTES_PER_TOKEN = 3
-"""Byte-pair tokenizers make about four letters of English a token. A character of another script takes one token or
-more: its bytes after the first count double, which makes it 1 (é), 1.7 (語) or 2.3 (an emoji)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +59,3 @@ def price(space: Space, settings: EmbedderSettings | None = None) -> float | Non
 def cost(space: Space, tokens: int | None, settings: EmbedderSettings | None = None) -> float | None:
     """USD for ``tokens``; None where the price or the count is unknown."""
     return find_price(space, settings).of(tokens)
-
-
-def estimate_tokens(texts: Iterable[str]) -> int:
-    """Tokens guessed from UTF-8 bytes, on the high side; for planning and packing, never for a bill."""
-    return sum(estimate(text) for text in texts)
-
-
-def estimate(text: str) -> int:
-    """Tokens of one text, guessed as :func:`estimate_tokens` does; at least 1."""
-    size = len(text) if text.isascii() else 2 * len(text.encode("utf-8", "surrogatepass")) - len(text)
-    return size // BYTES_PER_TOKEN + 1
