@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from embedmig.embedders.server_profile import forget
 from tests.openai_batches import Desk, Lost
 
 POOL = 512
@@ -51,6 +52,21 @@ class Options:
     tokens_per_character: float = 0.25
     max_tokens_per_request: int = MAX_TOKENS_PER_REQUEST
     max_inputs: int = MAX_INPUTS
+    max_tokens_per_text: int = MAX_TOKENS_PER_TEXT
+    said: dict[str, str] = field(
+        default_factory=dict
+    )  # how it words "inputs" and "text", with {n} sent and {most} taken
+    refusing: int = 400  # the status of these two
+    refuses_format: int | None = None  # the status of its refusal of encoding_format = base64
+    strict: bool = False  # refuses encoding_format, whatever its value
+    cuts: str = "text-embedding-3-"  # models with this in their name take dimensions; those of others are refused
+    ignores_dimensions: bool = False
+    numbered: str = "each"  # rows: "each" its index, "zero" for all, "none", "from one"
+    usage: str = "told"  # "told", "none", "zero"
+    errors: str = "object"  # how errors come: in an "object", in a "list", or in an "answer" of status 200
+    key_header: str = "authorization"
+    only_below: str = ""  # the path that it answers below, "/v1" alone if that is said
+    seconds_per_text: float = 0.0  # one text after the other, whoever asks
     batches: tuple[dict[str, Any], ...] = ()  # what happens to batches, see tests/openai_batches.py
 
 
@@ -69,6 +85,7 @@ class Stats:
     most_in_flight: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
     seen: Counter[str] = field(default_factory=Counter)
+    slow: list[int] = field(default_factory=list)
 
     def report(self, *, texts: bool) -> dict[str, Any]:
         """As JSON; the texts themselves only where they are asked for."""
@@ -193,7 +210,9 @@ class Api:
         self.stats.answered += len(texts)
         rows = self._rows(texts, dimensions, base64=request.get("encoding_format") == "base64")
         usage = {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)}
-        head = f'{{"object":"list","model":{json.dumps(request["model"])},"usage":{json.dumps(usage)},"data":['
+        usage = {"told": usage, "zero": dict.fromkeys(usage, 0), "none": {}}[self.options.usage]
+        told = f'"usage":{json.dumps(usage)},' if usage else ""
+        head = f'{{"object":"list","model":{json.dumps(request["model"])},{told}"data":['
         return (head + ",".join(spoil(rows, fault)) + "]}").encode(), limits
 
     def count(self, texts: list[str]) -> list[int]:
@@ -211,17 +230,24 @@ class Api:
 
     def _check(self, headers: dict[str, str], request: dict[str, Any], texts: list[str]) -> None:
         options = self.options
-        if options.key and headers.get("authorization") != f"Bearer {options.key}":
-            given = headers.get("authorization", "").removeprefix("Bearer ")
+        given = headers.get(options.key_header, "").removeprefix("Bearer ")
+        if options.key and given != options.key:
             raise Refusal(401, f"Incorrect API key provided: {given}.", code="invalid_api_key")
+        if options.strict and "encoding_format" in request:
+            raise Refusal(400, "Unrecognized request argument supplied")
+        if options.refuses_format and request.get("encoding_format") == "base64":
+            raise Refusal(options.refuses_format, "this is not possible")
         if options.models and request["model"] not in options.models:
             raise Refusal(404, f"The model `{request['model']}` does not exist", code="model_not_found")
         if len(texts) > options.max_inputs:
-            raise Refusal(400, f"'$.input' is invalid: at most {options.max_inputs} inputs.")
+            said = options.said.get("inputs", "'$.input' is invalid: at most {most} inputs.")
+            raise Refusal(options.refusing, said.format(n=len(texts), most=options.max_inputs))
         if not all(texts):
             raise Refusal(400, "'$.input' is invalid: a string is empty.")
-        if max(self.count(texts)) > MAX_TOKENS_PER_TEXT:
-            raise Refusal(400, "This model's maximum context length is 8192 tokens.")
+        if (longest := max(self.count(texts))) > options.max_tokens_per_text:
+            said = options.said.get("text", "This model's maximum context length is {most} tokens.")
+            place = self.count(texts).index(longest)
+            raise Refusal(options.refusing, said.format(n=longest, most=options.max_tokens_per_text, place=place))
         if (asked := sum(self.count(texts))) > options.max_tokens_per_request:
             said = f"Requested {asked} tokens, max {options.max_tokens_per_request} tokens per request"
             raise Refusal(400, said, code="max_tokens_per_request")
@@ -232,9 +258,9 @@ class Api:
 
     def _dimensions(self, request: dict[str, Any]) -> int:
         wanted = request.get("dimensions")
-        if wanted is None:
+        if wanted is None or self.options.ignores_dimensions:
             return self.options.dimensions
-        if not request["model"].startswith("text-embedding-3-"):
+        if self.options.cuts not in request["model"]:
             raise Refusal(400, "This model does not support specifying dimensions.")
         return int(wanted)
 
@@ -258,7 +284,14 @@ class Api:
         for place, text in enumerate(texts):
             if self.options.nan and self.options.nan in text:
                 values[place] = json.dumps([float("nan")] * dimensions) if self.options.floats else nan(dimensions)
-        return [f'{{"object":"embedding","index":{index},"embedding":{value}}}' for index, value in enumerate(values)]
+        number = {"each": '"index":{},', "zero": '"index":0,', "none": "", "from one": '"index":{},'}[
+            self.options.numbered
+        ]
+        first = int(self.options.numbered == "from one")
+        return [
+            f'{{"object":"embedding",{number.format(index)}"embedding":{value}}}'
+            for index, value in enumerate(values, first)
+        ]
 
 
 def nan(dimensions: int) -> str:
@@ -302,6 +335,7 @@ class OpenAIServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._started = threading.Event()
+        self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -337,6 +371,7 @@ class OpenAIServer:
         """Listens; ``port`` is known from then on."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 26, backlog=512)
         self.port = server.sockets[0].getsockname()[1]
+        forget(self.url)  # what another server was like, which listened there before
         return server
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -356,7 +391,8 @@ class OpenAIServer:
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         path, _, query = target.partition("?")
-        if (method, path.removeprefix("/v1")) == ("POST", "/embeddings"):
+        below = self.api.options.only_below
+        if (method, path.removeprefix(below or "/v1")) == ("POST", "/embeddings") and path.startswith(below):
             return await self._embeddings(writer, headers, body)
         if (method, path) == ("GET", "/stats"):
             send(writer, 200, json.dumps(self.stats.report(texts="texts" in query)).encode())
@@ -378,10 +414,18 @@ class OpenAIServer:
         stats.most_in_flight = max(stats.most_in_flight, stats.in_flight)
         try:
             await asyncio.sleep(self.api.options.latency + fault.get("slow", 0.0))
+            if self.api.options.seconds_per_text:
+                async with self._one_at_a_time:
+                    count = len(json.loads(body)["input"])
+                    stats.slow.append(count)
+                    await asyncio.sleep(self.api.options.seconds_per_text * count)
             answer, limits = self.api.embeddings(headers, body, fault)
         except Refusal as refusal:
             stats.refusals += 1
-            send(writer, refusal.status, json.dumps(refusal.body).encode(), refusal.headers)
+            shape = self.api.options.errors
+            told = refusal.body["error"] | ({"code": refusal.status} if shape == "answer" else {})
+            body = [{"error": told}] if shape == "list" else {"error": told}
+            send(writer, 200 if shape == "answer" else refusal.status, json.dumps(body).encode(), refusal.headers)
             return True
         finally:
             stats.in_flight -= 1

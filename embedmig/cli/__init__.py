@@ -35,7 +35,7 @@ def main() -> None:
     """The console script: every error is shown here, once, and becomes the exit code."""
     for name in ("stdout", "stderr"):
         if (stream := getattr(sys, name)) is None:  # closed by the caller
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  as long as the process lives
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that can't print a character is no reason to fail
     try:

@@ -144,18 +144,12 @@ class Encoder:
             return await self._apart(texts, role, set(refusal.places))
         except InputRefused as refusal:
             if isinstance(refusal, RequestTooLarge) and len(texts) > 1:
-                return join([await self._embed(part, role) for part in self._smaller(texts)])
+                return await self._in_parts(texts, role, list(self._pack(texts)))
             if not canary_passed:
                 await self._check_probe(role, refusal)
             if len(texts) == 1:
                 return self._nothing(refusal)
-            middle = len(texts) // 2
-            done = join(
-                [await self._embed(half, role, canary_passed=True) for half in (texts[:middle], texts[middle:])]
-            )
-            if not done.rejected and hasattr(self.embedder, "split_was_enough"):
-                self.embedder.split_was_enough(len(texts))
-            return done
+            return await self._in_parts(texts, role, canary_passed=True)
         return await self._mend(texts, role, answer)
 
     def _nothing(self, refusal: InputRefused) -> Encoded:
@@ -172,10 +166,17 @@ class Encoder:
         rejected = {(some + others)[row]: reason for row, reason in done.rejected.items()}
         return Encoded(done.vectors[order], done.tokens, done.truncated, rejected)
 
-    def _smaller(self, texts: list[str]) -> list[list[str]]:
-        """The texts packed by what has been learnt of the server's counting; halves, where that changes nothing."""
-        parts, middle = list(self._pack(texts)), len(texts) // 2
-        return parts if len(parts) > 1 else [texts[:middle], texts[middle:]]
+    async def _in_parts(
+        self, texts: list[str], role: Role, parts: Sequence[list[str]] = (), *, canary_passed: bool = False
+    ) -> Encoded:
+        """As packed by what has been learnt of the server's limits; in halves, where that changes nothing."""
+        middle = len(texts) // 2
+        halved = len(parts) < 2
+        parts = (texts[:middle], texts[middle:]) if halved else parts
+        done = join([await self._embed(part, role, canary_passed=canary_passed) for part in parts])
+        if halved and not done.rejected and hasattr(self.embedder, "split_was_enough"):
+            self.embedder.split_was_enough(len(texts))
+        return done
 
     async def _ask(self, texts: list[str], role: Role) -> Answer:
         """One answer of the right shape; one that is wrong as a whole is asked for once more, at once."""

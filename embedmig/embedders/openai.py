@@ -55,6 +55,8 @@ are cheaper; but what is in memory goes by the vectors' size."""
 CONCURRENCY = 16
 CUTS_VECTORS = "text-embedding-3-"
 """Models known to cut their vectors on request. Of others, ``dimensions`` is asked for where their vectors are longer."""
+RAW = "X-Stainless-Raw-Response"
+"""Has the client give the answer as it came."""
 KEY_HEADERS = ("api-key", "x-api-key")
 WRONG_OPTION = frozenset({400, 415, 422, 500, 501})
 """How servers answer to an option that they don't take."""
@@ -196,13 +198,13 @@ class OpenAIEmbedder:
 
         began = time.monotonic()
         try:
-            raw = await self._connected(dialect).embeddings.with_raw_response.create(
-                # Texts in extra_body replace ``input``: as an argument, the client walks through every one of them,
-                # which costs as much CPU as all the rest.
-                input=[],
-                extra_body=self.request(texts, dialect),
-                extra_headers=self._headers(dialect),
-                model=self._space.name,
+            # Not by embeddings.create: it walks through every text, which costs as much CPU as all the rest, and asks for
+            # base64 where nothing is said of it.
+            raw: Any = await self._connected(dialect).post(
+                "/embeddings",
+                cast_to=object,
+                body=self.request(texts, dialect),
+                options={"headers": {RAW: "true"} | self._headers(dialect)},
             )
         except openai.APITimeoutError:
             raise self._late(texts, tokens) from None

@@ -99,7 +99,7 @@ class ServerProfile:
         """It refused a request for the number of its texts."""
         if texts < (self.batch_size or texts + 1):
             self.batch_size = max(1, texts)
-            self.say(f"{where} takes at most {self.batch_size:,} texts a request, as it says; requests keep to it")
+            self.say(f"{where} takes at most {self.batch_size:,} texts a request: requests keep to it")
 
     def adopt(self, dialect: Dialect, where: str) -> None:
         """It answers in this dialect, and not in the one that was tried first."""
