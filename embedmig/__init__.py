@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from embedmig.errors import PlaceMissing as PlaceMissing
     from embedmig.errors import PlanError as PlanError
     from embedmig.errors import RequestTooLarge as RequestTooLarge
+    from embedmig.errors import TextTooLong as TextTooLong
     from embedmig.errors import RunSuperseded as RunSuperseded
     from embedmig.errors import ScriptError as ScriptError
     from embedmig.errors import SourceError as SourceError
@@ -122,7 +123,7 @@ __all__ = [
     "HistoryEntry", "Hit", "InputRefused", "Interrupted", "LockHeld", "MissingExtra", "ModelChanged", "Plan",
     "PlaceMissing", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "Report",
     "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded", "ScriptError",
-    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "StoreError", "Synced", "Tally", "UnknownTarget",
+    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UnknownTarget",
     "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost", "alias_drop", "alias_rebuild", "audit", "backfill",
     "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
     "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase", "resume",
@@ -168,7 +169,7 @@ _PUBLIC = {
         UnpinnedModel SourceError DatabaseUnavailable DatabaseUnsuitable DatabaseFailed StoreError
         PlaceMissing VectorRefused RunSuperseded
         WorkersLost CutoverBlocked AliasMoved EmbedderError EmbedderMisconfigured EmbedderUnavailable
-        InputRefused RequestTooLarge BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
+        InputRefused RequestTooLarge TextTooLong BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
     """,
     "embedmig.gates.thresholds": "within",
     "embedmig.lint": "Finding",

@@ -172,7 +172,7 @@ class OpenAIEmbedder:
 
     async def _request(self, texts: list[str], tokens: int) -> Answer:
         """An answer, in the dialect that the server was found to speak; raises what a refusal means here."""
-        if len(texts) > self.limits.batch_size:
+        if len(texts) > (self._profile.batch_size or len(texts)):
             raise RequestTooLarge(f"{len(texts)} texts are more than the server takes")  # learnt while this one waited
         while True:
             profile, dialect = self._profile, self._profile.dialect

@@ -14,6 +14,8 @@ FIRST_TEXTS, FIRST_TOKENS = 64, 512
 """In the first request to a server whose speed is not known."""
 SHARE = 0.25
 """Of the time-out: what a request is expected to take at most."""
+USUAL = 0.2
+"""Of the difference to the usual length of texts, at each answer."""
 SLOWER = 0.02
 """Of the difference to the best speed, at each answer: it may have been the server's luckiest moment, but answers also
 wait for each other, which a smaller request would not change."""
@@ -59,6 +61,8 @@ class ServerProfile:
     tokens_per_request: int | None = None
     tokens_per_text: int | None = None
     seconds_per_token: float | None = None
+    usual_tokens: float = 1.0
+    answers: int = 0
     billed: bool = True
     _late: int = 0
     _notices: list[str] = field(default_factory=list)
@@ -68,15 +72,21 @@ class ServerProfile:
         in_time = None if self.seconds_per_token is None else max(1, int(SHARE * timeout / self.seconds_per_token))
         return replace(
             configured,
-            batch_size=min(configured.batch_size, self.batch_size or configured.batch_size),
+            batch_size=min(filter(None, (configured.batch_size, self.batch_size, self._texts_in(in_time)))),
             tokens_per_request=least(configured.tokens_per_request, self.tokens_per_request, in_time),
             tokens_per_text=least(configured.tokens_per_text, self.tokens_per_text),
         )
+
+    def _texts_in(self, tokens: int | None) -> int | None:
+        """How many texts of the usual length that is."""
+        return None if tokens is None else max(1, int(tokens / self.usual_tokens))
 
     def answered(self, texts: int, tokens: int, seconds: float, dialect: Dialect) -> None:
         """A request was answered."""
         self.settled = self.settled or dialect == self.dialect
         self.accepted, self.accepted_tokens = max(self.accepted, texts), max(self.accepted_tokens, tokens)
+        self.usual_tokens += (1.0 if not self.answers else USUAL) * (max(1, tokens) / texts - self.usual_tokens)
+        self.answers += 1
         self._late = 0
         rate = seconds / max(1, tokens)
         if self.seconds_per_token is None or rate < self.seconds_per_token:

@@ -20,7 +20,7 @@ from embedmig.database import Connection, Database, translated
 from embedmig.database.registry import Registry
 from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
-from embedmig.engine.context import RunContext, SpendingLimit
+from embedmig.engine.context import RunContext, SpendingLimit, Spent
 from embedmig.engine.outbox import TAKE, Changes
 from embedmig.engine.pipeline import Pipeline, Request, requests_of
 from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
@@ -46,7 +46,7 @@ class WorkerPool:
     there were no workers.
     """
 
-    def start(self, collection: str, version: str, order: Order) -> None:
+    def start(self, collection: str, version: str, order: Order, spent: Spent) -> None:
         """Has them claim ranges of the space."""
 
     def news(self) -> list[str]:
@@ -90,6 +90,7 @@ class Backfill:
     pool: WorkerPool = field(default_factory=NoWorkers)
     joins: bool = False
     counted: Callable[[Connection, int], None] = lambda _conn, _rows: None
+    spent: Spent | None = None
     clock: Callable[[], float] = time.monotonic
     _total: int | None = field(default=None, init=False)
     _looked: float = field(default=float("-inf"), init=False)
@@ -111,7 +112,8 @@ class Backfill:
             self._ranges = Ranges(self.registry, self.store, self.settings)
             if not self.joins:
                 self._ranges.begin(self._reading)
-            self._before, _ = self._ranges.total(self._reading)
+            self._before = self.spent.before if self.spent else self._ranges.total(self._reading)[0]
+            self.limit.settle(0.0, self.spent.cost if self.spent else 0.0)
             with self._counting(), self._led():
                 wait_for(self._embed_everything())
                 self._look()
@@ -127,7 +129,8 @@ class Backfill:
     @contextmanager
     def _led(self) -> Iterator[None]:
         """While this lasts, the pool is at work."""
-        self.pool.start(self.store.record.collection, self.store.record.version, self.order)
+        spent = Spent(self._before, self.limit.spent)
+        self.pool.start(self.store.record.collection, self.store.record.version, self.order, spent)
         try:
             yield
         finally:
@@ -204,6 +207,7 @@ class Backfill:
         while True:
             limit = self._page_rows
             page = await asyncio.to_thread(self.store.missing_page, self._reading, after, held.upto, limit)
+            size = self.encoder.limits.batch_size  # as has been learnt of the server meanwhile
             for request in requests_of(page, self.store, size):
                 if self.clock() - self._live_looked >= LIVE_SECONDS:
                     async for live in self._live(size):

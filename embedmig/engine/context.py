@@ -47,6 +47,16 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Where a run stood when its workers were started, so that each of them counts from there: what was done of the
+    space's ranges before, and the USD of the run so far.
+    """
+
+    before: Tally = field(default_factory=Tally)
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SpendingLimit:
     """What a model costs, in USD per million tokens, and the most USD that one run may spend; None: unknown, no limit."""
 
@@ -59,6 +69,11 @@ class SpendingLimit:
         return None if self.price is None else tokens * self.price / 1e6
 
     @property
+    def spent(self) -> float:
+        """USD so far, by this process and by others as far as is known."""
+        return self.spending.spent + sum(self.spending.elsewhere.values())
+
+    @property
     def applies(self) -> bool:
         """Without a price nothing can be held against the maximum."""
         return bool(self.price) and self.maximum is not None
@@ -68,7 +83,7 @@ class SpendingLimit:
         what is spent, what is under way, and what others may spend that is not seen yet.
         """
         with self.spending.lock:
-            spent = self.spending.spent + sum(self.spending.elsewhere.values())
+            spent = self.spent
             if self.maximum is not None and spent + self.spending.begun + ahead + unseen > self.maximum:
                 raise AnswerIsNo(
                     f"what comes next could pass max_cost ({self.maximum:.2f} USD); spent so far: {spent:.4f} USD",

@@ -14,7 +14,7 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.embedders import model_check
 from embedmig.embedders.encoder import Encoder
 from embedmig.engine.backfill import Backfill, NoWorkers, Order, WorkerPool
-from embedmig.engine.context import Fence, RunContext
+from embedmig.engine.context import Fence, RunContext, Spent
 from embedmig.engine.follower import sync_other_spaces
 from embedmig.engine.sync import Sync
 from embedmig.errors import AnswerIsNo, PlanError, RunSuperseded
@@ -100,6 +100,7 @@ def fill(
     pool: WorkerPool | None = None,
     *,
     joins: bool = False,
+    spent: Spent | None = None,
     counted: Callable[[Connection, int], None] = lambda _conn, _rows: None,
 ) -> Tally:
     """Backfills a space; one that was being built is ready when nothing is left. The arguments are those of
@@ -117,7 +118,7 @@ def fill(
     def by_requests() -> Tally:
         return Backfill(
             context.database, context.registry, store, encoder, run, limit, config.backfill, config.throttle, order,
-            pool or NoWorkers(), joins, counted,
+            pool or NoWorkers(), joins, counted, spent,
         ).run()  # fmt: skip
 
     def sync_beside(beside: Connection, stop: threading.Event) -> Sync:

@@ -14,7 +14,7 @@ from embedmig.database import Database, translated
 from embedmig.database.ledger import Ledger
 from embedmig.database.registry import Registry
 from embedmig.engine.backfill import NoWorkers, Order, WorkerPool
-from embedmig.engine.context import RunContext
+from embedmig.engine.context import RunContext, Spent
 from embedmig.errors import UnknownTarget
 from embedmig.operations.backfill import fence_of_joined, fill
 from embedmig.operations.base import Context
@@ -32,6 +32,7 @@ class Task:
     collection: str
     version: str
     order: Order
+    spent: Spent
 
 
 def pool_of(
@@ -60,4 +61,4 @@ def work(task: Task, stop: threading.Event) -> Tally:
         if record is None:
             raise UnknownTarget(f"collection {task.collection!r} has no space {task.version}")
         run = RunContext(stop=stop, fence=fence_of_joined(context, record))
-        return fill(context, conn, record, run, task.order, joins=True)
+        return fill(context, conn, record, run, task.order, joins=True, spent=task.spent)

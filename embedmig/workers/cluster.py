@@ -9,6 +9,7 @@ from embedmig.config import Config
 from embedmig.config.settings import RaySettings
 from embedmig.database import Database
 from embedmig.engine.backfill import Order, WorkerPool
+from embedmig.engine.context import Spent
 from embedmig.errors import EXIT_FAILED, EmbedmigError, MissingExtra, UsageError, WorkersLost
 from embedmig.workers import Task, work
 
@@ -46,7 +47,7 @@ class Cluster(WorkerPool):
         self._last: tuple[int, str] | None = None
         self._started_ray = False
 
-    def start(self, collection: str, version: str, order: Order) -> None:
+    def start(self, collection: str, version: str, order: Order, spent: Spent) -> None:
         """Connects to the cluster, or starts one on this machine, and places the workers on it."""
         settings, ray = self._config.ray, self._ray
         self._connect(settings)
@@ -56,7 +57,7 @@ class Cluster(WorkerPool):
             resources=dict(settings.resources),
             max_concurrency=2,  # one call works, the other stops it
         )(Worker)
-        task = ray.put(Task(self._config, self._database, collection, version, order))
+        task = ray.put(Task(self._config, self._database, collection, version, order, spent))
         self._actors = [actor.remote() for _ in range(self._count)]
         self._at_work = {one.run.remote(task): number for number, one in enumerate(self._actors, 1)}
         room = room_for(settings, ray.cluster_resources())

@@ -17,6 +17,7 @@ from typing import IO
 from embedmig.config import Config
 from embedmig.database import Database
 from embedmig.engine.backfill import Order, WorkerPool
+from embedmig.engine.context import Spent
 from embedmig.errors import EXIT_INTERRUPTED, EmbedmigError
 from embedmig.workers import Task, work
 
@@ -48,9 +49,9 @@ class Processes(WorkerPool):
         self._config, self._database, self._others = config, database, others
         self._workers: list[Process] = []
 
-    def start(self, collection: str, version: str, order: Order) -> None:
+    def start(self, collection: str, version: str, order: Order, spent: Spent) -> None:
         """Starts them, and writes to each what it is to do."""
-        task = pickle.dumps(Task(self._config, self._database, collection, version, order))
+        task = pickle.dumps(Task(self._config, self._database, collection, version, order, spent))
         self._workers = [begin(task) for _ in range(self._others)]
 
     def news(self) -> list[str]:

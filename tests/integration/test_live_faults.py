@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -231,8 +232,9 @@ def test_an_api_that_is_down_keeps_its_changes_waiting_and_takes_them_in_when_it
     assert live.project.one("select count(*) from embedmig.failed_rows") == 0
 
 
-def test_no_sum_is_passed_while_writers_go_on(live: Live) -> None:
-    with OpenAIServer(dimensions=8) as server:
+@pytest.mark.parametrize("usage", ["told", "none", "zero"])
+def test_no_sum_is_passed_while_writers_go_on(live: Live, usage: str) -> None:
+    with OpenAIServer(dimensions=8, usage=usage) as server:
         reach = f"[embedders.openai]\nbase_url = '{server.url}'\nbatch_size = 5\nconcurrency = 1\nprice = 1000\n"
         live.project.configure(f"{CONFIG}\n{reach}max_cost = 0.2\n")
         live.project.space_script("0002", "0001", model="openai/some-model", version="1", dimensions=8)
@@ -240,11 +242,44 @@ def test_no_sum_is_passed_while_writers_go_on(live: Live) -> None:
             embedmig.upgrade(live.opened)
         spent = live.project.one("select cost_usd from embedmig.embedding_migrations order by id desc limit 1")
         assert 0 < spent <= 0.2
+        assert server.stats.tokens * 1000 / 1e6 <= 0.2
         live.do("update documents set body = 'changed meanwhile' where id < 20")
         live.project.configure(f"{CONFIG}\n{reach}max_cost = 4\n")
         embedmig.upgrade(live.opened)
         embedmig.sync(live.opened, "docs")
         assert [space.complete for space in embedmig.status(live.opened).collections["docs"].spaces] == [40, 40]
+
+
+def test_a_sum_is_for_all_passes_of_a_process_that_follows(live: Live) -> None:
+    with OpenAIServer(dimensions=8) as server:
+        reach = f"[embedders.openai]\nbase_url = '{server.url}'\nprice = 1000\n"
+        live.project.configure(f"{CONFIG}\n{reach}")
+        live.project.space_script("0002", "0001", model="openai/some-model", version="1", dimensions=8)
+        embedmig.upgrade(live.opened)
+        live.project.configure(f"{CONFIG}\n{reach}max_cost = 0.2\n")
+        before, stop, errors = server.stats.tokens, threading.Event(), []
+
+        def heard(passes: list[embedmig.Synced]) -> None:
+            errors.extend(synced.error for synced in passes if synced.error)
+
+        follower = threading.Thread(
+            target=embedmig.follow, args=(live.opened, "docs"), kwargs={"report": heard, "stop": stop, "seconds": 0.05}
+        )
+        follower.start()
+        for number in itertools.count():
+            live.do(f"update documents set body = 'edition {number}' || repeat(' of a text', 30) where id < 5")
+            if errors or stop.wait(0.2):
+                break
+        wait_until(lambda: bool(errors), "the sum to be used up")
+        spent = server.stats.tokens
+        live.do("update documents set body = body || ' once more' where id < 5")
+        passed = len(errors)
+        wait_until(lambda: len(errors) > passed, "another pass")
+        stop.set()
+        follower.join()
+        assert "max_cost" in errors[-1]
+        assert server.stats.tokens == spent, "nothing more is embedded"
+        assert (spent - before) * 1000 / 1e6 <= 0.2 + 0.1, "canary texts apart"
 
 
 def test_sync_killed_between_embedding_and_writing_loses_nothing_and_the_next_takes_over_at_once(live: Live) -> None:

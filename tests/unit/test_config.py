@@ -306,6 +306,18 @@ def test_a_key_that_is_not_set_does_not_stop_a_command_that_needs_none(tmp_path)
     assert read(tmp_path, WHOLE).settings("openai").api_key is None
 
 
+@pytest.mark.parametrize(
+    "mounted", ["sk-123\n", "sk-123\r\n", " sk-123 ", "\ufeffsk-123", '"sk-123"\n', "sk-123\u00a0"], ids=ascii
+)
+def test_a_key_is_read_without_what_files_and_mounted_secrets_leave_around_it(tmp_path, mounted):
+    assert read(tmp_path, WHOLE, {"KEY": mounted}).settings("openai").api_key == "sk-123"
+
+
+@pytest.mark.parametrize("mounted", [" ", "\n", "\ufeff", '""'], ids=ascii)
+def test_a_key_of_which_nothing_is_left_is_not_set(tmp_path, mounted):
+    assert read(tmp_path, WHOLE, {"KEY": mounted}).settings("openai").api_key is None
+
+
 def test_a_configuration_prints_no_secret(tmp_path):
     config = read(tmp_path, WHOLE, {"KEY": "sk-123"})
     assert "secret" not in repr(config)

@@ -16,7 +16,14 @@ from embedmig.embedders import PROBE_TEXT, EmbedderSettings, create, providers
 from embedmig.embedders.encoder import Encoded, Encoder, pack, row_faults, unit
 from embedmig.embedders.tokens import estimate
 from embedmig.embedders.weights import is_prefix
-from embedmig.errors import BadAnswer, EmbedderMisconfigured, EmbedderUnavailable, InputRefused, RequestTooLarge
+from embedmig.errors import (
+    BadAnswer,
+    EmbedderMisconfigured,
+    EmbedderUnavailable,
+    InputRefused,
+    RequestTooLarge,
+    TextTooLong,
+)
 from embedmig.planning import prices
 from embedmig.testing import FakeEmbedder, fake_space, fake_vectors
 from embedmig.types import Answer, Limits, Space, fingerprint
@@ -240,3 +247,62 @@ def test_a_choice_that_did_not_exist_yet_leaves_stored_fingerprints_as_they_are(
 def test_a_dtype_for_a_model_that_takes_none_is_refused() -> None:
     with pytest.raises(EmbedderMisconfigured, match="the space says float16"):
         create(Space("docs", "wordllama/l2-supercat", "0.4", 64, dtype="float16"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [" ", "\u00a0", "\u3000\u3000", "\u200b\u200d\ufeff", " \u2028\u2029\u00ad", "\t\r\n\x0b\x0c", "\ud800 alone"],
+    ids=ascii,
+)
+def test_a_text_of_blanks_in_any_script_or_without_valid_unicode_is_rejected_without_being_sent(text: str) -> None:
+    embedder = FakeEmbedder()
+    assert list(encode(["a", text, "b"], embedder).rejected) == [1]
+    assert embedder.calls == [["a", "b"]]
+
+
+@pytest.mark.parametrize("text", ["\u200b.", "👩\u200d🚀", "a\u00a0b", "\x01", "\ufffd", "x" + " " * 100])
+def test_a_text_with_anything_to_read_in_it_is_sent(text: str) -> None:
+    assert not encode([text]).rejected
+
+
+@pytest.mark.parametrize(
+    ("scale", "storage", "reason"),
+    [
+        (70_000.0, "halfvec", "more than half precision holds (65,504)"),
+        (1e-9, "halfvec", "is zero in half precision"),
+        (1e-30, "vector", "too small for cosine"),
+        (1e30, "vector", "too large for cosine"),
+        (70_000.0, "vector", ""),
+        (1e-9, "vector", ""),
+    ],
+)
+def test_a_vector_is_held_to_what_its_column_can_store_and_compare(scale: float, storage: Any, reason: str) -> None:
+    def odd(texts: list[str]) -> Answer:
+        vectors = fake_vectors(texts, 8)
+        vectors[1] *= np.float32(scale) / np.abs(vectors[1]).max()
+        return Answer(vectors)
+
+    rejected = encode(words(3), FakeEmbedder(script=[odd]), normalize="none", storage=storage).rejected
+    assert list(rejected) == ([1] if reason else [])
+    assert reason in rejected.get(1, "")
+
+
+def test_one_text_that_is_too_long_is_sent_apart_and_its_neighbours_together() -> None:
+    texts = words(64)
+    texts[9] = "long " * 50
+    embedder = Strict()
+    encoded = encode(texts, embedder, normalize="none")
+    assert list(encoded.rejected) == [9]
+    good = [row for row in range(64) if row != 9]
+    assert (encoded.vectors[good] == fake_vectors(texts, 8)[good]).all()
+    assert [len(call) for call in embedder.calls] == [64, 1, 63]
+
+
+class Strict(FakeEmbedder):
+    """Takes no text of more than 100 characters, and says which one is too long."""
+
+    async def embed(self, texts: list[str], role: Any) -> Answer:
+        if long := [place for place, text in enumerate(texts) if len(text) > 100]:
+            self.calls.append(texts)
+            raise TextTooLong("too long", long)
+        return await super().embed(texts, role)

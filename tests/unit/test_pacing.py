@@ -325,3 +325,26 @@ def test_what_does_not_come_back_by_the_minute_is_not_taken_for_a_minutes_limit(
     assert RateLimitHeaders("tokens", 60_000, 30_000, reset=30.0).per_minute
     assert not RateLimitHeaders("requests", 10, 5, reset=0.5).per_minute
     assert not RateLimitHeaders("requests", 14_400, 14_000, reset=2400.0).per_minute
+
+
+def test_a_server_of_which_nothing_is_known_is_asked_once_at_first_and_twice_as_much_each_round() -> None:
+    paced = pacer(Time(), slow_start=True, concurrency=16)
+    levels = [paced.state.level]
+    for _ in range(4):
+        for _ in range(levels[-1]):
+            run(paced, "done")
+        levels.append(paced.state.level)
+    assert levels == [1, 2, 4, 8, 16]
+
+
+def test_answers_that_come_only_just_in_time_mean_fewer_calls_at_once() -> None:
+    time = Time()
+    paced = pacer(time, policy=Policy(slow=30.0))
+
+    async def call(seconds: float) -> None:
+        time.now += seconds
+
+    for seconds, level in ((20.0, 4), (31.0, 2), (20.0, 2), (1.0, 2), (1.0, 2), (1.0, 3)):
+        asyncio.run(paced.run(lambda seconds=seconds: call(seconds)))  # type: ignore[misc]
+        time.now += 0.1
+        assert paced.state.level == level, f"after an answer of {seconds:g} s"
