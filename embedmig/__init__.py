@@ -89,11 +89,11 @@ if TYPE_CHECKING:
     from embedmig.errors import PlaceMissing as PlaceMissing
     from embedmig.errors import PlanError as PlanError
     from embedmig.errors import RequestTooLarge as RequestTooLarge
-    from embedmig.errors import TextTooLong as TextTooLong
     from embedmig.errors import RunSuperseded as RunSuperseded
     from embedmig.errors import ScriptError as ScriptError
     from embedmig.errors import SourceError as SourceError
     from embedmig.errors import StoreError as StoreError
+    from embedmig.errors import TextTooLong as TextTooLong
     from embedmig.errors import UnknownTarget as UnknownTarget
     from embedmig.errors import UnpinnedModel as UnpinnedModel
     from embedmig.errors import UsageError as UsageError

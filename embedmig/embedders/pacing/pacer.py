@@ -114,7 +114,7 @@ class Pacer:
     def state(self) -> Pace:
         """What it is doing now."""
         limiter = self._limiter
-        slowed = limiter.level < limiter.maximum or self._resume_at > self._clock()
+        slowed = (limiter.level < limiter.maximum and self._refusals > 0) or self._resume_at > self._clock()
         held = f"held to {self.budget.holding}" if self.budget.holding else ""
         reason = self._reason or held or ("slowed by the API's limit" if slowed else "")
         return Pace(limiter.level, limiter.maximum, limiter.in_flight, self._refusals, self._faults, reason)
