@@ -85,6 +85,11 @@ class Space:
         return self.model.partition("/")[2]
 
     @property
+    def half_precision(self) -> bool:
+        """Whether vectors are stored in 16 bits a number: up to 65,504, and zero below 3e-8."""
+        return self.storage == "halfvec"
+
+    @property
     def tag(self) -> str:
         """The version string that stands on every vector row: ``model@version/dim-256/chunk-512/norm-l2``."""
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model).strip("-").lower()

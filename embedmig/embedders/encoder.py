@@ -271,7 +271,7 @@ def stored_faults(vectors: Vectors, space: Space) -> dict[int, str]:
     precision holds, or for cosine a length that is nothing or infinite in single precision, in which it is computed.
     """
     kept = vectors
-    if space.storage == "halfvec":
+    if space.half_precision:
         with np.errstate(over="ignore", under="ignore"):
             kept = vectors.astype(np.float16).astype(np.float32)
     reasons = ((row, _stored_fault(vectors[row], kept[row], space.metric)) for row in suspicious(kept))
