@@ -31,12 +31,14 @@ class CreateSpace(Operation):
         store_class(self.space).check_source(source)
         checks.check_source(plan.conn, source)
         planned = plan.claim(self.space, adopted=False)
-        if not plan.offline:  # a dry run asks no model, and whoever looks need not be who runs it
-            checks.check_filter(plan.conn, source)
-            if source.collection.capture == "triggers":
-                capture.refuse_without_trigger_right(plan.conn, source)
-            created = planned.record is not None
-            plan.context.probe(self.space, planned.record.weights if planned.record else "", created=created)
+        created, pinned = planned.record is not None, planned.record.weights if planned.record else ""
+        if plan.offline:  # a dry run calls no model, and whoever looks need not be who runs it
+            plan.context.refuse_unknown_model(self.space, pinned, created=created)
+            return
+        checks.check_filter(plan.conn, source)
+        if source.collection.capture == "triggers":
+            capture.refuse_without_trigger_right(plan.conn, source)
+        plan.context.probe(self.space, pinned, created=created)
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """The table; the registry's entry is embedmig's own business."""

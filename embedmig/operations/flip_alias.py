@@ -37,7 +37,7 @@ class FlipAlias(Operation):
                     f"flip_alias: {self.version} would be shown before anything has filled it",
                     hint="op.backfill(…) and op.gate(…) come first",
                 )
-        plan.aliases[self.collection] = self.version
+        plan.flip(self.collection, self.version)
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """The view; for a space that isn't there yet, its query stands on a table that create_space will make."""
@@ -62,7 +62,7 @@ class FlipAlias(Operation):
             return "shows it already"
         if showing != run.aliases.get(self.collection):
             raise AliasMoved(
-                f"the alias of {self.collection} shows {showing}, not {run.aliases.get(self.collection)} as when this run began",
+                f"the alias of {self.collection} shows {showing}, not {run.aliases.get(self.collection)} as the revisions before left it",
                 hint="look at embedmig status, then run the same command again",
             )
         if self.version is None:
