@@ -166,6 +166,7 @@ class PlannedState:
     spaces: dict[tuple[str, str], PlannedSpace] = field(default_factory=dict)
     aliases: dict[str, str | None] = field(default_factory=dict)
     flips: dict[str, FlipHistory] = field(default_factory=dict)
+    captured: set[str] = field(default_factory=set)  # collections whose changes are captured by then
 
     def flip(self, collection: str, version: str | None) -> None:
         """Moves an alias on from what the revisions before left. Raises :class:`AliasMoved` where it shows something

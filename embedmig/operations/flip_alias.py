@@ -44,7 +44,7 @@ class FlipAlias(Operation):
         source = plan.source(self.collection)
         schema, name = aliases.alias_name(source)
         if self.version is None:
-            return [sql.SQL("drop view {}").format(ident(schema, name))]
+            return [sql.SQL("drop view if exists {}").format(ident(schema, name))]
         planned = plan.expect(self.collection, self.version)
         from embedmig.operations.create_space import draft
         from embedmig.stores import open_manifest

@@ -13,6 +13,7 @@ from embedmig.errors import (
     EXIT_USAGE,
     AliasMoved,
     DatabaseFailed,
+    EmbedmigError,
     IllegalTransition,
     PlanError,
     ScriptError,
@@ -362,3 +363,103 @@ def test_another_script_under_an_old_number_is_told_apart(two: Project) -> None:
     two.script("0002_other.py", "revision = '0002'\ndown_revision = '0001'\ndef upgrade(): ...\ndef downgrade(): ...\n")
     upgrade(two)
     assert [attempt["same_script"] for attempt in embedmig.show(two.opened(), "0002").attempts] == [False, False, True]
+
+
+# --- before anything is changed -------------------------------------------------------------------------------
+
+WRONG = {
+    "provider": ('model="fake/hash"', 'model="nobody/hash"', "no provider is called 'nobody'"),
+    "model": ('model="fake/hash", version="1"', 'model="wordllama/l9", version="0.4"', "carries no model"),
+    "dimension": ('model="fake/hash", version="1"', 'model="wordllama/l2-supercat", version="0.4"', "no 16 dimensions"),
+    "version": ('model="fake/hash", version="1", dimensions=16', 'model="wordllama/l2-supercat", version="0.1", dimensions=64', "is installed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_dry_run_and_check_refuse_the_model_that_upgrade_would_refuse(two: Project, what: str) -> None:
+    before, after, said = WRONG[what]
+    edit(second(two), before.replace('"', "'"), after)
+    for act in (lambda: embedmig.dry_run(two.opened(), "upgrade", "head"), lambda: upgrade(two)):
+        with pytest.raises(EmbedmigError, match=said) as raised:
+            act()
+        assert raised.value.exit_code == EXIT_USAGE
+    found = {one.code: one for one in embedmig.check(two.opened())}
+    assert said in found["EM022"].message
+    assert found["EM022"].where == "migrations/0002_space.py"
+    offline = [one.code for one in embedmig.check(two.opened(), offline=True)]
+    assert ("EM022" in offline) == (what != "version")  # what is installed here is not what files tell
+
+
+def test_a_dry_run_and_check_refuse_an_extra_that_is_not_installed(
+    two: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedmig.embedders.sentence_transformers.package_folder", lambda _: None)
+    edit(second(two), "model='fake/hash'", "model='sentence-transformers/all-MiniLM-L6-v2'")
+    with pytest.raises(EmbedmigError, match="is not installed") as raised:
+        embedmig.dry_run(two.opened(), "upgrade", "head")
+    assert raised.value.exit_code == EXIT_USAGE
+    assert "EM022" in [one.code for one in embedmig.check(two.opened())]
+
+
+def test_a_dry_run_and_check_refuse_a_column_that_is_not_there_and_need_no_key(
+    two: Project, conn: psycopg.Connection
+) -> None:
+    edit(second(two), "model='fake/hash'", "model='openai/text-embedding-3-small'")
+    assert "EM022" not in [one.code for one in embedmig.check(two.opened())]
+    conn.execute("alter table documents rename column body to contents")
+    with pytest.raises(EmbedmigError, match="'body' is not in documents"):
+        embedmig.dry_run(two.opened(), "upgrade", "head")
+    assert "EM022" in [one.code for one in embedmig.check(two.opened())]
+
+
+@pytest.mark.parametrize("kind", ["vector(12)", "halfvec(12)", "vector"])
+def test_an_adoption_takes_storage_and_dimensions_from_the_column(
+    two: Project, conn: psycopg.Connection, kind: str
+) -> None:
+    conn.execute(f"alter table documents add embedding {kind}")
+    conn.execute("update documents set embedding = array_fill(1, array[12])::vector")
+    asked = (
+        "revision",
+        "-m",
+        "adopt",
+        "--adopt",
+        "documents.embedding",
+        "--model",
+        "fake/hash",
+        "--model-version",
+        "1",
+    )
+    two.run(*asked)
+    text = next(two.migrations.glob("0003_*")).read_text()
+    assert "dimensions=12" in text
+    assert ('storage="halfvec"' in text) == kind.startswith("halfvec")
+    refused = two.run(*asked, "--dimensions", "8", expect=EXIT_USAGE)
+    assert "dimensions is 12 in the database, not 8" in refused.stderr
+    asked = tuple("documents.embeddings" if one == "documents.embedding" else one for one in asked)
+    assert "did you mean embedding?" in two.run(*asked, expect=EXIT_USAGE).stderr
+
+
+NOTES_DDL = """
+create table ddl_log (id serial, said text, name text);
+create function note_ddl() returns event_trigger language plpgsql as $$
+begin insert into ddl_log (said, name) values (current_query(), current_setting('application_name')); end $$;
+create event trigger note_ddl on ddl_command_start execute function note_ddl();
+"""
+
+
+def test_sql_prints_what_the_server_is_asked_to_do_triggers_included(
+    project: Project, conn: psycopg.Connection, fake: Fake
+) -> None:
+    project.documents(20)
+    space_script(project)
+    space_script(project, "0002", "0001", old=tag(), dimensions=16)
+    planned = embedmig.dry_run(project.opened(), "upgrade", "head")
+    printed = [text for step in planned for one in step.operations if isinstance(one.sql, list) for text in one.sql]
+    conn.execute(NOTES_DDL)
+    upgrade(project)
+    conn.execute("drop event trigger note_ddl")
+    query = """select said from (select id, said, lag(said) over (order by id) as before from ddl_log
+                 where name like 'embedmig runner%' or name like 'embedmig index%') log
+               where said is distinct from before order by id"""
+    assert printed == [row[0] for row in conn.execute(query)]
+    assert sum("create trigger" in text for text in printed) == 4
