@@ -1,15 +1,15 @@
 """The journal keeps what each operation was; a space can be released.
 
-Revision ID: 0012
-Revises: 0011
+Revision ID: 0013
+Revises: 0012
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql as pg
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 
 STATES = ("building", "ready", "active", "retained", "retired", "released")
 
