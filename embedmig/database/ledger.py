@@ -131,14 +131,18 @@ class Ledger:
         return {name: one.checksum for name, one in self.progress(conn).items() if one.state == "applied"}
 
     def journal(self, conn: Connection, revision: str, way: Way) -> dict[int, Journaled]:
-        """What a revision's operations were when they were last finished, by position."""
+        """What a revision's operations were when they were last finished, by position, since it last ended well; of the
+        attempt that ended well too.
+        """
         query = sql.SQL(
             """select distinct on (o.position) o.position, o.kind, o.description, o.operation
-               from {} o join {} a on a.id = o.attempt
-               where a.revision = %s and a.direction = %s and o.finished_at is not null
+               from {operations} o join {attempts} a on a.id = o.attempt
+               where a.revision = %(revision)s and a.direction = %(way)s and o.finished_at is not null
+                 and a.id >= coalesce((select max(id) from {attempts}
+                   where revision = %(revision)s and status = 'done' and direction <> 'retire'), 0)
                order by o.position, a.id desc"""
-        ).format(self.operations_table, self.attempts_table)
-        return {row[0]: Journaled(*row[1:]) for row in conn.execute(query, (revision, way))}
+        ).format(operations=self.operations_table, attempts=self.attempts_table)
+        return {row[0]: Journaled(*row[1:]) for row in conn.execute(query, {"revision": revision, "way": way})}
 
     def flips(self, conn: Connection) -> dict[str, FlipHistory]:
         """What the flips of each collection left, as far as the journal has it; older ones than the journal are not known."""

@@ -121,16 +121,23 @@ def _unclear(up: Operations, down: Operations) -> PlanError:
 
 
 def refuse_changed(script: str, way: Way, progress: Progress, journal: Journal, operations: Operations) -> None:
-    """What a script asks for must begin with what was done of it. Raises :class:`PlanError`."""
-    finished = [positions for taken, positions in progress.segments if taken == way]
-    for position in sorted(frozenset().union(*finished)):
-        was = journal[position]
-        if position >= len(operations) or not was.is_same(journaled(operations[position])):
-            raise PlanError(
-                f"{script} was edited, and what it did before can't be found in it: {way}(), operation {position + 1}, "
-                f"was {was.description!r}",
-                hint="restore the file as it was run; what comes after the finished operations may be edited",
-            )
+    """What a script asks for must begin with what was done of it; all of it, where it was applied as a whole.
+
+    Raises :class:`PlanError`.
+    """
+    finished = frozenset[int]().union(*(positions for taken, positions in progress.segments if taken == way))
+    if progress.whole and way == "upgrade" and journal:  # one that was stamped has none
+        finished = frozenset(range(max(len(operations), max(journal) + 1)))
+    for position in sorted(finished):
+        was = journal.get(position)
+        now = journaled(operations[position]) if position < len(operations) else None
+        if was and now and (was.is_same(now) or was.kind == now.kind == Gate.kind):
+            continue
+        what = f"was {was.description!r}" if was else f"is new: {now.description!r}" if now else "is gone"
+        raise PlanError(
+            f"{script} was edited, and what was done of it can't be found in it: {way}(), operation {position + 1} {what}",
+            hint="restore the file as it was run; only what comes after the finished operations may be edited",
+        )
 
 
 def journaled(operation: Operation) -> Journaled:

@@ -45,7 +45,9 @@ def status_table(status: Status) -> RenderableType:
                 style="yellow",
             )
         )
-    lines += [Text(f"partly      {_partly(one)}", style="bold red") for one in status.partly]
+    under_way = status.running["revision"] if status.running and status.running["alive"] else None
+    partly = [one for one in status.partly if one.revision != under_way]
+    lines += [Text(f"partly      {_partly(one)}", style="bold red") for one in partly]
     lines += [Text(f"unreadable  {one['error']}", style="bold red") for one in status.unreadable]
     if status.edited:
         lines.append(Text(f"edited      {', '.join(status.edited)}: not the script that was applied", style="bold red"))

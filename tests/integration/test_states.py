@@ -137,7 +137,7 @@ def test_its_failed_operation_may_be_edited_and_what_it_did_may_not(two: Project
     fails(two)
     edit(second(two), "create table notes ()", "create table other_notes ()")
     for act in (upgrade, downgrade):
-        with pytest.raises(PlanError, match=r"0002_space\.py was edited.*operation 5, was 'execute create table notes"):
+        with pytest.raises(PlanError, match=r"0002_space\.py was edited.*operation 5 was 'execute create table notes"):
             act(two)
     edit(second(two), "create table other_notes ()", "create table notes ()")
     edit(second(two), "1 / 0", "1")
@@ -195,6 +195,13 @@ def test_upgrade_after_a_downgrade_that_failed_shows_the_new_version_again(two: 
     assert upgrade(two).revisions == ["0002"]
     assert (shown(two), state(two)) == (tag(16), "applied")
     assert fake.seen.total() == embedded
+
+
+def test_upgrade_after_a_downgrade_that_failed_takes_no_new_operation_for_done(two: Project) -> None:
+    partly_back(two)
+    statement(two, "create table notes ()", place="before the flip")
+    with pytest.raises(PlanError, match="operation 5 was 'flip the alias"):
+        upgrade(two)
 
 
 def test_there_and_back_in_parts_ends_where_the_last_command_says(two: Project, conn: psycopg.Connection) -> None:
