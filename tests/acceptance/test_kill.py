@@ -201,7 +201,7 @@ def test_a_run_whose_lock_is_lost_ends_at_once_though_the_model_never_answers(
         process = project.start("upgrade", "head")
         wait_until(lambda: model.asked, "the model to be asked", of=process)
         conn.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'embedmig lock%'"
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name like 'embedmig lock%'"
         )
         _, said = process.communicate(timeout=20)
     assert process.returncode == EXIT_FAILED

@@ -17,10 +17,9 @@ from tests.project import Project
 from tests.waiting import wait_until
 
 SOON = 10.0  # seconds; on a quiet machine it is less than one, and without the watch none of these ends by itself
-LOSE = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'embedmig lock%'"
-RUNS = (
-    "select exists (select from pg_stat_activity where state = 'active' and query ilike %s and pid <> pg_backend_pid())"
-)
+HERE = "from pg_stat_activity where datname = current_database()"  # other tests run beside this one
+LOSE = f"select pg_terminate_backend(pid) {HERE} and application_name like 'embedmig lock%'"
+RUNS = "select exists (select from pg_stat_activity where datname = current_database() and state = 'active' and query ilike %s and pid <> pg_backend_pid())"
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def lose(conn: psycopg.Connection, running: Future[object]) -> None:
     conn.execute(LOSE)
     with pytest.raises(RunSuperseded, match="the run lock was lost"):
         running.result(timeout=SOON)
-    left = "select application_name from pg_stat_activity where application_name like 'embedmig %'"
+    left = "select application_name from pg_stat_activity where datname = current_database() and application_name like 'embedmig %'"
     wait_until(lambda: not conn.execute(left).fetchall(), "the run's sessions to end")
     assert conn.execute("select status from embedmig.embedding_migrations order by id desc limit 1").fetchone() == (
         "failed",
