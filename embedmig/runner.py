@@ -103,9 +103,7 @@ def plan_of(context: Context, conn: Connection, *, offline: bool) -> PlannedStat
     if not ledger_exists(conn, context.database.schema):
         return plan
     plan.flips = context.ledger.flips(conn)
-    plan.captured = {
-        name for name in context.config.collections if context.registry.capture_digest(conn, name) is not None
-    }
+    plan.captured = {name for name in context.config.collections if context.registry.captured(conn, name)}
     for found in context.registry.spaces(conn):
         filled = found.state not in ("building", "retired")
         plan.spaces[found.collection, found.version] = PlannedSpace(found.space, found, filled, found.revision)

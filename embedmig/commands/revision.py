@@ -93,15 +93,15 @@ def _stored_as(project: Project, collection: str, table: str, column: str) -> di
         except EmbedmigError:
             return {}  # a script can be written without the database
         declared = replace(project.config.collection(collection), table=table)
-        oid, *names, _, _ = find_table(conn, declared)
-        known = pick(list_columns(conn, oid), column, declared, "embedding")
+        found = find_table(conn, declared)
+        known = pick(list_columns(conn, found.oid), column, declared, "embedding")
         match = re.fullmatch(r"(?:\S+\.)?(vector|halfvec)(?:\((\d+)\))?", known.type)
         if match is None:
             raise UsageError(
                 f"--adopt {table}.{column}: is {known.type}, which holds no vectors", hint="vector or halfvec"
             )
         query = sql.SQL("select vector_dims({c}) from {t} where {c} is not null limit 1")
-        length = match[2] or scalar(conn, query.format(c=ident(known.name), t=ident(*names)))
+        length = match[2] or scalar(conn, query.format(c=ident(known.name), t=ident(found.schema, found.name)))
         return {"storage": match[1]} | ({"dimensions": int(length)} if length else {})
 
 
