@@ -129,6 +129,10 @@ class CutoverBlocked(EmbedmigError):
     """The alias could not be locked in the time given; nothing was flipped."""
 
 
+class IllegalTransition(EmbedmigError):
+    """A revision or a space is in a state from which this can't happen."""
+
+
 class AliasMoved(EmbedmigError):
     """The alias does not point at the version this flip started from; nothing was flipped."""
 

@@ -12,21 +12,32 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from embedmig.database import TRANSIENT, Connection, RunLock, check_suitable, ident, in_one_go, schema, translated
-from embedmig.database.ledger import Status, ledger_exists
+from embedmig.database import (
+    TRANSIENT,
+    Connection,
+    LockWatch,
+    RunLock,
+    check_suitable,
+    ident,
+    in_one_go,
+    schema,
+    translated,
+)
+from embedmig.database.ledger import DONE_BEFORE, NEVER_HAPPENED, Ledger, Status, ledger_exists
 from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.errors import EXIT_FAILED, EXIT_USAGE, AnswerIsNo, CutoverBlocked, EmbedmigError, Interrupted, PlanError
 from embedmig.events import Event, Notice, OperationFinished, OperationStarted, RevisionFinished, RevisionStarted
 from embedmig.operations.base import Context, Operation, PlannedSpace, PlannedState, Run
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.recording import record
+from embedmig.operations.taking_back import NOTHING, PassedOver, journaled, passed_over, refuse_changed
+from embedmig.revisions.progress import Progress, Way
 from embedmig.revisions.scripts import Script
 from embedmig.stores import aliases
 from embedmig.types import Tally
@@ -38,17 +49,23 @@ LOCK_PATIENCE_SECONDS = 30.0  # then the flip gives up and names who is in its w
 
 @dataclass(frozen=True)
 class Step:
-    """A revision in one direction, with the operations that its script recorded."""
+    """A revision in one direction, with the operations that its script recorded, and which of them are passed over."""
 
     script: Script
-    direction: Literal["upgrade", "downgrade"]
+    direction: Way
     operations: tuple[Operation, ...]
+    passed: PassedOver = NOTHING
+
+    def skips(self, position: int) -> str | None:
+        """Why an operation is not carried out; None where it is."""
+        if position in self.passed.never:
+            return NEVER_HAPPENED
+        return DONE_BEFORE if position in self.passed.done and not self.operations[position].repeats else None
 
 
-def step_of(script: Script, direction: Literal["upgrade", "downgrade"]) -> Step:
+def step_of(script: Script, direction: Way) -> Step:
     """Loads a script and has it record. Raises :class:`ScriptError`, :class:`PlanError`."""
-    module = script.load()
-    function = getattr(module, direction, None)
+    function = getattr(script.load(), direction, None)
     if function is None:
         raise PlanError(
             f"{script.path.name} has no {direction}()",
@@ -60,11 +77,33 @@ def step_of(script: Script, direction: Literal["upgrade", "downgrade"]) -> Step:
         raise script.blame(error) from error
 
 
+def next_step(ledger: Ledger, conn: Connection, progress: Progress, script: Script, direction: Way) -> Step:
+    """The step that takes a revision on from where it is, past what is done. Raises :class:`PlanError` as well where the
+    script no longer begins with what was done of it.
+    """
+    step = step_of(script, direction)
+    if not progress.partly:
+        return step
+    up = step.operations if direction == "upgrade" else step_of(script, "upgrade").operations
+    down = _downgrade_of(script) if direction == "upgrade" else step.operations
+    for way in ("upgrade", "downgrade"):
+        journal = ledger.journal(conn, script.revision, way)
+        refuse_changed(script.path.name, way, progress, journal, up if way == "upgrade" else down)
+    return replace(step, passed=passed_over(progress, direction, up, down))
+
+
+def _downgrade_of(script: Script) -> tuple[Operation, ...]:
+    """The operations of ``downgrade()``; none where the script has none."""
+    return step_of(script, "downgrade").operations if hasattr(script.load(), "downgrade") else ()
+
+
 def plan_of(context: Context, conn: Connection, *, offline: bool) -> PlannedState:
     """The state from which a plan starts: what the registry says, or nothing where embedmig never ran."""
     plan = PlannedState(context, conn, offline=offline)
     if not ledger_exists(conn, context.database.schema):
         return plan
+    plan.flips = context.ledger.flips(conn)
+    plan.captured = {name for name in context.config.collections if context.registry.captured(conn, name)}
     for found in context.registry.spaces(conn):
         filled = found.state not in ("building", "retired")
         plan.spaces[found.collection, found.version] = PlannedSpace(found.space, found, filled, found.revision)
@@ -76,8 +115,11 @@ def plan_of(context: Context, conn: Connection, *, offline: bool) -> PlannedStat
 def validate(plan: PlannedState, steps: Sequence[Step]) -> None:
     """Every operation of every step, in order. Raises :class:`PlanError` and its kin, naming script and operation."""
     for step in steps:
-        plan.revision = step.script.revision
+        plan.revision, plan.direction = step.script.revision, step.direction
         for position, operation in enumerate(step.operations, 1):
+            skipped = step.skips(position - 1)
+            if skipped == NEVER_HAPPENED or (skipped and not operation.validated_again):
+                continue
             try:
                 operation.validate(plan)
             except EmbedmigError as error:
@@ -117,7 +159,7 @@ class Runner:
                 schema.upgrade(self.context.database)  # an older embedmig's tables: before anything reads them
             steps = plan_steps(conn)
             plan = plan_of(self.context, conn, offline=False)
-            showing = dict(plan.aliases)
+            showing = dict(plan.aliases)  # what their predecessors left: validation refuses all else
             validate(plan, steps)
             pool = self.workers() if steps else NoWorkers()
             if steps or prepare:
@@ -126,17 +168,17 @@ class Runner:
                 self.context.ledger.close_abandoned(conn)
             if prepare:
                 prepare(conn)
+            watch = stack.enter_context(LockWatch(lock, conn))
             for step in steps:
-                self._run_step(step, conn, lock, showing, pool)
+                self._run_step(step, conn, watch, showing, pool)
             return len(steps)
 
     # --- one revision
 
     def _run_step(
-        self, step: Step, conn: Connection, lock: RunLock, showing: dict[str, str | None], pool: WorkerPool
+        self, step: Step, conn: Connection, lock: LockWatch, showing: dict[str, str | None], pool: WorkerPool
     ) -> None:
         script, began = step.script, time.monotonic()
-        done = self.context.ledger.done_operations(conn, script.revision, step.direction, script.checksum)
         attempt = self.context.ledger.begin(conn, script.revision, step.direction, script.checksum)
         self.report(RevisionStarted(script.revision, script.message, step.direction, len(step.operations)))
 
@@ -151,7 +193,7 @@ class Runner:
         try:
             with translated(f"running {script.revision}"):
                 for position, operation in enumerate(step.operations):
-                    self._run_operation(run, position, operation, skipped=position in done and not operation.repeats)
+                    self._run_operation(run, position, operation, step.skips(position))
                     if self.stop.is_set():
                         raise Interrupted(
                             f"stopped in {script.revision}", hint="run the same command again: it goes on here"
@@ -161,7 +203,9 @@ class Runner:
                 conn, attempt, "done", gates=run.verdicts, active_seconds=time.monotonic() - began
             )
         except BaseException as error:
-            self._record_failure(run, error, time.monotonic() - began)
+            self._record_failure(run, lock.lost or error, time.monotonic() - began)
+            if lock.lost and error is not lock.lost:  # what it was doing was cancelled, which says nothing of why
+                raise lock.lost from error
             if isinstance(error, EmbedmigError) and error.exit_code == EXIT_USAGE:
                 error.exit_code = EXIT_FAILED  # it began, so "nothing touched" is no longer true
             raise
@@ -185,26 +229,26 @@ class Runner:
 
     # --- one operation
 
-    def _run_operation(self, run: Run, position: int, operation: Operation, *, skipped: bool) -> None:
+    def _run_operation(self, run: Run, position: int, operation: Operation, skipped: str | None) -> None:
         began, described, run.position = time.monotonic(), operation.describe(), position
         self.report(OperationStarted(position, operation.kind, described))
         if skipped:
-            outcome = "done by an earlier attempt"
+            outcome = skipped
             self._journal(run, position, operation, outcome)
         elif operation.transactional:
             outcome, began = self._apply(run, position, operation)
         else:
-            self.context.ledger.begin_operation(run.conn, run.attempt, position, operation.kind, described)
+            self.context.ledger.begin_operation(run.conn, run.attempt, position, journaled(operation))
             outcome = operation.run(run)
             run.guard()
             self.context.ledger.finish_operation(run.conn, run.attempt, position, outcome)
         seconds = time.monotonic() - began
-        self.report(OperationFinished(position, operation.kind, described, outcome, seconds, skipped))
+        self.report(OperationFinished(position, operation.kind, described, outcome, seconds, bool(skipped)))
         if isinstance(operation, FlipAlias) and not skipped:
             self.context.registry.time_flip(run.conn, operation.collection, seconds * 1000)
 
     def _journal(self, run: Run, position: int, operation: Operation, outcome: str) -> None:
-        self.context.ledger.begin_operation(run.conn, run.attempt, position, operation.kind, operation.describe())
+        self.context.ledger.begin_operation(run.conn, run.attempt, position, journaled(operation))
         self.context.ledger.finish_operation(run.conn, run.attempt, position, outcome)
 
     def _apply(self, run: Run, position: int, operation: Operation) -> tuple[str, float]:
@@ -221,9 +265,7 @@ class Runner:
                 with transaction(run.conn):
                     run.conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
                     self.context.ledger.fence(run.conn, run.attempt)
-                    self.context.ledger.begin_operation(
-                        run.conn, run.attempt, position, operation.kind, operation.describe()
-                    )
+                    self.context.ledger.begin_operation(run.conn, run.attempt, position, journaled(operation))
                     outcome = operation.apply(run, run.conn)
                     self.context.ledger.finish_operation(run.conn, run.attempt, position, outcome)
             except TRANSIENT as error:

@@ -23,7 +23,7 @@ Storage = Literal["vector", "halfvec"]
 Normalization = Literal["l2", "none"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Role = Literal["document", "query"]
-SpaceState = Literal["building", "ready", "active", "retained", "retired"]
+SpaceState = Literal["building", "ready", "active", "retained", "retired", "released"]
 
 UNPINNED = frozenset({"", "latest", "newest", "current", "main", "master", "default", "none"})
 MAX_DIMENSIONS: dict[Storage, int] = {"vector": 16_000, "halfvec": 16_000}  # pgvector: a column's limit

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 from embedmig.cli.application import app, settings
-from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO, EmbedmigError
+from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO, EmbedmigError, RunSuperseded
 
 # Importing them adds their commands, in the order of --help.
 # isort: off
@@ -52,6 +52,10 @@ def _run() -> int | str | None:
         app()
     except SystemExit as ended:
         return ended.code
+    except RunSuperseded as error:
+        code = _explain(error)
+        sys.stdout.flush()
+        os._exit(code)  # a local model that still computes can't be cancelled, and would be waited for
     except EmbedmigError as error:
         return _explain(error)
     except KeyboardInterrupt:

@@ -95,9 +95,11 @@ def heads() -> None:
 
 @app.command(rich_help_panel=INSPECTING)
 def current() -> None:
-    """The applied heads."""
-    applied = embedmig.current(settings.project())
-    settings.show("current", applied, lambda: "\n".join(applied))
+    """The applied heads, and what is applied in part."""
+    from embedmig.commands.current import position
+
+    found = position(settings.project())
+    settings.show("current", found, lambda: "\n".join([*found.current, *(one.in_words for one in found.partly)]))
 
 
 @app.command(rich_help_panel=INSPECTING)

@@ -98,9 +98,12 @@ def _migrate(
 
 
 @app.command(rich_help_panel=MIGRATING)
-def stamp(target: Annotated[str, typer.Argument(metavar="REV", help="A revision, head, heads or base.")]) -> None:
+def stamp(
+    target: Annotated[str, typer.Argument(metavar="REV", help="A revision, head, heads or base.")],
+    purge: Annotated[bool, typer.Option("--purge", help="Record all others as not applied, even those whose scripts are lost.")] = False,
+) -> None:  # fmt: skip
     """Record revisions as applied without running them."""
-    ran = embedmig.stamp(settings.project(), target)
+    ran = embedmig.stamp(settings.project(), target, purge=purge)
     settings.show("ran", ran, lambda: f"at {', '.join(ran.current) or 'base'}")
 
 

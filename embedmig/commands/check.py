@@ -2,16 +2,83 @@
 
 from __future__ import annotations
 
-from embedmig.commands.project import ProjectLike, applied_revisions, opened
+from dataclasses import replace
+from pathlib import Path
+
+from embedmig.commands.project import Project, ProjectLike, opened, partly_done, progress_of
+from embedmig.database import Connection, check_suitable
+from embedmig.embedders import create, providers
+from embedmig.errors import EmbedmigError, GraphError, MissingExtra
 from embedmig.lint import Finding, findings
-from embedmig.lint.reading import read
+from embedmig.lint.reading import Subject, read
+from embedmig.operations.base import Context
+from embedmig.operations.create_space import CreateSpace
+from embedmig.revisions.progress import Progress
+from embedmig.runner import next_step, plan_of, validate
+
+Refused = tuple[Path, EmbedmigError]
 
 
 def check(project: ProjectLike = None, *, offline: bool = False) -> list[Finding]:
     """For CI: every rule of :mod:`embedmig.lint` that the configuration selects; ``offline`` asks no database."""
     project = opened(project)
-    applied = None
-    if not offline:
-        with project.looking() as (context, conn):
-            applied = applied_revisions(context, conn)
-    return findings(read(project.config, lambda: project.graph, applied), project.config.check)
+    if offline:
+        subject = read(project.config, lambda: project.graph, None)
+        return _findings(project, replace(subject, refused=unknown_models(subject)))
+    with project.looking() as (context, conn):
+        known = progress_of(context, conn)
+        applied = {name: one.checksum for name, one in known.items() if one.state == "applied"}
+        partly = {one.revision: one.in_words for one in partly_done(context, conn)}
+        subject = read(project.config, lambda: project.graph, applied, partly)
+        refused = () if subject.broken else refused_by_upgrade(project, context, conn)
+    return _findings(project, replace(subject, refused=refused))
+
+
+EXPLAINED = {"EM005", "EM006", "EM010", "EM013", "EM017", "EM018"}
+"""Rules that name a line of what upgrade refuses: EM022 does not repeat them."""
+
+
+def _findings(project: Project, subject: Subject) -> list[Finding]:
+    found = findings(subject, project.config.check)
+    explained = {one.where for one in found if one.code in EXPLAINED}
+    return [one for one in found if one.code != "EM022" or one.where not in explained]
+
+
+def refused_by_upgrade(project: Project, context: Context, conn: Connection) -> tuple[Refused, ...]:
+    """The first pending script that ``upgrade heads`` would refuse, and why; calls no model. Scripts that can't be read,
+    or were edited after they were applied, are the business of other rules.
+    """
+    known = progress_of(context, conn)
+    applied = {name: one.checksum for name, one in known.items() if one.state == "applied"}
+    try:
+        check_suitable(conn)
+        scripts = project.graph.upgrade_plan(project.graph.applied_heads(applied), "heads")
+        plan = plan_of(context, conn, offline=True)
+    except GraphError:
+        return ()
+    except EmbedmigError as error:
+        return ((project.config.path, error),)
+    for script in scripts:
+        try:
+            progress = known.get(script.revision, Progress(script.revision))
+            validate(plan, [next_step(context.ledger, conn, progress, script, "upgrade")])
+        except EmbedmigError as error:
+            return ((script.path, error),)
+    return ()
+
+
+def unknown_models(subject: Subject) -> tuple[Refused, ...]:
+    """Models that there can't be, as far as files tell: of an unknown provider, or not in a package that is installed."""
+    found = []
+    for reading in subject.readings:
+        for call in reading.upgrade:
+            if isinstance(call.operation, CreateSpace):
+                space = call.operation.space
+                try:
+                    if space.provider in ("wordllama", *({space.provider} - set(providers()))):
+                        create(space, subject.config.settings(space.provider))
+                except MissingExtra:
+                    continue  # this machine need not be the one that upgrades
+                except EmbedmigError as error:
+                    found.append((reading.script.path, error))
+    return tuple(found)

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from embedmig.commands.project import ProjectLike, applied_heads, opened
+from dataclasses import dataclass
+
+from embedmig.commands.project import PartlyDone, ProjectLike, applied_revisions, opened, partly_done
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the database stands: the applied heads, and what is applied or taken back in part."""
+
+    current: list[str]
+    partly: list[PartlyDone]
 
 
 def current(project: ProjectLike = None) -> list[str]:
     """The applied heads."""
+    return position(project).current
+
+
+def position(project: ProjectLike = None) -> Position:
+    """The applied heads, and the revisions that no run has brought to an end."""
     project = opened(project)
     with project.looking() as (context, conn):
-        return list(applied_heads(project, context, conn))
+        heads = project.readable_graph.applied_heads(applied_revisions(context, conn))
+        return Position(list(heads), partly_done(context, conn))

@@ -7,6 +7,7 @@ from typing import Any
 
 from embedmig.commands.project import ProjectLike, opened
 from embedmig.commands.running import Direction, steps_between
+from embedmig.database import check_suitable
 from embedmig.operations.base import PlannedState
 from embedmig.runner import plan_of, validate
 from embedmig.types import Estimate, Space
@@ -39,6 +40,7 @@ def dry_run(
     """Validates the plan against the database and says what it would take; changes nothing and calls no model."""
     project = opened(project)
     with project.looking() as (context, conn):
+        check_suitable(conn)
         steps = steps_between(project, conn, context, direction, target)
         plan = plan_of(context, conn, offline=True)
         planned = []

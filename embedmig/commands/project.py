@@ -17,6 +17,8 @@ from embedmig.errors import UsageError
 from embedmig.events import Event
 from embedmig.operations.base import Context
 from embedmig.revisions.graph import Graph
+from embedmig.revisions.progress import Progress
+from embedmig.revisions.states import in_words
 
 
 def ignore(event: Event) -> None:
@@ -33,6 +35,11 @@ class Project:
     def graph(self) -> Graph:
         """The migration scripts. Raises :class:`GraphError`, :class:`ScriptError`."""
         return Graph(self.config.migrations)
+
+    @cached_property
+    def readable_graph(self) -> Graph:
+        """As :attr:`graph`, for commands that only look: scripts that can't be used are in it with their errors."""
+        return Graph.tolerant(self.config.migrations)
 
     def context(self, *, start: bool) -> Context:
         """The database's side; ``start`` creates the embedded server where there is none yet."""
@@ -97,6 +104,37 @@ def opened(project: ProjectLike) -> Project:
         return open_project(project)
     vars(project).pop("graph", None)  # scripts may have been written since the last command
     return project
+
+
+@dataclass(frozen=True, slots=True)
+class PartlyDone:
+    """A revision that is ``partly_applied`` or ``partly_taken_back``, and the operations that were finished on that way."""
+
+    revision: str
+    state: str
+    done: list[str]
+
+    @property
+    def in_words(self) -> str:
+        """For one line."""
+        count = len(self.done)
+        return f"{self.revision} is {in_words(self.state)} ({count} operation{'s' * (count != 1)} finished)"
+
+
+def partly_done(context: Context, conn: Connection) -> list[PartlyDone]:
+    """The revisions that were begun in one direction and ended in none."""
+    found = []
+    for one in progress_of(context, conn).values():
+        if one.partly:
+            journal = context.ledger.journal(conn, one.revision, one.segments[-1][0])
+            done = [journal[position].description for position in sorted(one.finished)]
+            found.append(PartlyDone(one.revision, one.state, done))
+    return found
+
+
+def progress_of(context: Context, conn: Connection) -> dict[str, Progress]:
+    """How far each revision is; none where embedmig never ran."""
+    return context.ledger.progress(conn) if ledger_exists(conn, context.database.schema) else {}
 
 
 def applied_revisions(context: Context, conn: Connection) -> dict[str, str]:

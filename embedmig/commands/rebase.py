@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embedmig.commands.project import ProjectLike, applied_revisions, opened
+from embedmig.commands.project import ProjectLike, opened, progress_of
 from embedmig.revisions import authoring
 
 
@@ -12,5 +12,5 @@ def rebase(project: ProjectLike, name: str) -> Path:
     """Renumbers a script that is not applied onto the one other head."""
     project = opened(project)
     with project.looking() as (context, conn):
-        applied = applied_revisions(context, conn)
-    return authoring.rebase(project.config.migrations, name, applied)
+        begun = {name: one.checksum for name, one in progress_of(context, conn).items() if one.state != "pending"}
+    return authoring.rebase(project.config.migrations, name, begun)

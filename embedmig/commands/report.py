@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from embedmig.commands.audit import audit
 from embedmig.commands.eta import Eta, eta
 from embedmig.commands.evidence import CollectionEvidence, evidence
 from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.commands.status import Status, status
+from embedmig.database import clock
 from embedmig.database.ledger import Attempt, ledger_exists
 from embedmig.quality.audit import Audit
 
@@ -45,11 +46,17 @@ def gather_report(
         status=status(project),
         attempts=_attempts(project),
         threshold=project.config.gates.completeness,
-        eta=eta(project, now or datetime.now(UTC)),
+        eta=eta(project, now or database_time(project)),
         evidence=evidence(project, with_text=with_text),
         audit=audit(project) if audited else None,
         with_text=with_text,
     )
+
+
+def database_time(project: Project) -> datetime:
+    """The clock that times in the ledger are by."""
+    with project.looking() as (_, conn):
+        return clock(conn)
 
 
 def _attempts(project: Project) -> list[Attempt]:

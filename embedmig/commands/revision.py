@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from psycopg import sql
+
 from embedmig.commands.project import Project, ProjectLike, opened
+from embedmig.database import ident, scalar
 from embedmig.errors import EmbedmigError, UsageError
 from embedmig.revisions import authoring
 from embedmig.runner import plan_of, step_of
+from embedmig.source import find_table, list_columns, pick
 from embedmig.types import MAX_INDEX_DIMENSIONS, Space
 
 
@@ -52,20 +58,51 @@ def revision(
 
 def _body(project: Project, wanted: Wanted) -> authoring.Body:
     collection = _collection_for(project, wanted)
-    space = _space_for(project, collection, wanted)
     if wanted.adopt:
-        table, _, column = wanted.adopt.rpartition(".")
-        if not table:
-            raise UsageError(
-                f"--adopt {wanted.adopt}: is not TABLE.COLUMN", hint="for example --adopt documents.embedding"
-            )
-        return authoring.adopt_body(_pinned(project, space), table, column)
+        return _adoption(project, collection, wanted, wanted.adopt)
+    space = _space_for(project, collection, wanted)
     old = _latest_version(project, collection)
     if old == space.tag:
         raise UsageError(f"{collection!r} is at {old} already; there is nothing to migrate")
     if wanted.strategy not in ("all-at-once", "parallel", "lazy"):
         raise UsageError(f"strategy {wanted.strategy!r} is not known", hint="all-at-once, parallel or lazy")
     return authoring.space_body(_pinned(project, space), old, project.config.gates, wanted.strategy)
+
+
+def _adoption(project: Project, collection: str, wanted: Wanted, place: str) -> authoring.Body:
+    table, _, column = place.rpartition(".")
+    if not table:
+        raise UsageError(f"--adopt {place}: is not TABLE.COLUMN", hint="for example --adopt documents.embedding")
+    found = _stored_as(project, collection, table, column)
+    for name, value in found.items():
+        if wanted.fields.get(name) not in (None, value):
+            raise UsageError(f"--adopt {place}: {name} is {value} in the database, not {wanted.fields[name]}")
+    declared = _declared(project, collection) if not wanted.fields.get("model") else {}
+    space = _space_for(project, collection, replace(wanted, fields={**declared, **wanted.fields, **found}))
+    return authoring.adopt_body(_pinned(project, space), table, column)
+
+
+def _stored_as(project: Project, collection: str, table: str, column: str) -> dict[str, Any]:
+    """Storage and dimensions of a column; nothing where there is no database, dimensions where they can be known.
+
+    Raises :class:`SourceError` where there is no such table or column.
+    """
+    with ExitStack() as stack:
+        try:
+            _, conn = stack.enter_context(project.looking())
+        except EmbedmigError:
+            return {}  # a script can be written without the database
+        declared = replace(project.config.collection(collection), table=table)
+        found = find_table(conn, declared)
+        known = pick(list_columns(conn, found.oid), column, declared, "embedding")
+        match = re.fullmatch(r"(?:\S+\.)?(vector|halfvec)(?:\((\d+)\))?", known.type)
+        if match is None:
+            raise UsageError(
+                f"--adopt {table}.{column}: is {known.type}, which holds no vectors", hint="vector or halfvec"
+            )
+        query = sql.SQL("select vector_dims({c}) from {t} where {c} is not null limit 1")
+        length = match[2] or scalar(conn, query.format(c=ident(known.name), t=ident(found.schema, found.name)))
+        return {"storage": match[1]} | ({"dimensions": int(length)} if length else {})
 
 
 def _collection_for(project: Project, wanted: Wanted) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from embedmig.commands.project import Project, applied_heads, applied_revisions, ignore
+from embedmig.commands.project import Project, applied_heads, ignore, progress_of
 from embedmig.database import Connection, translated
 from embedmig.engine.backfill import NoWorkers, WorkerPool
-from embedmig.errors import PlanError
+from embedmig.errors import PlanError, UnknownTarget
 from embedmig.events import Event
 from embedmig.operations.base import Context
+from embedmig.revisions.graph import Graph
+from embedmig.revisions.progress import Progress
 from embedmig.revisions.scripts import Script
-from embedmig.runner import Runner, Step, step_of
+from embedmig.runner import Runner, Step, next_step
 
 Direction = Literal["upgrade", "downgrade"]
 
@@ -58,21 +61,45 @@ def run_to(
 def steps_between(
     project: Project, conn: Connection, context: Context, direction: Direction, target: str
 ) -> list[Step]:
-    """What a command to ``target`` would run, in order."""
-    applied = applied_revisions(context, conn)
-    heads = project.graph.applied_heads(applied)
+    """What a command to ``target`` would run, in order. Raises :class:`PlanError` where a script is not what was run."""
+    known = progress_of(context, conn)
+    applied = {name: one.checksum for name, one in known.items() if one.state == "applied"}
+    partly = {name for name, one in known.items() if one.partly}
     if direction == "upgrade":
-        return [step_of(script, "upgrade") for script in project.graph.upgrade_plan(heads, target)]
-    scripts = project.graph.downgrade_plan(heads, target)
-    refuse_edited(scripts, applied)
-    return [step_of(script, "downgrade") for script in scripts]
+        project.graph.refuse_missing(partly)
+        scripts = project.graph.upgrade_plan(project.graph.applied_heads(applied), target)
+        refuse_edited(project.graph, project.graph.walk(), applied)
+    else:
+        scripts = way_back(project.graph, applied.keys() | partly, partly, target)
+        refuse_edited(project.graph, scripts, applied)
+    return [
+        next_step(context.ledger, conn, known.get(script.revision, Progress(script.revision)), script, direction)
+        for script in scripts
+    ]
 
 
-def refuse_edited(scripts: list[Script], applied: Mapping[str, str]) -> None:
-    """What is taken back must be what was applied. Raises :class:`PlanError`."""
+def way_back(graph: Graph, touched: set[str], partly: set[str], target: str) -> list[Script]:
+    """What a downgrade takes back, in order: where several heads stand, those first that were only partly applied."""
+    heads = graph.applied_heads(touched)
+    if target in partly or (target in graph.scripts and graph.resolve(target).revision in partly):
+        raise UnknownTarget(
+            f"{target} is not applied as a whole, so there is no way back to it",
+            hint=f"embedmig upgrade {target} finishes it; a downgrade to the revision before takes it back",
+        )
+    if len(heads) < 2 or not partly.intersection(heads) or not re.fullmatch(r"-\d+", target.strip()):
+        return graph.downgrade_plan(heads, target)
+    first = [script for script in graph.walk() if script.revision in partly.intersection(heads)][: -int(target)]
+    left = -int(target) - len(first)
+    rest = graph.applied_heads(touched - {script.revision for script in first})
+    return first + (graph.downgrade_plan(rest, f"-{left}") if left else [])
+
+
+def refuse_edited(graph: Graph, scripts: Iterable[Script], applied: Mapping[str, str]) -> None:
+    """What is built upon or taken back must be what was applied. Raises :class:`PlanError`."""
     for script in scripts:
         if applied.get(script.revision) not in (None, script.checksum):
+            above = [one for one in graph.applied_heads(applied) if graph.is_ancestor(script.revision, one)]
             raise PlanError(
-                f"{script.path.name} was edited after it was applied, so its downgrade() may not fit what was done",
-                hint=f"restore the file as it was reviewed, or record the new one: embedmig stamp {script.revision}",
+                f"{script.path.name} was edited after it was applied, or is another script under the number {script.revision}",
+                hint=f"restore the file as it was reviewed, or record the new one: embedmig stamp {(above or [script.revision])[0]}",
             )

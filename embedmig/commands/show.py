@@ -28,7 +28,9 @@ class RevisionDetails:
 def show(project: ProjectLike, name: str) -> RevisionDetails:
     """One revision: its operations, its source and its attempts."""
     project = opened(project)
-    script = project.graph.resolve(name)
+    script = project.readable_graph.resolve(name)
+    if script.error:
+        raise script.error
     attempts: list[dict[str, Any]] = []
     try:
         with project.looking() as (context, conn):
@@ -36,6 +38,7 @@ def show(project: ProjectLike, name: str) -> RevisionDetails:
                 known = context.ledger.recorded_estimates(conn, script.revision)
                 attempts = [
                     attempt_line(attempt)
+                    | {"same_script": attempt.checksum == script.checksum if attempt.direction != "retire" else None}
                     | {"backfills": [estimate_line(one) for one in known if one.attempt == attempt.id]}
                     for attempt in context.ledger.attempts(conn)
                     if attempt.revision == script.revision
@@ -47,7 +50,7 @@ def show(project: ProjectLike, name: str) -> RevisionDetails:
     if hasattr(script.load(), "downgrade"):
         downs = [operation.describe() for operation in step_of(script, "downgrade").operations]
     return RevisionDetails(
-        entry(script, project.graph.heads(), None), script.checksum, script.source, ups, downs, attempts
+        entry(script, project.readable_graph.heads(), None), script.checksum, script.source, ups, downs, attempts
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from embedmig.commands.project import ProjectLike, applied_revisions, opened
+from embedmig.commands.project import PartlyDone, ProjectLike, applied_revisions, opened, partly_done
 from embedmig.database import Connection, lock_is_held
 from embedmig.database.ledger import Attempt, ledger_exists
 from embedmig.database.registry import SpaceRecord
@@ -115,11 +115,13 @@ class Status:
     missing_scripts: list[str]
     collections: dict[str, CollectionStatus]
     last_attempt: dict[str, Any] | None = None
+    partly: list[PartlyDone] = field(default_factory=list)
+    unreadable: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def settled(self) -> bool:
-        """Nothing pending, nothing edited: what ``--check`` asks."""
-        return not self.pending and not self.edited and not self.missing_scripts
+        """Nothing pending, in part, edited or unreadable: what ``--check`` asks."""
+        return not any((self.pending, self.partly, self.edited, self.missing_scripts, self.unreadable))
 
 
 def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
@@ -129,9 +131,9 @@ def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
     the role may.
     """
     project = opened(project)
-    graph = project.graph
+    graph = project.readable_graph
     with project.looking() as (context, conn):
-        applied = applied_revisions(context, conn)
+        applied, partly = applied_revisions(context, conn), partly_done(context, conn)
         there = ledger_exists(conn, context.database.schema)
         running = context.ledger.running(conn) if there else None
         attempts = context.ledger.attempts(conn) if there else []
@@ -142,11 +144,13 @@ def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
             pending=[script.revision for script in reversed(graph.walk()) if script.revision not in applied],
             running=attempt_line(running) | {"alive": lock_is_held(conn, context.database.schema)} if running else None,
             edited=[s.revision for s in graph.scripts.values() if applied.get(s.revision) not in (None, s.checksum)],
-            missing_scripts=[name for name in applied if name not in graph.scripts],
+            missing_scripts=[name for name in (*applied, *(p.revision for p in partly)) if name not in graph.scripts],
             collections={
                 name: _collection_status(context, conn, name, there, exact) for name in project.config.collections
             },
             last_attempt=attempt_line(attempts[-1]) if attempts else None,
+            partly=partly,
+            unreadable=[{"path": p.name, "error": error.message, "hint": error.hint} for p, error in graph.unreadable],
         )
 
 
@@ -155,7 +159,7 @@ def attempt_line(attempt: Attempt) -> dict[str, Any]:
     return {
         "revision": attempt.revision, "direction": attempt.direction, "status": attempt.status,
         "started_at": attempt.started_at.isoformat(), "rows_done": attempt.rows_done, "tokens": attempt.tokens,
-        "cost_usd": attempt.cost_usd, "by": f"{attempt.applied_by}@{attempt.host}", "error": attempt.error,
+        "cost_usd": attempt.cost_usd, "by": f"{attempt.applied_by}@{attempt.host}", "error": attempt.error, "checksum": attempt.checksum,
     }  # fmt: skip
 
 

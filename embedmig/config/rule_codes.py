@@ -25,6 +25,8 @@ NAMES: dict[str, str] = {
     "EM016": "missing-script",
     "EM017": "unreadable-script",
     "EM018": "unknown-version",
+    "EM021": "work-after-flip",
+    "EM022": "refused-plan",
 }
 
 SEVERITY: dict[str, Severity] = {"EM009": "warning", "EM015": "warning"}

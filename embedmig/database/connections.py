@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, LiteralString
 
 import psycopg
@@ -154,6 +155,12 @@ def scalar(conn: Connection, query: LiteralString | sql.Composed | sql.SQL, para
     """The first column of the first row, or None."""
     row = conn.execute(query, params).fetchone()
     return row[0] if row else None
+
+
+def clock(conn: Connection) -> datetime:
+    """What time it is by the database: times that it keeps are compared with no other clock."""
+    now: datetime = scalar(conn, "select clock_timestamp()")
+    return now.astimezone(UTC)
 
 
 def ident(*parts: str) -> sql.Identifier:

@@ -1,7 +1,8 @@
 """The ledger: one row per attempt at a revision, and the journal of its operations.
 
 The current heads derive from it; there is no second source of truth. A revision is applied when the last attempt
-at it that ended well went up. The row of the running attempt is also the fence: whoever writes on behalf of a run
+at it that ended well went up and none has taken any of it back since; :mod:`embedmig.revisions.states` has all that it
+can be. The row of the running attempt is also the fence: whoever writes on behalf of a run
 does so in a transaction that finds that row still ``running``.
 """
 
@@ -22,6 +23,8 @@ from psycopg import sql
 from embedmig import __version__
 from embedmig.database import Connection, ident
 from embedmig.errors import RunSuperseded
+from embedmig.revisions.progress import FlipHistory, Progress, Tried, Way, progress_of
+from embedmig.revisions.states import after
 from embedmig.types import Tally, Verdict
 
 Direction = Literal["upgrade", "downgrade", "stamp", "unstamp", "retire"]
@@ -74,6 +77,25 @@ class RecordedEstimate:
     truth: dict[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Journaled:
+    """An operation as the journal keeps it; ``fields`` is None where an older embedmig wrote it."""
+
+    kind: str
+    description: str
+    fields: dict[str, Any] | None
+
+    def is_same(self, other: Journaled) -> bool:
+        """Whether both ask for the same thing."""
+        if self.fields is None or other.fields is None:
+            return (self.kind, self.description) == (other.kind, other.description)
+        return (self.kind, self.fields) == (other.kind, other.fields)
+
+
+DONE_BEFORE = "done by an earlier attempt"
+NEVER_HAPPENED = "upgrade() never did what this takes back"
+"""Outcomes of operations that an attempt passed over."""
+
 FIELDS = sql.SQL(
     "id, revision, direction, status, checksum, started_at, finished_at, active_seconds, rows_done, tokens, "
     "cost_usd::float8, applied_by, host, tool_version, error, gates"
@@ -94,35 +116,57 @@ class Ledger:
         query = sql.SQL("select {} from {} order by id").format(FIELDS, self.attempts_table)
         return [Attempt(*row) for row in conn.execute(query)]
 
+    def progress(self, conn: Connection) -> dict[str, Progress]:
+        """How far each revision is that was ever tried or stamped. A gate changes nothing, so it is no progress."""
+        query = sql.SQL(
+            """select a.revision, a.direction, a.status = 'done', a.checksum,
+                 coalesce(array_agg(o.position) filter (where o.finished_at is not null and o.kind <> 'gate'), '{{}}')
+               from {} a left join {} o on o.attempt = a.id where a.direction <> 'retire' group by a.id order by a.id"""
+        ).format(self.attempts_table, self.operations_table)
+        rows = conn.execute(query)
+        return progress_of(Tried(row[0], row[1], row[2], row[3], frozenset(row[4])) for row in rows)
+
     def applied(self, conn: Connection) -> dict[str, str]:
         """The applied revisions, each with the checksum of the script that was applied."""
+        return {name: one.checksum for name, one in self.progress(conn).items() if one.state == "applied"}
+
+    def journal(self, conn: Connection, revision: str, way: Way) -> dict[int, Journaled]:
+        """What a revision's operations were when they were last finished, by position, since it last ended well; of the
+        attempt that ended well too.
+        """
         query = sql.SQL(
-            """select revision, checksum from (
-                 select distinct on (revision) revision, checksum, direction from {}
-                 where status = 'done' and direction <> 'retire' order by revision, id desc) last
-               where direction in ('upgrade', 'stamp')"""
-        ).format(self.attempts_table)
-        return {row[0]: row[1] for row in conn.execute(query)}
+            """select distinct on (o.position) o.position, o.kind, o.description, o.operation
+               from {operations} o join {attempts} a on a.id = o.attempt
+               where a.revision = %(revision)s and a.direction = %(way)s and o.finished_at is not null
+                 and a.id >= coalesce((select max(id) from {attempts}
+                   where revision = %(revision)s and status = 'done' and direction <> 'retire'), 0)
+               order by o.position, a.id desc"""
+        ).format(operations=self.operations_table, attempts=self.attempts_table)
+        return {row[0]: Journaled(*row[1:]) for row in conn.execute(query, {"revision": revision, "way": way})}
+
+    def flips(self, conn: Connection) -> dict[str, FlipHistory]:
+        """What the flips of each collection left, as far as the journal has it; older ones than the journal are not known."""
+        query = sql.SQL(
+            """select a.revision, a.direction, o.operation from {} a
+               left join {} o on o.attempt = a.id and o.kind = 'flip_alias' and o.operation is not null
+                 and o.finished_at is not null and o.outcome <> all(%s)
+               where a.direction = 'unstamp' or o.attempt is not null order by a.id, o.position"""
+        ).format(self.attempts_table, self.operations_table)
+        found: dict[str, FlipHistory] = {}
+        for revision, way, operation in conn.execute(query, ([DONE_BEFORE, NEVER_HAPPENED],)):
+            if way == "unstamp":
+                for history in found.values():
+                    history.forget(revision)
+            else:
+                history = found.setdefault(operation["collection"], FlipHistory())
+                history.flipped(revision, way, operation["version"])
+        return found
 
     def running(self, conn: Connection) -> Attempt | None:
         """The attempt that runs, or that died without a word and whose lock is free again."""
         query = sql.SQL("select {} from {} where status = 'running'").format(FIELDS, self.attempts_table)
         row = conn.execute(query).fetchone()
         return Attempt(*row) if row else None
-
-    def done_operations(self, conn: Connection, revision: str, direction: Direction, checksum: str) -> set[int]:
-        """Positions that earlier attempts at this very script finished, since the revision last ended well.
-
-        An edited script has another checksum, and begins again: every operation finds by itself what is left.
-        """
-        query = sql.SQL(
-            """select o.position from {operations} o join {attempts} a on a.id = o.attempt
-               where a.revision = %(revision)s and a.direction = %(direction)s and a.checksum = %(checksum)s
-                 and o.finished_at is not null
-                 and a.id > coalesce((select max(id) from {attempts} where revision = %(revision)s and status = 'done' and direction <> 'retire'), 0)"""
-        ).format(operations=self.operations_table, attempts=self.attempts_table)
-        values = {"revision": revision, "direction": direction, "checksum": checksum}
-        return {row[0] for row in conn.execute(query, values)}
 
     def measured(self, conn: Connection, spaces: sql.Identifier, model: str) -> Measured | None:
         """How fast a model was when it last embedded a thousand rows or more; else the last time that it embedded any.
@@ -168,8 +212,10 @@ class Ledger:
             ).format(self.attempts_table)
         )
 
-    def begin(self, conn: Connection, revision: str, direction: Direction, checksum: str) -> int:
-        """Opens an attempt; the partial unique index allows one."""
+    def begin(self, conn: Connection, revision: str, direction: Way, checksum: str) -> int:
+        """Opens an attempt; the partial unique index allows one. Raises :class:`IllegalTransition`."""
+        state = self.progress(conn).get(revision, Progress(revision)).state
+        after(revision, state, "upgrade_end" if direction == "upgrade" else "downgrade_end")
         query = sql.SQL(
             """insert into {} (revision, direction, status, checksum, applied_by, host, tool_version)
                values (%s, %s, 'running', %s, %s, %s, %s) returning id"""
@@ -217,13 +263,14 @@ class Ledger:
         ).format(self.attempts_table)
         conn.execute(query, {**_figures(did), "revision": revision})
 
-    def begin_operation(self, conn: Connection, attempt: int, position: int, kind: str, description: str) -> None:
+    def begin_operation(self, conn: Connection, attempt: int, position: int, operation: Journaled) -> None:
         """Notes that an operation starts; again at the same position is the same note."""
         query = sql.SQL(
-            """insert into {} (attempt, position, kind, description) values (%s, %s, %s, %s)
+            """insert into {} (attempt, position, kind, description, operation) values (%s, %s, %s, %s, %s)
                on conflict (attempt, position) do nothing"""
         ).format(self.operations_table)
-        conn.execute(query, (attempt, position, kind, description))
+        values = (attempt, position, operation.kind, operation.description, json.dumps(operation.fields))
+        conn.execute(query, values)
 
     def finish_operation(self, conn: Connection, attempt: int, position: int, outcome: str) -> None:
         """Notes that an operation is done; in the same transaction as its effect, where it has one."""
@@ -240,7 +287,8 @@ class Ledger:
         conn.execute(query.format(self.operations_table, ident(field)), (json.dumps(values), attempt, position))
 
     def stamp(self, conn: Connection, revision: str, direction: Literal["stamp", "unstamp"], checksum: str) -> None:
-        """Records a revision as applied, or as not, without running it."""
+        """Records a revision as applied, or as not, without running it. Raises :class:`IllegalTransition`."""
+        after(revision, self.progress(conn).get(revision, Progress(revision)).state, direction)
         query = sql.SQL(
             """insert into {} (revision, direction, status, checksum, finished_at, applied_by, host, tool_version)
                values (%s, %s, 'done', %s, now(), %s, %s, %s)"""

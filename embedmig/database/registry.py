@@ -11,6 +11,8 @@ from typing import Any
 from psycopg import sql
 
 from embedmig.database import Connection, ident, scalar
+from embedmig.errors import IllegalTransition
+from embedmig.revisions import states
 from embedmig.types import Space, SpaceState
 
 Place = tuple[str, str, str, str]
@@ -129,10 +131,27 @@ class Registry:
         query = sql.SQL("select exists (select from {} where id = %s and state <> 'retired')")
         return bool(scalar(conn, query.format(self.spaces_table), (space,)))
 
-    def set_state(self, conn: Connection, space: int, state: SpaceState) -> None:
-        """Moves a space to a state; the time of the change is kept."""
-        query = sql.SQL("update {} set state = %s, state_since = now() where id = %s and state <> %s")
-        conn.execute(query.format(self.spaces_table), (state, space, state))
+    def set_state(
+        self, conn: Connection, space: int, state: SpaceState, *, only_from: SpaceState | None = None
+    ) -> None:
+        """Moves a space to a state; the time of the change is kept. Where it is there already, nothing happens.
+
+        With ``only_from``, a space in any other state is left as it is. Raises :class:`IllegalTransition` for a move
+        that :mod:`embedmig.revisions.states` does not have.
+        """
+        made, adopted = (
+            [one for one in states.sources(state, adopted=kind) if only_from in (None, one)] for kind in (False, True)
+        )
+        query = sql.SQL(
+            """update {} set state = %s, state_since = now()
+               where id = %s and state = any(case when adopted then %s::text[] else %s::text[] end)"""
+        )
+        moved = conn.execute(query.format(self.spaces_table), (state, space, adopted, made)).rowcount
+        if moved or only_from:
+            return
+        found = scalar(conn, sql.SQL("select state from {} where id = %s").format(self.spaces_table), (space,))
+        if found != state:
+            raise IllegalTransition(f"a space that is {found} can't become {state}")
 
     def set_writer(self, conn: Connection, space: int, writer: str) -> None:
         """Who writes new vectors into an adopted space from now on."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from embedmig.errors import RunSuperseded
+
 T = TypeVar("T")
 
 
@@ -16,11 +18,27 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop 
     Where the caller's thread runs a loop already, as in a notebook or under an ASGI server, it is run on another thread:
     a thread has one running loop. The caller waits in either case.
     """
-    run: Callable[[Coroutine[Any, Any, T]], T] = loop.run_until_complete if loop else asyncio.run
+    run: Callable[[Coroutine[Any, Any, T]], T] = loop.run_until_complete if loop else _run
     if not _in_a_loop():
         return run(coroutine)
     with ThreadPoolExecutor(1, thread_name_prefix="embedmig-model") as thread:
         return thread.submit(run, coroutine).result()
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """As ``asyncio.run``; but where the run lock is lost, no thread in which a model computes is waited for: what it gives
+    goes nowhere.
+    """
+    runner = asyncio.Runner()
+    try:
+        result = runner.run(coroutine)
+    except RunSuperseded:
+        raise
+    except BaseException:
+        runner.close()
+        raise
+    runner.close()
+    return result
 
 
 def _in_a_loop() -> bool:

@@ -23,6 +23,7 @@ from embedmig.embedders.tokens import estimate_tokens
 from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.outbox import Changes, Claim
 from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
+from embedmig.errors import EmbedmigError
 from embedmig.lazy import Later
 from embedmig.source.chunking import pieces_of
 from embedmig.source.rows import Key, Piece, Row
@@ -35,6 +36,7 @@ else:
     np = Later("numpy")
 
 BYTES_A_TOKEN = 2  # dearer than any real text: English has about 4, Chinese 2.5
+GUARD_SECONDS = 0.3  # between two looks whether the run may go on
 COMMIT_ROWS = 2048  # batches are written together up to this many vectors
 UNKNOWN_REQUESTS = 3  # for each request another worker may have out: at the model, waiting to be written, being written
 STALE_SECONDS = 0.2  # where there is a limit: how old what is known of the other workers may be
@@ -111,21 +113,47 @@ class Pipeline:
             raise self.failure
 
     async def _run(self, feed: AsyncIterator[Request]) -> None:
+        work = asyncio.create_task(self._work(feed))
+        watch = asyncio.create_task(self._watch(work))
+        try:
+            await work
+        except asyncio.CancelledError:
+            if self.failure is None:
+                raise
+        finally:
+            watch.cancel()
+
+    async def _watch(self, work: asyncio.Task[None]) -> None:
+        """Ends the work where the run must not go on, whatever the model takes to answer."""
+        while True:
+            await asyncio.sleep(GUARD_SECONDS)
+            try:
+                await asyncio.to_thread(self.context.guard)
+            except EmbedmigError as error:
+                self._fail(WriterFailed(error))
+                work.cancel()
+                return
+
+    async def _work(self, feed: AsyncIterator[Request]) -> None:
         width = self.encoder.limits.concurrency
         todo: asyncio.Queue[Request | None] = asyncio.Queue(width + 1)
         done: asyncio.Queue[Embedded | None] = asyncio.Queue(width + 1)
         writer = asyncio.create_task(self._write_all(done))
         workers = [asyncio.create_task(self._embed_all(todo, done)) for _ in range(width)]
         try:
-            async for request in feed:
-                await todo.put(request)
-        except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
-            self._fail(error)
-        for _ in workers:
-            await todo.put(None)
-        await asyncio.gather(*workers)
-        await done.put(None)
-        await writer
+            try:
+                async for request in feed:
+                    await todo.put(request)
+            except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
+                self._fail(error)
+            for _ in workers:
+                await todo.put(None)
+            await asyncio.gather(*workers)
+            await done.put(None)
+            await writer
+        finally:
+            for task in (writer, *workers):  # all have ended, unless this was cancelled
+                task.cancel()
 
     # --- embedding
 

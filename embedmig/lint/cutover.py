@@ -88,6 +88,30 @@ def retire_with_flip(subject: Subject) -> Iterator[Violation]:
             yield Violation(reading.script.path, call.line, message, fix)
 
 
+@rule("EM021")
+def work_after_flip(subject: Subject) -> Iterator[Violation]:
+    """What follows a flip may fail when readers are on the new version already: only retirement needs the flip first.
+
+    Where the alias showed nothing before, nobody is moved; and ``downgrade()`` undoes in reverse order.
+    """
+    for reading in subject.readings:
+        moved = False
+        for call in reading.upgrade:
+            if moved and _is_work(call):
+                message = (
+                    f"op.{call.operation.kind} comes after op.flip_alias: should it fail, the alias has moved already"
+                )
+                mend = "put it before the gate, or in a revision of its own; only op.retire_space belongs after a flip"
+                yield Violation(reading.script.path, call.line, message, mend)
+            if isinstance(call.operation, FlipAlias):
+                moved |= reading.before.aliases.get(call.operation.collection) is not None
+
+
+def _is_work(call: Call) -> bool:
+    """Whether an operation does something that may fail; another flip, and the gate before it, are part of a cutover."""
+    return not isinstance(call.operation, FlipAlias | Gate | RetireSpace)
+
+
 @rule("EM007")
 def downgrade_missing(subject: Subject) -> Iterator[Violation]:
     """There is no ``downgrade()``, so ``embedmig downgrade`` stops here."""

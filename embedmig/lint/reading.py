@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -74,6 +74,7 @@ class Reading:
 @dataclass(frozen=True)
 class Subject:
     """Everything that a rule may look at. ``applied`` are checksums by revision; None: the database was not read.
+    ``partly`` says of those that no run has ended how far they are; ``refused`` are what an upgrade would refuse.
 
     ``broken`` says why the scripts don't make a graph; then there are no readings.
     """
@@ -83,6 +84,8 @@ class Subject:
     heads: tuple[str, ...]
     applied: Mapping[str, str] | None = None
     broken: EmbedmigError | None = None
+    partly: Mapping[str, str] = field(default_factory=dict)
+    refused: Sequence[tuple[Path, EmbedmigError]] = ()
 
     def calls(self, kind: type[T]) -> Iterator[tuple[Reading, Call, T]]:
         """The calls of one kind, in both directions of every script, each with its operation."""
@@ -98,13 +101,18 @@ class Subject:
         return Path(os.path.relpath(path, self.config.path.parent)).as_posix()
 
 
-def read(config: Config, graph: Callable[[], Graph], applied: Mapping[str, str] | None) -> Subject:
+def read(
+    config: Config,
+    graph: Callable[[], Graph],
+    applied: Mapping[str, str] | None,
+    partly: Mapping[str, str] | None = None,
+) -> Subject:
     """Runs every script's ``upgrade`` and ``downgrade``, which only record; oldest first."""
     try:
         found = graph()
     except EmbedmigError as error:
         return Subject(config, (), (), applied, error)
-    return Subject(config, tuple(read_all(found)), found.heads(), applied)
+    return Subject(config, tuple(read_all(found)), found.heads(), applied, partly=partly or {})
 
 
 def read_all(graph: Graph) -> Iterator[Reading]:

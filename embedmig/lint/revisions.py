@@ -60,7 +60,7 @@ def pending(subject: Subject) -> Iterator[Violation]:
         return
     for reading in subject.readings:
         if reading.script.revision not in subject.applied:
-            message = f"{reading.script.revision} is not applied"
+            message = subject.partly.get(reading.script.revision, f"{reading.script.revision} is not applied")
             yield Violation(reading.script.path, None, message, "embedmig upgrade head")
 
 
@@ -85,6 +85,13 @@ def unreadable_script(subject: Subject) -> Iterator[Violation]:
     for reading in subject.readings:
         if reading.error is not None and not isinstance(reading.cause, UnpinnedModel):
             yield Violation(reading.script.path, reading.line, reading.error.message, reading.error.hint)
+
+
+@rule("EM022")
+def refused_plan(subject: Subject) -> Iterator[Violation]:
+    """What upgrade would refuse: by the database where it was asked, else as far as the files tell."""
+    for path, error in subject.refused:
+        yield Violation(path, None, error.message, error.hint)
 
 
 @rule("EM018")

@@ -15,7 +15,7 @@ from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
-from embedmig.operations.create_space import draft
+from embedmig.operations.create_space import capture_statements, draft
 from embedmig.source import Source, capture, checks
 from embedmig.stores import Adoption, check_keys
 from embedmig.types import Space
@@ -51,8 +51,11 @@ class AdoptSpace(Operation):
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """Two statements that rewrite nothing; none where the column is there."""
-        statements = self._adoption(plan.source(self.space.collection)).tag_sql(plan.conn)
-        return [*statements] or f"{self.version_column} is there already"
+        source = plan.source(self.space.collection)
+        statements: list[sql.Composable] = [*self._adoption(source).tag_sql(plan.conn)]
+        if self.writer == "embedmig":  # the table of what it writes is named after the space, which has no number yet
+            statements += capture_statements(plan, source)
+        return statements or f"{self.version_column} is there already"
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and tags the rows that are there, both or neither."""

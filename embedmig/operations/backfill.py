@@ -131,7 +131,7 @@ def fill(
         if not joins and Claims(context.registry, record.id).sent(conn):  # of a time when the mode was another
             tally = tally.plus(fill_by_api_batches(context, store, encoder, run, sends=False)).plus(by_requests())
     if record.state == "building":
-        context.registry.set_state(conn, record.id, "ready")
+        context.registry.set_state(conn, record.id, "ready", only_from="building")
     return tally
 
 

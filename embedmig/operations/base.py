@@ -23,8 +23,9 @@ from embedmig.embedders.shared_limits import SharedRateBudget, Traffic
 from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.engine.context import RunContext, Spending, SpendingLimit
 from embedmig.engine.sync import Sync
-from embedmig.errors import EmbedderMisconfigured, PlanError
+from embedmig.errors import AliasMoved, EmbedderMisconfigured, PlanError
 from embedmig.planning.prices import price
+from embedmig.revisions.progress import FlipHistory, Way
 from embedmig.source import Source
 from embedmig.source import table as sources
 from embedmig.stores import Manifest, VectorStore, open_manifest, open_store
@@ -70,16 +71,23 @@ class Context:
         if hasattr(embedder, "share"):
             embedder.share(SharedRateBudget(self.database, settings, space.provider, traffic))
         found = embedder.weights()
-        for expected, origin in (
-            (pinned, "the vectors in the database were made with"),
-            (space.weights, "the script pins"),
-        ):
-            if expected and expected != found:
-                raise EmbedderMisconfigured(
-                    f"{space.model}: {origin} weights {expected[:19]}…, but here are {found[:19] or 'none'}…",
-                    hint="install the same model files, or migrate to the new ones under a new version",
-                )
+        for expected in (pinned, space.weights):
+            if expected:
+                refuse_other_weights(space, expected, found, in_database=expected == pinned)
         return Encoder(space, embedder)
+
+    def refuse_unknown_model(self, space: Space, pinned: str, *, created: bool) -> None:
+        """What can be said against a model without calling it: provider, name, extra, dimensions, version, weights.
+
+        Nobody needs its key for that. ``created`` is as for :meth:`probe`. Raises :class:`EmbedderMisconfigured`,
+        :class:`MissingExtra`.
+        """
+        settings = self.config.settings(space.provider)
+        embedder = create(space, replace(settings, api_key=settings.api_key or "none"))
+        if not created:
+            embedder.check_version()
+        if expected := pinned or space.weights:
+            refuse_other_weights(space, expected, embedder.weights(), in_database=bool(pinned))
 
     def sync(self, conn: Connection, collection: str, stop: threading.Event) -> Sync:
         """What takes captured changes into the collection's spaces; its table is looked up anew, as it is now."""
@@ -123,6 +131,16 @@ class Context:
         return encoder.embedder.weights()
 
 
+def refuse_other_weights(space: Space, expected: str, found: str, *, in_database: bool) -> None:
+    """Raises :class:`EmbedderMisconfigured` where a model's files are not those that they must be."""
+    if expected != found:
+        origin = "the vectors in the database were made with" if in_database else "the script pins"
+        raise EmbedderMisconfigured(
+            f"{space.model}: {origin} weights {expected[:19]}…, but here are {found[:19] or 'none'}…",
+            hint="install the same model files, or migrate to the new ones under a new version",
+        )
+
+
 @dataclass
 class PlannedSpace:
     """A space as it will be at some point of the plan; ``record`` is None while only the plan knows it."""
@@ -143,9 +161,40 @@ class PlannedState:
     context: Context
     conn: Connection
     revision: str = ""
+    direction: Way = "upgrade"
     offline: bool = False
     spaces: dict[tuple[str, str], PlannedSpace] = field(default_factory=dict)
     aliases: dict[str, str | None] = field(default_factory=dict)
+    flips: dict[str, FlipHistory] = field(default_factory=dict)
+    captured: set[str] = field(default_factory=set)  # collections whose changes are captured by then
+
+    def flip(self, collection: str, version: str | None) -> None:
+        """Moves an alias on from what the revisions before left. Raises :class:`AliasMoved` where it shows something
+        else, or where a downgrade would take away what another revision put there.
+        """
+        history = self.flips.setdefault(collection, FlipHistory())
+        left, showing = history.shown, self.aliases.get(collection)
+        if showing not in (left.version, version):
+            raise AliasMoved(
+                f"the alias of {collection} shows {showing or 'nothing'}, not {left.version or 'nothing'} "
+                "as the applied revisions left it",
+                hint=self._way_to(collection, showing),
+            )
+        if self.direction == "downgrade" and showing != version and left.revision not in ("", self.revision):
+            raise AliasMoved(
+                f"the alias of {collection} shows {showing}, which revision {left.revision} put there: "
+                f"downgrade() of {self.revision} would take it away",
+                hint=f"take {left.revision} back first",
+            )
+        history.flipped(self.revision, self.direction, version)
+        self.aliases[collection] = version
+
+    def _way_to(self, collection: str, version: str | None) -> str:
+        """How the ledger comes to agree with an alias."""
+        planned = self.spaces.get((collection, version or ""))
+        if planned is None or not planned.revision:
+            return "embedmig show REVISION lists what was done; embedmig stamp records what is applied"
+        return f"revision {planned.revision} made that version: embedmig stamp {planned.revision} records it as applied"
 
     def source(self, collection: str) -> Source:
         return self.context.source(self.conn, collection)
@@ -218,7 +267,7 @@ def differences(record: SpaceRecord, space: Space, plan: PlannedState) -> str:
 class Run(RunContext):
     """A revision under way: what an operation needs to do its work, and, as a :class:`RunContext`, on whose behalf.
 
-    ``aliases`` is what each alias showed when the plan was made, moved on by every flip: the other half of compare-and-set.
+    ``aliases`` is what the revisions before left each alias at, moved on by every flip: the other half of compare-and-set.
     """
 
     context: Context
@@ -245,6 +294,7 @@ class Operation:
 
     kind: ClassVar[str]
     repeats: ClassVar[bool] = False  # asked again on every run, although an earlier attempt finished it
+    validated_again: ClassVar[bool] = True  # although it is passed over; not where its own effect would refuse it
 
     @property
     def transactional(self) -> bool:

@@ -71,7 +71,8 @@ class CreateIndex(Operation):
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """It waits for the backfill, which is not SQL."""
         source = plan.source(self.space.collection)
-        record = draft(self.space, source, plan.context.database.schema, plan.revision, "")
+        record = plan.expect(self.space.collection, self.space.tag).record
+        record = record or draft(self.space, source, plan.context.database.schema, plan.revision, "")
         return open_store(source, record).index_sql(self.options)
 
     def run(self, run: Run) -> str:

@@ -31,18 +31,22 @@ class CreateSpace(Operation):
         store_class(self.space).check_source(source)
         checks.check_source(plan.conn, source)
         planned = plan.claim(self.space, adopted=False)
-        if not plan.offline:  # a dry run asks no model, and whoever looks need not be who runs it
-            checks.check_filter(plan.conn, source)
-            if source.collection.capture == "triggers":
-                capture.refuse_without_trigger_right(plan.conn, source)
-            created = planned.record is not None
-            plan.context.probe(self.space, planned.record.weights if planned.record else "", created=created)
+        created, pinned = planned.record is not None, planned.record.weights if planned.record else ""
+        if plan.offline:  # a dry run calls no model, and whoever looks need not be who runs it
+            plan.context.refuse_unknown_model(self.space, pinned, created=created)
+            return
+        checks.check_filter(plan.conn, source)
+        if source.collection.capture == "triggers":
+            capture.refuse_without_trigger_right(plan.conn, source)
+        plan.context.probe(self.space, pinned, created=created)
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
-        """The table; the registry's entry is embedmig's own business."""
-        source = plan.source(self.space.collection)
-        record = draft(self.space, source, plan.context.database.schema, plan.revision, "")
-        return [open_manifest(source, record).create_sql()]
+        """The table, and what captures changes of the source; the registry's entry is embedmig's own business."""
+        source, schema = plan.source(self.space.collection), plan.context.database.schema
+        statements: list[sql.Composable] = []
+        if plan.expect(self.space.collection, self.space.tag).record is None:
+            statements.append(open_manifest(source, draft(self.space, source, schema, plan.revision, "")).create_sql())
+        return statements + capture_statements(plan, source) or "is there already"
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and makes its table, both or neither."""
@@ -59,6 +63,16 @@ class CreateSpace(Operation):
         # Before the backfill's first read: from here on every commit is captured, and what is older is there to be read.
         capture.install(conn, run.context.registry, source, text)
         return f"table {'.'.join(record.place[:2])}"
+
+
+def capture_statements(plan: PlannedState, source: Source) -> list[sql.Composable]:
+    """What installs the capture of a collection's changes, where it is not installed by then."""
+    name = source.collection.name
+    if name in plan.captured:
+        return []
+    plan.captured.add(name)
+    text = [column.name for column in source.text]
+    return list(capture.planned(plan.conn, plan.context.database.schema, source, text))
 
 
 def draft(space: Space, source: Source, schema: str, revision: str, weights: str) -> SpaceRecord:

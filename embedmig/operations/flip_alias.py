@@ -37,14 +37,14 @@ class FlipAlias(Operation):
                     f"flip_alias: {self.version} would be shown before anything has filled it",
                     hint="op.backfill(…) and op.gate(…) come first",
                 )
-        plan.aliases[self.collection] = self.version
+        plan.flip(self.collection, self.version)
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """The view; for a space that isn't there yet, its query stands on a table that create_space will make."""
         source = plan.source(self.collection)
         schema, name = aliases.alias_name(source)
         if self.version is None:
-            return [sql.SQL("drop view {}").format(ident(schema, name))]
+            return [sql.SQL("drop view if exists {}").format(ident(schema, name))]
         planned = plan.expect(self.collection, self.version)
         from embedmig.operations.create_space import draft
         from embedmig.stores import open_manifest
@@ -62,7 +62,7 @@ class FlipAlias(Operation):
             return "shows it already"
         if showing != run.aliases.get(self.collection):
             raise AliasMoved(
-                f"the alias of {self.collection} shows {showing}, not {run.aliases.get(self.collection)} as when this run began",
+                f"the alias of {self.collection} shows {showing}, not {run.aliases.get(self.collection)} as the revisions before left it",
                 hint="look at embedmig status, then run the same command again",
             )
         if self.version is None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import ClassVar
 
 from embedmig.config.toml_values import parse_duration
-from embedmig.database import Connection
+from embedmig.database import Connection, clock
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import GateClosed, PlanError
 from embedmig.events import GateEvaluated
@@ -90,4 +89,4 @@ def evaluate_evidence(
     context: Context, conn: Connection, record: SpaceRecord, asked: Evidence, completeness: float
 ) -> list[Verdict]:
     """What evaluations, shadow reads and the clock say; ``completeness`` is what an evaluation must have had to count."""
-    return EvidenceTable(context.database.schema).judge(conn, record, asked, datetime.now(UTC), completeness)
+    return EvidenceTable(context.database.schema).judge(conn, record, asked, clock(conn), completeness)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import ClassVar
 
 from psycopg import sql
 
 from embedmig.config.toml_values import parse_duration
-from embedmig.database import Connection, scalar
+from embedmig.database import Connection, clock, scalar
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import AnswerIsNo, PlanError
 from embedmig.gates.evidence import fallen
@@ -29,6 +28,7 @@ class RetireSpace(Operation):
     """
 
     kind: ClassVar[str] = "retire_space"
+    validated_again: ClassVar[bool] = False
     collection: str
     version: str
     after: str
@@ -95,9 +95,7 @@ def refuse_unstable(context: Context, conn: Connection, record: SpaceRecord, cou
     shown = context.registry.space(conn, record.collection, alias.version) if alias and alias.version else None
     if shown is None:
         raise AnswerIsNo(f"the alias of {record.collection} shows nothing that could stand in for {record.version}")
-    known = EvidenceTable(context.database.schema).known(
-        conn, shown, datetime.now(UTC), context.config.gates.completeness
-    )
+    known = EvidenceTable(context.database.schema).known(conn, shown, clock(conn), context.config.gates.completeness)
     if reason := fallen(known, record.version, count):
         raise AnswerIsNo(reason, hint=f"{record.version} is kept until then: it is the way back")
 

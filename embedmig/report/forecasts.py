@@ -93,6 +93,7 @@ def shown_script(shown: RevisionDetails) -> RenderableType:
     for attempt in shown.attempts:
         lines.append(
             f"  {attempt['started_at'][:19]}  {attempt['direction']}  {attempt['status']}  {plural(attempt['rows_done'], 'row')}  by {attempt['by']}"
+            + ("  of another script" if attempt["same_script"] is False else "")
         )
         lines += [f"    {line}" for one in attempt["backfills"] for line in estimate_lines(one)]
     return Text("\n".join(lines))

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from embedmig.commands.project import ProjectLike
-from embedmig.commands.report import Report, gather_report
+from embedmig.commands.project import ProjectLike, opened
+from embedmig.commands.report import Report, database_time, gather_report
 from embedmig.commands.status import Status
 from embedmig.errors import UsageError
 from embedmig.formatting import percent, size
@@ -57,7 +57,8 @@ def write_report(
     ``audited`` audits the store too: it reads every vector and calls no model. ``with_text`` shows the texts of
     queries, and keys.
     """
-    output, now = Path(path), datetime.now(UTC)
+    project, output = opened(project), Path(path)
+    now = database_time(project)
     html = page(gather_report(project, audited=audited, with_text=with_text, now=now), now=now)
     try:
         output.write_text(html, encoding="utf-8")

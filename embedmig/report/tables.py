@@ -10,10 +10,12 @@ from rich.text import Text
 
 from embedmig.commands.dry_run import PlannedRevision
 from embedmig.commands.history import HistoryEntry
+from embedmig.commands.project import PartlyDone
 from embedmig.commands.search import SearchResult
 from embedmig.commands.status import CollectionStatus, Rollback, SpaceStatus, Status
 from embedmig.engine.sync import Synced
 from embedmig.formatting import percent, plural, size
+from embedmig.revisions.states import in_words
 from embedmig.types import Estimate, Verdict
 
 STATE_STYLE = {"active": "bold green", "ready": "cyan", "building": "yellow", "retained": "", "retired": "dim"}
@@ -43,6 +45,10 @@ def status_table(status: Status) -> RenderableType:
                 style="yellow",
             )
         )
+    under_way = status.running["revision"] if status.running and status.running["alive"] else None
+    partly = [one for one in status.partly if one.revision != under_way]
+    lines += [Text(f"partly      {_partly(one)}", style="bold red") for one in partly]
+    lines += [Text(f"unreadable  {one['error']}", style="bold red") for one in status.unreadable]
     if status.edited:
         lines.append(Text(f"edited      {', '.join(status.edited)}: not the script that was applied", style="bold red"))
     if status.missing_scripts:
@@ -50,6 +56,11 @@ def status_table(status: Status) -> RenderableType:
             Text(f"missing     {', '.join(status.missing_scripts)}: applied, but there is no script", style="bold red")
         )
     return Group(*lines, *(_collection(name, found) for name, found in status.collections.items()))
+
+
+def _partly(found: PartlyDone) -> str:
+    """A revision that no run has brought to an end, and what leads out of it."""
+    return f"{found.in_words}: embedmig upgrade {found.revision} goes on, embedmig downgrade -1 takes it back"
 
 
 def _collection(name: str, found: CollectionStatus) -> RenderableType:
@@ -120,7 +131,7 @@ def history_lines(entries: Sequence[HistoryEntry]) -> RenderableType:
     lines = []
     for entry in entries:
         marks = "".join(f" ({mark})" for mark in ("head" if entry.head else "", *entry.labels) if mark)
-        applied = {True: "applied", False: "pending", None: ""}[entry.applied]
+        applied = in_words(entry.state or "") + (f"  unreadable: {entry.error}" if entry.error else "")
         lines.append(
             Text(
                 f"{' + '.join(entry.down_revisions) or 'base'} → {entry.revision}{marks}  {entry.message}  {applied}".rstrip()

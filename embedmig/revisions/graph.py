@@ -13,12 +13,13 @@ import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedmig.errors import GraphError, UnknownTarget
-from embedmig.revisions.scripts import RESERVED, Script, number, read_scripts, sort_key
+from embedmig.errors import EmbedmigError, GraphError, UnknownTarget
+from embedmig.revisions.scripts import RESERVED, Script, number, read_scripts, read_tolerantly, sort_key
 
 if TYPE_CHECKING:
     from alembic.script.revision import Revision, RevisionMap
@@ -43,8 +44,20 @@ class Graph:
         graph._fill(directory, scripts)
         return graph
 
+    @classmethod
+    def tolerant(cls, directory: Path) -> Graph:
+        """The graph for whoever only looks: scripts that can't be read, or build on one that is not there, are in it
+        with their error (``unreadable``), and cut off from what they can't be built on.
+        """
+        scripts, lost = read_tolerantly(directory)
+        names = {script.revision for script in scripts} | {label for script in scripts for label in script.labels}
+        graph = cls.of(directory, [_cut_off(script, names) for script in scripts])
+        graph.unreadable = [(one.path, one.error) for one in graph.scripts.values() if one.error] + lost
+        return graph
+
     def _fill(self, directory: Path, scripts: Iterable[Script]) -> None:
         self.directory = directory
+        self.unreadable: list[tuple[Path, EmbedmigError]] = []
         self.scripts = _by_revision(scripts)
         self._labels = {label: s.revision for s in self.scripts.values() for label in s.labels}
         _refuse_dangling(self.scripts, self._labels)
@@ -127,7 +140,7 @@ class Graph:
         Raises :class:`UnknownTarget`, or :class:`GraphError` for an ambiguous ``head`` and for applied ids
         that have no script.
         """
-        self._refuse_missing(current)
+        self.refuse_missing(current)
         spelt = self._spell(target)
         if not self.scripts and spelt in ("head", "heads"):
             return []
@@ -144,7 +157,7 @@ class Graph:
 
         Raises :class:`UnknownTarget` for what is not applied or is ambiguous, :class:`GraphError` as above.
         """
-        self._refuse_missing(current)
+        self.refuse_missing(current)
         parts = _parts(spelt := self._spell(target))
         if parts["steps"] and not parts["symbol"] and not parts["label"] and len(current) > 1:
             raise UnknownTarget(
@@ -198,12 +211,15 @@ class Graph:
 
     # --- what can't be --------------------------------------------------------------------------------------
 
-    def _refuse_missing(self, applied: Iterable[str]) -> None:
+    def refuse_missing(self, applied: Collection[str]) -> None:
+        """Raises :class:`GraphError` for what the database has had and there is no script of."""
         missing = [revision for revision in applied if revision not in self.scripts]
         if missing:
+            there = next((revision for revision in applied if revision in self.scripts), "base")
             raise GraphError(
                 f"{_and(missing)}: applied in the database, but {self.directory.name}/ has no such script",
-                hint="restore the script (is it on another branch?), then run this again",
+                hint="restore the script (is it on another branch?), then run this again; if it is lost for good, "
+                f"embedmig stamp --purge {there} records what there are scripts for",
             )
 
     def _refuse_unapplied(self, revision: str, current: Iterable[str]) -> None:
@@ -315,6 +331,16 @@ def _by_revision(scripts: Iterable[Script]) -> dict[str, Script]:
                 hint=f"embedmig rebase {script.path.stem}   renumbers that one, if it is not applied yet",
             )
     return {script.revision: script for script in found.values()}
+
+
+def _cut_off(script: Script, names: Collection[str]) -> Script:
+    """The script without what it says it builds on and is not there."""
+    missing = [name for name in script.parents if name not in names]
+    if not missing:
+        return script
+    down, depends = (tuple(one for one in kind if one in names) for kind in (script.down_revisions, script.depends_on))
+    error = GraphError(f"{script.path.name}: there is no readable script of {_and(missing)}, which it builds on")
+    return replace(script, down_revisions=down, depends_on=depends, error=script.error or error)
 
 
 def _refuse_dangling(scripts: dict[str, Script], labels: Collection[str]) -> None:

@@ -31,6 +31,7 @@ class Script:
     labels: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
     source: str = field(default="", repr=False)
+    error: EmbedmigError | None = None  # why it can't be used; only where scripts are read tolerantly
 
     @property
     def checksum(self) -> str:
@@ -88,10 +89,44 @@ def read_scripts(directory: Path) -> list[Script]:
 
     Raises :class:`ScriptError` where a script can't be read, or there is no such directory.
     """
+    found = (read_script(path) for path in _paths(directory))
+    return sorted(found, key=lambda script: (sort_key(script.revision), script.path))
+
+
+def _paths(directory: Path) -> list[Path]:
     if not directory.is_dir():
         raise ScriptError(f"{directory}: there is no such directory", hint="embedmig init   makes one")
-    paths = [path for path in directory.glob("*.py") if path.name[0] not in "_." and path.is_file()]
-    return sorted((read_script(path) for path in paths), key=lambda script: (sort_key(script.revision), script.path))
+    return sorted(path for path in directory.glob("*.py") if path.name[0] not in "_." and path.is_file())
+
+
+def read_tolerantly(directory: Path) -> tuple[list[Script], list[tuple[Path, EmbedmigError]]]:
+    """As :func:`read_scripts`, for whoever only looks: a script that can't be read keeps its place by what its text says of
+    its revision, and has its error. Those that say nothing come apart, by path.
+    """
+    scripts: list[Script] = []
+    lost: list[tuple[Path, EmbedmigError]] = []
+    for path in _paths(directory):
+        try:
+            scripts.append(read_script(path))
+        except ScriptError as error:
+            found = _guessed(path, error)
+            if found is None:
+                lost.append((path, error))
+            else:
+                scripts.append(found)
+    return sorted(scripts, key=lambda script: (sort_key(script.revision), script.path)), lost
+
+
+def _guessed(path: Path, error: EmbedmigError) -> Script | None:
+    """A script of which only the lines of its revisions can be read."""
+    try:
+        source = path.read_text("utf-8", errors="replace")
+        lines = re.findall(r"^(revision|down_revision)\b[^=\n]*=\s*(.+?)\s*$", source, re.MULTILINE)
+        values = {name: ast.literal_eval(text) for name, text in lines}
+        revision, down = _revision_id(path, values), _names(path, "down_revision", values)
+    except (OSError, ValueError, SyntaxError, ScriptError):
+        return None
+    return Script(revision, down, path, source=source, error=error)
 
 
 def read_script(path: Path) -> Script:

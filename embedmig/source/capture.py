@@ -71,13 +71,27 @@ def put(conn: Connection, registry: Registry, capture: Capture) -> None:
     """Makes outbox, functions and triggers, in place of those that were there, wherever they were."""
     conn.execute(capture.create_outbox())
     fit_outbox(conn, capture)
-    path = predicate_path(conn) if capture.source.collection.where else ()
-    for trigger in capture.triggers:
-        conn.execute(capture.create_function(trigger, path))
+    for statement in functions(conn, capture):
+        conn.execute(statement)
     drop_triggers(conn, capture)
     try_out(conn, registry, capture)
     for trigger in capture.triggers:
         conn.execute(capture.create_trigger(trigger))
+
+
+def functions(conn: Connection, capture: Capture) -> list[sql.Composed]:
+    """The statements that make the triggers' functions."""
+    path = predicate_path(conn) if capture.source.collection.where else ()
+    return [capture.create_function(trigger, path) for trigger in capture.triggers]
+
+
+def planned(conn: Connection, schema: str, source: Source, text: Sequence[str]) -> list[sql.Composed]:
+    """What :func:`install` executes, and keeps, where nothing is captured yet."""
+    if source.collection.capture == "watermark":
+        return []
+    capture = Capture(source, schema, watched(source, (), text))
+    triggers = [capture.create_trigger(trigger) for trigger in capture.triggers]
+    return [capture.create_outbox(), *functions(conn, capture), *triggers]
 
 
 def watched(source: Source, live: Sequence[SpaceRecord], text: Sequence[str] = ()) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from embedmig.errors import EXIT_INTERRUPTED, EXIT_LOCKED
+from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LOCKED
 from tests.model import Model
 from tests.project import CONFIG, Project
 from tests.waiting import read_until, wait_until
@@ -192,3 +192,20 @@ def test_the_second_ctrl_c_ends_at_once_though_the_model_never_answers(project: 
     project.run("upgrade", "head")
     assert count(project) == 120
     assert len(model.asked) <= 120 + 8 * model.batch_size
+
+
+def test_a_run_whose_lock_is_lost_ends_at_once_though_the_model_never_answers(
+    project: Project, model: Model, conn: psycopg.Connection
+) -> None:
+    with model.held():
+        process = project.start("upgrade", "head")
+        wait_until(lambda: model.asked, "the model to be asked", of=process)
+        conn.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name like 'embedmig lock%'"
+        )
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == EXIT_FAILED
+    assert "the run lock was lost" in said
+    assert count(project) == 0
+    project.run("upgrade", "head")
+    assert count(project) == 120

@@ -71,7 +71,9 @@ def test_rows_that_a_lazy_reader_found_are_embedded_first(moved: Project) -> Non
         context = project.context(start=True)
         record = context.registry.space(conn, "docs", OLD_TAG)
         assert record is not None
-        context.registry.set_state(conn, record.id, "building")  # as a second space being built would be
+        conn.execute(
+            "update embedmig.spaces set state = 'building' where id = %s", (record.id,)
+        )  # as a second space would be
         found = [hit.key for hit in reader.search("buckling of a shell", 3)]
         hot = conn.execute("select key, reads from embedmig.hot_rows order by key").fetchall()
         assert [tuple(key) for key, _ in hot] == sorted(found)

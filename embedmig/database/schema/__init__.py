@@ -13,8 +13,8 @@ from embedmig.errors import DatabaseUnsuitable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
-HEAD = "0012"
-READABLE = "0012"
+HEAD = "0013"
+READABLE = "0013"
 VERSION_TABLE = "ledger_schema"
 
 

@@ -20,7 +20,7 @@ from psycopg import sql
 
 from embedmig.database import Connection, ident, scalar, translated
 from embedmig.database.registry import SpaceRecord
-from embedmig.errors import Interrupted, PlanError
+from embedmig.errors import EmbedmigError, Interrupted, PlanError
 from embedmig.events import Notice
 from embedmig.formatting import duration
 from embedmig.source.sampling import about
@@ -149,6 +149,25 @@ def drop(place: TablePlace, space: Space, storage: IndexStorage, *, concurrently
     )
 
 
+def comment(place: TablePlace, space: Space, form: IndexEncoding) -> sql.Composed:
+    """What readers are told of the index."""
+    said = sql.SQL("null") if form.storage == space.storage else sql.Literal(form.comment())
+    name = ident(place.schema, hnsw.index_name(place.table, space, form.storage))
+    return sql.SQL("comment on index {} is {}").format(name, said)
+
+
+def may_be_read(record: SpaceRecord) -> bool:
+    """Whether somebody may read or write the space now, or after going back to it."""
+    return record.state in ("active", "retained")
+
+
+def cancel(building: Connection, thread: threading.Thread) -> None:
+    """Ends a build: again until it is heard, for between two statements a cancellation is lost."""
+    while thread.is_alive():
+        building.cancel_safe()
+        thread.join(LOOK_SECONDS)
+
+
 @dataclass
 class Builder:
     """One build: in a thread of its own, on a connection of its own, watched from this one."""
@@ -163,10 +182,7 @@ class Builder:
     def __post_init__(self) -> None:
         self.space = self.record.space
         self.form = encoding(self.space, self.options)
-        self.concurrently = self.record.state in (
-            "active",
-            "retained",
-        )  # somebody may read or write it, or go back to it
+        self.concurrently = may_be_read(self.record)
 
     def run(self) -> str:
         """Builds it, unless a valid one is there; an INVALID leftover is dropped first."""
@@ -199,9 +215,7 @@ class Builder:
 
     def _tell(self) -> None:
         """Readers learn what to ask the index for, and the index in another form, which nobody asks any more, goes."""
-        comment = sql.SQL("null") if self.form.storage == self.space.storage else sql.Literal(self.form.comment())
-        name = ident(self.place.schema, hnsw.index_name(self.place.table, self.space, self.form.storage))
-        self.conn.execute(sql.SQL("comment on index {} is {}").format(name, comment))
+        self.conn.execute(comment(self.place, self.space, self.form))
         for storage in storages(self.space):
             if storage != self.form.storage and state(self.conn, self.place, self.space, storage) != "none":
                 self.conn.execute(drop(self.place, self.space, storage, concurrently=self.concurrently))
@@ -214,10 +228,13 @@ class Builder:
         thread.start()
         while thread.is_alive():
             thread.join(LOOK_SECONDS)
-            self.build.guard()
+            try:
+                self.build.guard()
+            except EmbedmigError:
+                cancel(building, thread)
+                raise
             if self.build.stop.is_set():
-                building.cancel_safe()
-                thread.join()
+                cancel(building, thread)
             else:
                 self._report(time.monotonic() - began)
         if isinstance(self.error, pg.QueryCanceled) and self.build.stop.is_set():

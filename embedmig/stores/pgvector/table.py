@@ -345,8 +345,12 @@ class PgvectorStore(Manifest):
         return index.over_limit(space, options)
 
     def index_sql(self, options: IndexOptions) -> list[sql.Composable]:
-        """One statement."""
-        return [index.create(self.place, self.space, options, concurrently=False)]
+        """The index, and what readers are told of it."""
+        read = index.may_be_read(self.record)
+        return [
+            index.create(self.place, self.space, options, concurrently=read),
+            index.comment(self.place, self.space, index.encoding(self.space, options)),
+        ]
 
     def build_index(self, conn: Connection, options: IndexOptions, build: IndexBuild) -> str:
         """In a session of its own; nobody waits for it where somebody reads the space."""
