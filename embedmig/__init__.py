@@ -71,10 +71,13 @@ if TYPE_CHECKING:
     from embedmig.errors import AnswerIsNo as AnswerIsNo
     from embedmig.errors import BadAnswer as BadAnswer
     from embedmig.errors import ConfigError as ConfigError
+    from embedmig.errors import ConnectionLost as ConnectionLost
     from embedmig.errors import CutoverBlocked as CutoverBlocked
     from embedmig.errors import DatabaseFailed as DatabaseFailed
+    from embedmig.errors import DatabaseInterrupted as DatabaseInterrupted
     from embedmig.errors import DatabaseUnavailable as DatabaseUnavailable
     from embedmig.errors import DatabaseUnsuitable as DatabaseUnsuitable
+    from embedmig.errors import Deadlocked as Deadlocked
     from embedmig.errors import EmbedderError as EmbedderError
     from embedmig.errors import EmbedderMisconfigured as EmbedderMisconfigured
     from embedmig.errors import EmbedderUnavailable as EmbedderUnavailable
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
     from embedmig.errors import GraphError as GraphError
     from embedmig.errors import InputRefused as InputRefused
     from embedmig.errors import Interrupted as Interrupted
+    from embedmig.errors import LockedOut as LockedOut
     from embedmig.errors import LockHeld as LockHeld
     from embedmig.errors import MissingExtra as MissingExtra
     from embedmig.errors import ModelChanged as ModelChanged
@@ -92,6 +96,7 @@ if TYPE_CHECKING:
     from embedmig.errors import RunSuperseded as RunSuperseded
     from embedmig.errors import ScriptError as ScriptError
     from embedmig.errors import SourceError as SourceError
+    from embedmig.errors import StatementCancelled as StatementCancelled
     from embedmig.errors import StoreError as StoreError
     from embedmig.errors import TextTooLong as TextTooLong
     from embedmig.errors import UnknownTarget as UnknownTarget
@@ -116,19 +121,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "__version__", "AliasMoved", "AnswerIsNo", "AsyncReader", "Audit", "BadAnswer", "Chunk", "CollectionStatus",
-    "ComparisonResult", "ConfigError", "CutoverBlocked", "DatabaseFailed", "DatabaseUnavailable",
-    "DatabaseUnsuitable", "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
-    "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed", "GraphError",
-    "HistoryEntry", "Hit", "InputRefused", "Interrupted", "LockHeld", "MissingExtra", "ModelChanged", "Plan",
-    "PlaceMissing", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "Report",
-    "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded", "ScriptError",
-    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UnknownTarget",
-    "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost", "alias_drop", "alias_rebuild", "audit", "backfill",
-    "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
-    "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase", "resume",
-    "retire", "revision", "search", "server_url", "show", "stamp", "status", "stop_server", "sync", "throttle",
-    "upgrade", "within", "write_report",
+    "AliasMoved", "AnswerIsNo", "AsyncReader", "Audit", "BadAnswer", "Chunk", "CollectionStatus",
+    "ComparisonResult", "ConfigError", "ConnectionLost", "CutoverBlocked", "DatabaseFailed",
+    "DatabaseInterrupted", "DatabaseUnavailable", "DatabaseUnsuitable", "Deadlocked", "DrawnGoldenSet", "Drift",
+    "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings", "EmbedderUnavailable", "EmbedmigError",
+    "EvaluationResult", "Finding", "Forecast", "GateClosed", "GraphError", "HistoryEntry", "Hit",
+    "InputRefused", "Interrupted", "LockHeld", "LockedOut", "MissingExtra", "ModelChanged", "PlaceMissing",
+    "Plan", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector",
+    "Reader", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult",
+    "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus", "StatementCancelled",
+    "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UnknownTarget", "UnpinnedModel", "UsageError",
+    "VectorRefused", "Verdict", "WorkersLost", "__version__", "alias_drop", "alias_rebuild", "audit",
+    "backfill", "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate",
+    "gather_report", "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan",
+    "rebase", "resume", "retire", "revision", "search", "server_url", "show", "stamp", "status", "stop_server",
+    "sync", "throttle", "upgrade", "within", "write_report",
 ]  # fmt: skip
 
 _PUBLIC = {
@@ -166,7 +173,8 @@ _PUBLIC = {
     "embedmig.engine.sync": "Synced",
     "embedmig.errors": """
         EmbedmigError UsageError ConfigError ScriptError GraphError UnknownTarget MissingExtra PlanError
-        UnpinnedModel SourceError DatabaseUnavailable DatabaseUnsuitable DatabaseFailed StoreError
+        UnpinnedModel SourceError DatabaseUnavailable DatabaseUnsuitable DatabaseFailed
+        DatabaseInterrupted ConnectionLost StatementCancelled LockedOut Deadlocked StoreError
         PlaceMissing VectorRefused RunSuperseded
         WorkersLost CutoverBlocked AliasMoved EmbedderError EmbedderMisconfigured EmbedderUnavailable
         InputRefused RequestTooLarge TextTooLong BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from psycopg import sql
-
 from embedmig.commands.project import Project, ProjectLike, opened
-from embedmig.database import ident, scalar
+from embedmig.database import ident
 from embedmig.errors import EmbedmigError, UsageError
 from embedmig.revisions import authoring
 from embedmig.runner import plan_of, step_of
 from embedmig.source import find_table, list_columns, pick
+from embedmig.stores import vector_column
 from embedmig.types import MAX_INDEX_DIMENSIONS, Space
 
 
@@ -85,7 +83,7 @@ def _adoption(project: Project, collection: str, wanted: Wanted, place: str) -> 
 def _stored_as(project: Project, collection: str, table: str, column: str) -> dict[str, Any]:
     """Storage and dimensions of a column; nothing where there is no database, dimensions where they can be known.
 
-    Raises :class:`SourceError` where there is no such table or column.
+    Raises :class:`SourceError` where there is no such table or column, :class:`UsageError` where it holds no vectors.
     """
     with ExitStack() as stack:
         try:
@@ -94,15 +92,8 @@ def _stored_as(project: Project, collection: str, table: str, column: str) -> di
             return {}  # a script can be written without the database
         declared = replace(project.config.collection(collection), table=table)
         found = find_table(conn, declared)
-        known = pick(list_columns(conn, found.oid), column, declared, "embedding")
-        match = re.fullmatch(r"(?:\S+\.)?(vector|halfvec)(?:\((\d+)\))?", known.type)
-        if match is None:
-            raise UsageError(
-                f"--adopt {table}.{column}: is {known.type}, which holds no vectors", hint="vector or halfvec"
-            )
-        query = sql.SQL("select vector_dims({c}) from {t} where {c} is not null limit 1")
-        length = match[2] or scalar(conn, query.format(c=ident(known.name), t=ident(found.schema, found.name)))
-        return {"storage": match[1]} | ({"dimensions": int(length)} if length else {})
+        held = pick(list_columns(conn, found.oid), column, declared, "embedding")
+        return vector_column(conn, ident(found.schema, found.name), held)
 
 
 def _collection_for(project: Project, wanted: Wanted) -> str:

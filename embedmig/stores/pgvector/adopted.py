@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg import sql
 
 from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import Place, SpaceRecord
-from embedmig.errors import PlanError
+from embedmig.errors import PlanError, UsageError
 from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, comma, find_table, list_columns, pick
 from embedmig.source.rows import Key
 from embedmig.source.sampling import by_hash
@@ -311,3 +311,16 @@ def unaccounted_columns(
             assert row is not None
             if row[1]:
                 yield UnaccountedColumn(column.name, column.type, *row)
+
+
+def vector_column(conn: Connection, table: sql.Identifier, column: Column) -> dict[str, Any]:
+    """``storage`` of a column of vectors, and ``dimensions`` where its type or a first vector says them.
+
+    Raises :class:`UsageError` for a column of another type.
+    """
+    match = re.fullmatch(r"(?:\S+\.)?(vector|halfvec)(?:\((\d+)\))?", column.type)
+    if match is None:
+        raise UsageError(f"column {column.name} is {column.type}, which holds no vectors", hint="vector or halfvec")
+    query = sql.SQL("select vector_dims({c}) from {t} where {c} is not null limit 1")
+    length = match[2] or scalar(conn, query.format(c=ident(column.name), t=table))
+    return {"storage": match[1]} | ({"dimensions": int(length)} if length else {})
