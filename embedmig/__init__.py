@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from embedmig.errors import EmbedmigError as EmbedmigError
     from embedmig.errors import GateClosed as GateClosed
     from embedmig.errors import GraphError as GraphError
+    from embedmig.errors import IllegalTransition as IllegalTransition
     from embedmig.errors import InputRefused as InputRefused
     from embedmig.errors import Interrupted as Interrupted
     from embedmig.errors import LockedOut as LockedOut
@@ -126,16 +127,16 @@ __all__ = [
     "DatabaseInterrupted", "DatabaseUnavailable", "DatabaseUnsuitable", "Deadlocked", "DrawnGoldenSet", "Drift",
     "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings", "EmbedderUnavailable", "EmbedmigError",
     "EvaluationResult", "Finding", "Forecast", "GateClosed", "GraphError", "HistoryEntry", "Hit",
-    "InputRefused", "Interrupted", "LockHeld", "LockedOut", "MissingExtra", "ModelChanged", "PlaceMissing",
-    "Plan", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector",
-    "Reader", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult",
-    "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus", "StatementCancelled",
-    "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UnknownTarget", "UnpinnedModel", "UsageError",
-    "VectorRefused", "Verdict", "WorkersLost", "__version__", "alias_drop", "alias_rebuild", "audit",
-    "backfill", "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate",
-    "gather_report", "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan",
-    "rebase", "resume", "retire", "revision", "search", "server_url", "show", "stamp", "status", "stop_server",
-    "sync", "throttle", "upgrade", "within", "write_report",
+    "IllegalTransition", "InputRefused", "Interrupted", "LockHeld", "LockedOut", "MissingExtra", "ModelChanged",
+    "PlaceMissing", "Plan", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike",
+    "QueryVector", "Reader", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
+    "RunResult", "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus",
+    "StatementCancelled", "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UnknownTarget",
+    "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost", "__version__", "alias_drop",
+    "alias_rebuild", "audit", "backfill", "check", "compare", "current", "downgrade", "drift", "dry_run",
+    "evaluate", "follow", "gate", "gather_report", "heads", "history", "init", "make_golden", "merge", "op",
+    "open_project", "pause", "plan", "rebase", "resume", "retire", "revision", "search", "server_url", "show",
+    "stamp", "status", "stop_server", "sync", "throttle", "upgrade", "within", "write_report",
 ]  # fmt: skip
 
 _PUBLIC = {
@@ -175,7 +176,7 @@ _PUBLIC = {
         EmbedmigError UsageError ConfigError ScriptError GraphError UnknownTarget MissingExtra PlanError
         UnpinnedModel SourceError DatabaseUnavailable DatabaseUnsuitable DatabaseFailed
         DatabaseInterrupted ConnectionLost StatementCancelled LockedOut Deadlocked StoreError
-        PlaceMissing VectorRefused RunSuperseded
+        PlaceMissing VectorRefused RunSuperseded IllegalTransition
         WorkersLost CutoverBlocked AliasMoved EmbedderError EmbedderMisconfigured EmbedderUnavailable
         InputRefused RequestTooLarge TextTooLong BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
     """,
