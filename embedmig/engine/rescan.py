@@ -13,8 +13,8 @@ from psycopg import sql
 from embedmig.database import Connection, ident, literal, retry_transient, scalar
 from embedmig.database.registry import Registry
 from embedmig.engine.outbox import LIVE
-from embedmig.errors import SourceError
 from embedmig.source import Column, Source, capture
+from embedmig.source.table import hidden_rows
 from embedmig.stores import Manifest, check_keys, open_manifest
 
 LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
@@ -30,10 +30,7 @@ def rescan(conn: Connection, registry: Registry, source: Source, *, now: bool = 
     hides rows: to this role they would seem to be deleted.
     """
     if source.filtered:
-        raise SourceError(
-            f"row-level security hides rows of {source.collection.table} from this role",
-            hint="run as a role that sees every row: the owner without FORCE ROW LEVEL SECURITY, or one with BYPASSRLS",
-        )
+        raise hidden_rows(source)
     watermark, period = source.collection.capture == "watermark", source.collection.rescan
     if source.partitioned and not watermark:
         compare_partitions(conn, registry, source)

@@ -7,7 +7,7 @@ from psycopg import sql
 
 from embedmig.database import Connection, first_line, ident, scalar
 from embedmig.errors import SourceError
-from embedmig.source.table import Source
+from embedmig.source.table import Source, hidden_rows
 
 HIDDEN = "embedmig_"  # names that queries and triggers use beside the key's columns
 OUTBOX = ("changed_at",)
@@ -30,10 +30,7 @@ def check_table(source: Source) -> None:
     if source.schema.startswith("pg_temp"):
         raise SourceError(f"collection {name!r}: {table} is a temporary table, which no other session sees")
     if source.filtered:
-        raise SourceError(
-            f"collection {name!r}: row-level security hides rows of {table} from this role",
-            hint="run as a role that sees every row: the owner without FORCE ROW LEVEL SECURITY, or one with BYPASSRLS",
-        )
+        raise hidden_rows(source)
     if source.children and source.collection.capture == "triggers":
         raise SourceError(
             f"collection {name!r}: other tables inherit from {table}; what is written to them passes its triggers by",

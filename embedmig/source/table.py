@@ -306,11 +306,21 @@ def pick(known: dict[str, Column], name: str, collection: Collection, role: str)
     return column
 
 
+def hidden_rows(source: Source) -> SourceError:
+    """Rows that a policy hides would seem to be deleted."""
+    return SourceError(
+        f"collection {source.collection.name!r}: row-level security hides rows of {source.collection.table} from this role",
+        hint="run as a role that sees every row: the owner without FORCE ROW LEVEL SECURITY, or one with BYPASSRLS",
+    )
+
+
 def check_predicate(conn: Connection, source: Source) -> None:
     """Has the server plan the predicate once, so that a slip in it is found before anything is changed."""
     try:
         conn.execute(sql.SQL("select from {} s limit 0").format(source.rows()))
     except psycopg.Error as error:
+        if source.filtered:
+            raise hidden_rows(source) from error
         raise SourceError(
             f"collection {source.collection.name!r}: the rows can't be read ({first_line(error)})",
             hint=f"where = {source.collection.where!r} is a predicate over {source.collection.table}"

@@ -70,6 +70,7 @@ def test_no_name_of_a_column_means_anything_else_in_a_trigger_or_a_query(project
         "delete from documents where new = 6",
     )
     expect_same(project, "new::text || found", where="many and embedmig_many <> 'never'")
+    project.run("search", "docs", "edited", "-k", "1")
     embedmig.sync(project.opened(), "docs", repair=True)
     assert embedmig.status(project.opened(), exact=True).collections["docs"].capture == "installed"
 
@@ -251,6 +252,8 @@ def test_a_filter_with_percent_signs_and_qualified_names(project: Project) -> No
     )
     write(project, "update documents set body = '1' where id = 2", "insert into documents values (30, 'new')")
     expect_same(project, "id", where="body not like '%1%' and id % 2 = 0")
+    version = project.one("select version from embedmig.spaces")
+    assert "30" in project.run("search", "docs", "new", "-k", "1", "--version", version).stdout
     assert (
         len(embedmig.golden_init(project.opened(), "docs").questions if hasattr(embedmig, "golden_init") else [1]) > 0
     )

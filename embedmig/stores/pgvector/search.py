@@ -112,7 +112,7 @@ def conditions(current: Shown, where: Mapping[str, Any]) -> tuple[sql.Composed, 
     parts: list[sql.Composable] = [sql.SQL("version = %(version)s")]
     for place, (name, value) in enumerate(where.items()):
         form = "{} = any({})" if isinstance(value, list | tuple | set | frozenset) else "{} = {}"
-        parts.append(sql.SQL(form).format(ident(name), sql.Placeholder(f"w{place}")))
+        parts.append(sql.SQL(form).format(doubled(ident(name)), sql.Placeholder(f"w{place}")))
     found = (list(value) if isinstance(value, tuple | set | frozenset) else value for value in where.values())
     return sql.SQL(" and ").join(parts), {f"w{place}": value for place, value in enumerate(found)}
 
@@ -122,7 +122,7 @@ def _by_vector(current: Shown, wanted: sql.Composable, *, exact: bool, limited: 
     return sql.SQL(
         """select {shown} from {relation} where {wanted} order by {distance}{exactly}{limit}"""
     ).format(
-        shown=_shown(current), relation=current.relation, wanted=wanted, distance=_distance(current),
+        shown=_shown(current), relation=doubled(current.relation), wanted=wanted, distance=_distance(current),
         exactly=sql.SQL(" + 0" if exact else ""), limit=sql.SQL(" limit %(k)s" if limited else ""),
     )  # fmt: skip
 
@@ -139,12 +139,14 @@ def _by_quantized(current: Shown, form: IndexEncoding, wanted: sql.Composable) -
         """select {shown} from (
              select * from {relation} where {wanted} order by {near} limit %(candidates)s) candidates
            order by {distance} limit %(k)s"""
-    ).format(shown=_shown(current), relation=current.relation, wanted=wanted, near=near, distance=_distance(current))
+    ).format(
+        shown=_shown(current), relation=doubled(current.relation), wanted=wanted, near=near, distance=_distance(current)
+    )
 
 
 def _shown(current: Shown) -> sql.Composed:
-    keys = sql.SQL(", ").join(sql.SQL("{}::text").format(ident(name)) for name in current.keys)
-    extra = sql.Composed([sql.SQL(", {}").format(ident(name)) for name in current.columns])
+    keys = sql.SQL(", ").join(sql.SQL("{}::text").format(doubled(ident(name))) for name in current.keys)
+    extra = sql.Composed([sql.SQL(", {}").format(doubled(ident(name))) for name in current.columns])
     return sql.SQL("{}, chunk, version, {} as distance{}").format(keys, _distance(current), extra)
 
 
@@ -152,6 +154,11 @@ def _distance(current: Shown) -> sql.Composed:
     space = current.space
     kind = literal(f"{space.storage}({space.dimensions})")
     return sql.SQL("(embedding {} %(vector)s::{})").format(literal(OPERATOR[space.metric]), kind)
+
+
+def doubled(part: sql.Composable) -> sql.SQL:
+    """A part of a query with placeholders: a percent sign in a name or in the collection's ``where`` is none of those."""
+    return literal(part.as_string().replace("%", "%%"))
 
 
 def read_hit(row: Sequence[Any], current: Shown) -> Hit:
