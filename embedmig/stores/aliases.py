@@ -16,6 +16,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from embedmig.config import Collection
+from embedmig.config.toml_values import cut
 from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import AliasRecord, Registry, SpaceRecord, definition_of
 from embedmig.errors import PlanError, UsageError
@@ -30,7 +31,7 @@ NOT_IN_PLACE = (pg.InvalidTableDefinition, pg.FeatureNotSupported)  # the view h
 
 def alias_name(source: Source) -> tuple[str, str]:
     """Schema and name of the view: in the table's schema unless the configuration qualifies it."""
-    parts = split_name(source.collection.alias)
+    parts = [cut(part) for part in split_name(source.collection.alias)]
     return (parts[0], parts[1]) if len(parts) == 2 else (source.schema, parts[0])
 
 
