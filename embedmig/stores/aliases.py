@@ -37,20 +37,8 @@ def alias_name(source: Source) -> tuple[str, str]:
 
 def split_name(name: str) -> list[str]:
     """The parts of an SQL name, folded to lower case unless quoted."""
-    parts, quoted, current = [], False, ""
-    for place, letter in enumerate(name):
-        if letter == '"':
-            if quoted and name[place + 1 : place + 2] == '"':
-                continue  # the first of a doubled quote; the second is taken below
-            if not quoted and place and name[place - 1] == '"':
-                current += '"'
-            quoted = not quoted
-        elif letter == "." and not quoted:
-            parts.append(current)
-            current = ""
-        else:
-            current += letter if quoted else letter.lower()
-    return [*parts, current]
+    parts = re.findall(r'\s*(?:"((?:[^"]|"")*)"|([^."]+))\s*(?:\.|$)', name)
+    return [quoted.replace('""', '"') if quoted else plain.strip().lower() for quoted, plain in parts]
 
 
 def refuse_foreign(conn: Connection, registry: Registry, source: Source) -> None:
