@@ -6,6 +6,7 @@ What a model *is* stands in the migration scripts. Nothing here connects to anyt
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -155,7 +156,7 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         schema=main.get("schema", "embedmig"),
         migrations=(file.path.parent / main.get("migrations", "migrations")).resolve(),
         connect=ConnectSettings(**file.section(("embedmig", "connect"), main.get("connect", {}), _CONNECT)),
-        collections={name: _collection(file, name, raw) for name, raw in root.get("collections", {}).items()},
+        collections=_collections(file, root.get("collections", {})),
         embedders={name: _embedder(file, name, raw, environ) for name, raw in root.get("embedders", {}).items()},
         gates=GateDefaults(**file.section(("gates",), root.get("gates", {}), _GATES)),
         throttle=ThrottleSettings(**file.section(("throttle",), root.get("throttle", {}), _THROTTLE)),
@@ -186,7 +187,7 @@ _RAY: dict[str, Check] = {
 }
 _MAIN: dict[str, Check] = {
     "database": toml_values.string,
-    "schema": toml_values.string,
+    "schema": toml_values.schema_name,
     "migrations": toml_values.string,
     "connect": toml_values.table,
 }
@@ -246,6 +247,27 @@ _EMBEDDER: dict[str, Check] = {
     "reserve": toml_values.number(0, 0.9),
     "mode": toml_values.one_of("live", "batch"),
 }
+
+
+def _collections(file: TomlFile, raw: Mapping[str, object]) -> dict[str, Collection]:
+    found = {name: _collection(file, name, section) for name, section in raw.items()}
+    owners: dict[tuple[str, str], str] = {}
+    for name, collection in found.items():
+        schema = (_qualifier(collection.alias) or _qualifier(collection.table)).lower()
+        shown = toml_values.cut(toml_values.folded(collection.alias))
+        if other := owners.setdefault((schema, shown), name) != name and owners[schema, shown]:
+            file.fail(
+                ("collections", name, "alias"),
+                f"is the alias of {other} too, as PostgreSQL reads it: {shown}",
+                "names are cut to 63 bytes, and folded to lower case unless quoted: give each collection its own",
+            )
+    return found
+
+
+def _qualifier(name: str) -> str:
+    """What stands before the last dot of an SQL name that is no part of quotes."""
+    found = re.fullmatch(r"""(?s)(.*)\.(?:"(?:[^"]|"")*"|[^".]*)""", name)
+    return found[1] if found else ""
 
 
 def _collection(file: TomlFile, name: str, raw: object) -> Collection:

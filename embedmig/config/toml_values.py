@@ -118,6 +118,8 @@ def kind(value: object) -> str:
     return "this list" if isinstance(value, list) else "a table" if isinstance(value, dict) else "a date or time"
 
 
+NAME_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1
+
 # --- what each key may hold ---------------------------------------------------------------------------------
 
 
@@ -187,6 +189,19 @@ def server_time(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"0|[1-9]\d*\s*(ms|s|min|h|d)", value):
         raise ValueError('a time as PostgreSQL writes it: "500ms", "5s", "10min", "1h", or "0" for none')
     return value
+
+
+def schema_name(value: object) -> str:
+    """The name of a schema that embedmig makes, as it is: PostgreSQL would cut a longer one, and keeps ``pg_`` for itself."""
+    name = string(value)
+    if len(name.encode()) > NAME_BYTES or name.startswith("pg_") or "\0" in name:
+        raise ConfigError("can't be the name of a schema", hint=f"at most {NAME_BYTES} bytes, not beginning with pg_")
+    return name
+
+
+def cut(name: str) -> str:
+    """A name as PostgreSQL keeps it: its first 63 bytes, no character halved."""
+    return name.encode()[:NAME_BYTES].decode(errors="ignore")
 
 
 def models(value: object) -> dict[str, str]:

@@ -71,8 +71,10 @@ class Database:
             raise opened
         try:
             settings = wanted_settings(self.settings, own=own, lock_timeout=lock_timeout)
-            if not prepare(opened, settings) and own and not self.shares_sessions(opened):
-                prepare(opened, settings, holds=True)
+            if not prepare(opened, settings):
+                opened.prepare_threshold = None  # what one session has prepared, the pool's next one lacks
+                if own and not self.shares_sessions(opened):
+                    prepare(opened, settings, holds=True)
             opened.autocommit = autocommit
         except BaseException:
             opened.close()
@@ -85,7 +87,7 @@ class Database:
         A pool tells its clients process ids of its own making. One that pools by transaction gives the session that ``conn``
         has just used to the next who asks.
         """
-        seen = {scalar(conn, "select pg_backend_pid()") for _ in range(3)}
+        seen = {backend_of(conn) for _ in range(3)}
         if seen == {conn.info.backend_pid}:
             return False
         if len(seen) > 1:
@@ -94,9 +96,7 @@ class Database:
         if isinstance(other, UsageError):
             raise other
         with other:
-            return (
-                scalar(other, "select pg_backend_pid()") in seen or scalar(conn, "select pg_backend_pid()") not in seen
-            )
+            return backend_of(other) in seen or backend_of(conn) not in seen
 
 
 def open_session(address: str, name: str) -> Connection | UsageError:
@@ -115,6 +115,13 @@ def open_session(address: str, name: str) -> Connection | UsageError:
         return conn
     except psycopg.Error as error:
         return unavailable(error, address)
+
+
+def backend_of(conn: Connection) -> int:
+    """The process id of the server's session that answers now."""
+    row = conn.execute("select pg_backend_pid()", prepare=False).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def whoami() -> str:

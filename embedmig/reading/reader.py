@@ -20,7 +20,7 @@ import psycopg
 from psycopg import sql
 
 from embedmig.config.settings import EmbedderSettings
-from embedmig.database import Connection, Database, ident
+from embedmig.database import Connection, Database, ident, scalar
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import Registry
 from embedmig.embedders.blocking import wait_for
@@ -202,7 +202,9 @@ class Reader:
 
     def _connect(self) -> Connection:
         conn = self._database.connect("reader", own=False)
-        conn.execute(sql.SQL("listen {}").format(ident(CHANNEL)))
+        self._standby = bool(scalar(conn, "select pg_is_in_recovery()"))
+        if not self._standby:  # a standby hears no notes
+            conn.execute(sql.SQL("listen {}").format(ident(CHANNEL)))
         return conn
 
     def _reconnect(self) -> None:
@@ -223,6 +225,8 @@ class Reader:
     def _current(self) -> Resolved:
         """What the alias shows, as far as is known: a flip says so by NOTIFY, and an empty result asks again."""
         if any(note.payload == self.collection for note in self._conn.notifies(timeout=0)):
+            self._forget()
+        if self._standby and self._resolved and self._showing() != self._resolved.version:
             self._forget()
         if self._resolved is None:
             self._resolved = self._resolve()

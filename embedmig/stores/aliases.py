@@ -16,6 +16,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from embedmig.config import Collection
+from embedmig.config.toml_values import cut
 from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import AliasRecord, Registry, SpaceRecord, definition_of
 from embedmig.errors import PlanError, UsageError
@@ -30,26 +31,14 @@ NOT_IN_PLACE = (pg.InvalidTableDefinition, pg.FeatureNotSupported)  # the view h
 
 def alias_name(source: Source) -> tuple[str, str]:
     """Schema and name of the view: in the table's schema unless the configuration qualifies it."""
-    parts = split_name(source.collection.alias)
+    parts = [cut(part) for part in split_name(source.collection.alias)]
     return (parts[0], parts[1]) if len(parts) == 2 else (source.schema, parts[0])
 
 
 def split_name(name: str) -> list[str]:
     """The parts of an SQL name, folded to lower case unless quoted."""
-    parts, quoted, current = [], False, ""
-    for place, letter in enumerate(name):
-        if letter == '"':
-            if quoted and name[place + 1 : place + 2] == '"':
-                continue  # the first of a doubled quote; the second is taken below
-            if not quoted and place and name[place - 1] == '"':
-                current += '"'
-            quoted = not quoted
-        elif letter == "." and not quoted:
-            parts.append(current)
-            current = ""
-        else:
-            current += letter if quoted else letter.lower()
-    return [*parts, current]
+    parts = re.findall(r'\s*(?:"((?:[^"]|"")*)"|([^."]+))\s*(?:\.|$)', name)
+    return [quoted.replace('""', '"') if quoted else plain.strip().lower() for quoted, plain in parts]
 
 
 def refuse_foreign(conn: Connection, registry: Registry, source: Source) -> None:

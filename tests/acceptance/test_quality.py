@@ -16,11 +16,12 @@ from embedmig.errors import GateClosed
 from tests.acceptance.test_corpora import DATA, judgments, lines, load
 from tests.project import NEW_TAG, OLD_TAG, Project, wordllama_vectors
 
+pytestmark = pytest.mark.one_server
+
 MINILM_TAG = "sentence-transformers-all-minilm-l6-v2@1/dim-384/norm-l2"
 GATED = """
 from embedmig import Space, op, within
 
-pytestmark = pytest.mark.one_server
 
 revision = {revision!r}
 down_revision = {down!r}

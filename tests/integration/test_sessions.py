@@ -13,7 +13,8 @@ import psycopg
 import pytest
 from psycopg import errors as pg
 
-from embedmig import Reader, commands
+import embedmig
+from embedmig import Reader
 from embedmig.config import load
 from embedmig.config.settings import ConnectSettings
 from embedmig.database import Database, open_database, scalar, translated
@@ -94,7 +95,7 @@ def test_a_whole_upgrade_runs_under_limits_meant_for_applications(odd: str, proj
         )
     space_script(project)
     upgrade(project)
-    shown = commands.status(project.opened()).collections["docs"]
+    shown = embedmig.status(project.opened()).collections["docs"]
     assert shown.spaces[0].completeness == 1.0
 
 

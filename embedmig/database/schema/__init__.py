@@ -60,7 +60,8 @@ def upgrade(database: Database) -> None:
     with translated("preparing the ledger"):
         try:
             with engine.begin() as session:
-                session.execute(text(f"create schema if not exists {ident(database.schema).as_string()}"))
+                named = ident(database.schema).as_string().replace(":", "\\:")  # a colon would be a parameter
+                session.execute(text(f"create schema if not exists {named}"))
                 run_migrations(session, database.schema)
         except DBAPIError as error:  # SQLAlchemy's wrapping of what psycopg raised
             raise error.orig or error from error
@@ -71,7 +72,9 @@ def run_migrations(session: Session, schema: str) -> None:
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
+    from sqlalchemy.sql.elements import quoted_name
 
+    schema = quoted_name(schema, quote=True)  # else Alembic would take a dot in it for the end of a name
     config = Config()
     config.set_main_option("path_separator", "os")
     script = ScriptDirectory(str(files("embedmig") / "database" / "schema"))

@@ -1,0 +1,109 @@
+"""Names as people give them: long, quoted, with signs that mean something to SQL, to Python and to shells."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import embedmig
+from embedmig.errors import ConfigError
+from tests.in_process import Fake, downgrade, space_script, upgrade
+from tests.project import COMMAND, CONFIG, Project
+
+
+@pytest.fixture(autouse=True)
+def fake() -> Fake:
+    """The provider ``fake``."""
+    return Fake().register()
+
+
+@pytest.mark.parametrize("schema", ["With.Dot", 'with"quote', "a b:c", "UPPER", "select", "é" * 31])
+def test_the_ledgers_schema_may_have_any_name(project: Project, schema: str) -> None:
+    quoted = schema.replace('"', '\\"')
+    project.configure(CONFIG.replace('migrations = "migrations"', f'migrations = "migrations"\nschema = "{quoted}"'))
+    project.documents(6)
+    space_script(project)
+    upgrade(project)
+    shown = embedmig.status(project.opened()).collections["docs"]
+    assert shown.spaces[0].completeness == 1.0
+    assert embedmig.search(project.opened(), "docs", "wind 0", k=1).hits
+    assert all(verdict.passed for verdict in embedmig.gate(project.opened(), "docs"))
+    embedmig.sync(project.opened())
+    downgrade(project, "base")
+
+
+@pytest.mark.parametrize("schema", ["x" * 64, "é" * 32, "pg_vectors"])
+def test_a_schema_that_postgresql_would_cut_or_refuse_is_refused_with_its_line(project: Project, schema: str) -> None:
+    project.configure(CONFIG.replace('migrations = "migrations"', f'schema = "{schema}"'))
+    with pytest.raises(ConfigError, match=r"embedmig\.toml:4: embedmig\.schema can't be the name"):
+        project.opened()
+
+
+@pytest.mark.parametrize(
+    "alias", ['"with.dot"', '"with""quote"', '"select"', "long_" + "x" * 80, '"Ж' + "ж" * 40 + '"']
+)
+def test_an_alias_may_have_any_name(project: Project, alias: str) -> None:
+    project.configure(CONFIG.replace('"docs_embeddings"', f"'{alias}'"))
+    project.documents(6)
+    space_script(project)
+    space_script(project, "0002", "0001", old="fake-hash@1/dim-8/norm-l2", dimensions=16)
+    upgrade(project)
+    assert embedmig.search(project.opened(), "docs", "wind 0", k=1).hits
+    with psycopg.connect(project.url) as conn:
+        assert conn.execute(f"select count(*) from {alias}").fetchone() == (6,)  # type: ignore[arg-type]
+    downgrade(project)
+    embedmig.alias_rebuild(project.opened(), "docs")
+    assert embedmig.search(project.opened(), "docs", "wind 0", k=1).hits
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x" * 63 + "_one", "x" * 63 + "_two"),
+        ("Shown", "shown"),
+        ("é" * 31 + "a1", "é" * 31 + "a2"),
+        ('"shown"', "SHOWN"),
+    ],
+)
+def test_two_aliases_that_postgresql_takes_for_one_are_refused(project: Project, one: str, other: str) -> None:
+    second = CONFIG[CONFIG.index("[collections") :].replace("collections.docs", "collections.more")
+    project.configure(
+        CONFIG.replace('"docs_embeddings"', f"'{one}'") + second.replace('"docs_embeddings"', f"'{other}'")
+    )
+    with pytest.raises(ConfigError, match=r"collections\.more\.alias is the alias of docs too"):
+        project.opened()
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize(
+    "name",
+    [
+        "R&D 100%",
+        'it\'s, a "quoted" folder',
+        "$HOME `x` \\ back",
+        "-dash;#[x]",
+        "日本語",
+        "deep/" + "long_folder_name_" * 8,
+    ],
+)
+def test_the_embedded_server_runs_in_any_folder(tmp_path: Path, server_url: str, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    (folder / "embedmig.toml").write_text('[embedmig]\ndatabase = "embedded"\n')
+
+    def run(*command: str) -> str:
+        done = subprocess.run([COMMAND, *command], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    try:
+        with psycopg.connect(run("server", "url")) as conn:
+            assert conn.execute("select current_setting('data_directory')").fetchone() == (
+                str(folder / ".embedmig/postgres"),
+            )
+    finally:
+        run("server", "stop")
+    assert not (folder / ".embedmig/postgres/postmaster.pid").exists()
