@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from psycopg import sql
-
 from embedmig.commands.project import Project, ProjectLike, opened
-from embedmig.database import ident, scalar
 from embedmig.errors import EmbedmigError, UsageError
 from embedmig.revisions import authoring
 from embedmig.runner import plan_of, step_of
-from embedmig.source import find_table, list_columns, pick
+from embedmig.stores import vectors_in
 from embedmig.types import MAX_INDEX_DIMENSIONS, Space
 
 
@@ -93,16 +89,7 @@ def _stored_as(project: Project, collection: str, table: str, column: str) -> di
         except EmbedmigError:
             return {}  # a script can be written without the database
         declared = replace(project.config.collection(collection), table=table)
-        found = find_table(conn, declared)
-        known = pick(list_columns(conn, found.oid), column, declared, "embedding")
-        match = re.fullmatch(r"(?:\S+\.)?(vector|halfvec)(?:\((\d+)\))?", known.type)
-        if match is None:
-            raise UsageError(
-                f"--adopt {table}.{column}: is {known.type}, which holds no vectors", hint="vector or halfvec"
-            )
-        query = sql.SQL("select vector_dims({c}) from {t} where {c} is not null limit 1")
-        length = match[2] or scalar(conn, query.format(c=ident(known.name), t=ident(found.schema, found.name)))
-        return {"storage": match[1]} | ({"dimensions": int(length)} if length else {})
+        return vectors_in(conn, declared, column)
 
 
 def _collection_for(project: Project, wanted: Wanted) -> str:

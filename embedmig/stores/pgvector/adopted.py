@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg import sql
 
+from embedmig.config import Collection
 from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import Place, SpaceRecord
-from embedmig.errors import PlanError
+from embedmig.errors import PlanError, UsageError
 from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, comma, find_table, list_columns, pick
 from embedmig.source.rows import Key
 from embedmig.source.sampling import by_hash
@@ -297,6 +298,23 @@ class UnaccountedColumn(NamedTuple):
     type: str
     rows: int
     vectors: int
+
+
+def vectors_in(conn: Connection, collection: Collection, column: str) -> dict[str, Any]:
+    """Storage and dimensions of a column of ``collection.table``, as fields of a space; dimensions where they can be known.
+
+    Raises :class:`SourceError` where there is no such table or column, :class:`UsageError` where it holds no vectors.
+    """
+    found = find_table(conn, collection)
+    known = pick(list_columns(conn, found.oid), column, collection, "embedding")
+    match = re.fullmatch(r"(?:.+\.)?(vector|halfvec)(?:\((\d+)\))?", known.type)
+    if match is None:
+        raise UsageError(
+            f"{collection.table}.{known.name} is {known.type}, which holds no vectors", hint="vector or halfvec"
+        )
+    query = sql.SQL("select vector_dims({c}) from {t} where {c} is not null limit 1")
+    length = match[2] or scalar(conn, query.format(c=ident(known.name), t=ident(found.schema, found.name)))
+    return {"storage": match[1]} | ({"dimensions": int(length)} if length else {})
 
 
 def unaccounted_columns(
