@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from embedmig.commands.project import Project, ProjectLike, opened
-from embedmig.database import ident
 from embedmig.errors import EmbedmigError, UsageError
 from embedmig.revisions import authoring
 from embedmig.runner import plan_of, step_of
-from embedmig.source import find_table, list_columns, pick
-from embedmig.stores import vector_column
+from embedmig.stores import vectors_in
 from embedmig.types import MAX_INDEX_DIMENSIONS, Space
 
 
@@ -91,9 +89,7 @@ def _stored_as(project: Project, collection: str, table: str, column: str) -> di
         except EmbedmigError:
             return {}  # a script can be written without the database
         declared = replace(project.config.collection(collection), table=table)
-        found = find_table(conn, declared)
-        held = pick(list_columns(conn, found.oid), column, declared, "embedding")
-        return vector_column(conn, ident(found.schema, found.name), held)
+        return vectors_in(conn, declared, column)
 
 
 def _collection_for(project: Project, wanted: Wanted) -> str:

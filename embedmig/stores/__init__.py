@@ -18,7 +18,7 @@ from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.source import Source
 from embedmig.stores.index_sizes import IndexStorage
 from embedmig.stores.manifest import Manifest, SpaceCounts
-from embedmig.stores.pgvector.adopted import AdoptedStore, Adoption, unaccounted_columns, vector_column
+from embedmig.stores.pgvector.adopted import AdoptedStore, Adoption, unaccounted_columns, vectors_in
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.stores.protocol import (
     Batch,
@@ -33,7 +33,7 @@ from embedmig.types import Space
 
 __all__ = [
     "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Manifest", "SpaceCounts",
-    "VectorStore", "check_keys", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vector_column",
+    "VectorStore", "check_keys", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from psycopg import sql
 
+from embedmig.config import Collection
 from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import Place, SpaceRecord
 from embedmig.errors import PlanError, UsageError
@@ -299,6 +300,23 @@ class UnaccountedColumn(NamedTuple):
     vectors: int
 
 
+def vectors_in(conn: Connection, collection: Collection, column: str) -> dict[str, Any]:
+    """Storage and dimensions of a column of ``collection.table``, as fields of a space; dimensions where they can be known.
+
+    Raises :class:`SourceError` where there is no such table or column, :class:`UsageError` where it holds no vectors.
+    """
+    found = find_table(conn, collection)
+    known = pick(list_columns(conn, found.oid), column, collection, "embedding")
+    match = re.fullmatch(r"(?:.+\.)?(vector|halfvec)(?:\((\d+)\))?", known.type)
+    if match is None:
+        raise UsageError(
+            f"{collection.table}.{known.name} is {known.type}, which holds no vectors", hint="vector or halfvec"
+        )
+    query = sql.SQL("select vector_dims({c}) from {t} where {c} is not null limit 1")
+    length = match[2] or scalar(conn, query.format(c=ident(known.name), t=ident(found.schema, found.name)))
+    return {"storage": match[1]} | ({"dimensions": int(length)} if length else {})
+
+
 def unaccounted_columns(
     conn: Connection, source: Source, records: Sequence[SpaceRecord]
 ) -> Iterator[UnaccountedColumn]:
@@ -311,16 +329,3 @@ def unaccounted_columns(
             assert row is not None
             if row[1]:
                 yield UnaccountedColumn(column.name, column.type, *row)
-
-
-def vector_column(conn: Connection, table: sql.Identifier, column: Column) -> dict[str, Any]:
-    """``storage`` of a column of vectors, and ``dimensions`` where its type or a first vector says them.
-
-    Raises :class:`UsageError` for a column of another type.
-    """
-    match = re.fullmatch(r"(?:\S+\.)?(vector|halfvec)(?:\((\d+)\))?", column.type)
-    if match is None:
-        raise UsageError(f"column {column.name} is {column.type}, which holds no vectors", hint="vector or halfvec")
-    query = sql.SQL("select vector_dims({c}) from {t} where {c} is not null limit 1")
-    length = match[2] or scalar(conn, query.format(c=ident(column.name), t=table))
-    return {"storage": match[1]} | ({"dimensions": int(length)} if length else {})

@@ -70,4 +70,5 @@ def _refuse_hidden(conn: Connection) -> None:
 
 def create(conn: Connection) -> None:
     """Makes it where it is not there yet."""
-    conn.execute("create extension if not exists vector")
+    if scalar(conn, "select extname from pg_extension where extname = 'vector'") is None:
+        conn.execute("create extension if not exists vector")
