@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from embedmig.commands.project import ProjectLike as ProjectLike
     from embedmig.commands.project import open_project as open_project
     from embedmig.commands.rebase import rebase as rebase
+    from embedmig.commands.release import ReleasedSpace as ReleasedSpace
+    from embedmig.commands.release import release as release
     from embedmig.commands.report import Report as Report
     from embedmig.commands.report import gather_report as gather_report
     from embedmig.commands.retire import RetiredSpace as RetiredSpace
@@ -121,12 +123,12 @@ __all__ = [
     "DatabaseUnsuitable", "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
     "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed", "GraphError",
     "HistoryEntry", "Hit", "InputRefused", "Interrupted", "LockHeld", "MissingExtra", "ModelChanged", "Plan",
-    "PlaceMissing", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "Report",
+    "PlaceMissing", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "ReleasedSpace", "Report",
     "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded", "ScriptError",
     "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UnknownTarget",
     "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost", "alias_drop", "alias_rebuild", "audit", "backfill",
     "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
-    "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase", "resume",
+    "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase", "release", "resume",
     "retire", "revision", "search", "server_url", "show", "stamp", "status", "stop_server", "sync", "throttle",
     "upgrade", "within", "write_report",
 ]  # fmt: skip
@@ -150,6 +152,7 @@ _PUBLIC = {
     "embedmig.commands.plan": "Forecast Plan plan",
     "embedmig.commands.project": "Project ProjectLike open_project",
     "embedmig.commands.rebase": "rebase",
+    "embedmig.commands.release": "ReleasedSpace release",
     "embedmig.commands.report": "Report gather_report",
     "embedmig.commands.retire": "RetiredSpace retire",
     "embedmig.commands.revision": "revision",

@@ -144,6 +144,17 @@ def retire(
 
 
 @app.command(rich_help_panel=OPERATING)
+def release(
+    collection: Collection,
+    version: Annotated[str, typer.Argument(metavar="TAG", help="The adopted version to stop watching.")],
+) -> None:
+    """Stop watching an adopted version: its vectors stay, and their column may be dropped. Exit 3 while the alias shows it."""
+    gone = embedmig.release(settings.project(), collection, version)
+    columns = " and ".join(f"{gone.table}.{column}" for column in gone.columns)
+    settings.show("released", gone, lambda: f"{gone.version} is released; {columns} may be dropped")
+
+
+@app.command(rich_help_panel=OPERATING)
 def server(action: Annotated[str, typer.Argument(help="url, start or stop.")] = "url") -> None:
     """The embedded PostgreSQL: print its URL for psql, start it, stop it."""
     project = settings.project()

@@ -14,6 +14,7 @@ from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.recording import Call, calls_of
+from embedmig.operations.release_space import ReleaseSpace
 from embedmig.operations.retire_space import RetireSpace
 from embedmig.revisions.graph import Graph
 from embedmig.revisions.scripts import Script
@@ -42,7 +43,7 @@ class State:
             match call.operation:
                 case CreateSpace(space) | AdoptSpace(space):
                     spaces.setdefault((space.collection, space.tag), space)
-                case RetireSpace(collection, version):
+                case RetireSpace(collection, version) | ReleaseSpace(collection, version):
                     spaces.pop((collection, version), None)
                 case FlipAlias(collection, version):
                     aliases[collection] = version

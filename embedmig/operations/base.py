@@ -149,6 +149,7 @@ class PlannedSpace:
     record: SpaceRecord | None = None
     has_vectors: bool = False
     revision: str = ""
+    adopted: bool = False
 
 
 @dataclass
@@ -211,7 +212,12 @@ class PlannedState:
         if planned.record and planned.record.state == "retired":
             raise PlanError(
                 f"space {version} of {collection!r} is retired: its vectors are gone, and there is no way back to it",
-                hint=f"a new revision can make it anew under another version; {self._price_of_return(planned.space)}",
+                hint=f"a new revision with op.create_space makes it again; {self._price_of_return(planned.space)}",
+            )
+        if planned.record and planned.record.state == "released":
+            raise PlanError(
+                f"space {version} of {collection!r} is released: embedmig no longer watches its vectors",
+                hint="a new revision with op.adopt_space adopts them again, if they are still there",
             )
         return planned
 
@@ -228,13 +234,14 @@ class PlannedState:
         planned = self.spaces.get((space.collection, space.tag))
         if planned and planned.record:
             self._refuse_other_fingerprint(planned.record, space)
-            if planned.record.state == "retired":
-                self.expect(space.collection, space.tag)
             if planned.record.adopted != adopted:
                 raise PlanError(f"space {space.tag} of {space.collection!r} is there already, made in another way")
+            if not planned.record.live:  # made again, under its own name
+                del self.spaces[space.collection, space.tag]
         elif planned and planned.space != space:
             raise PlanError(f"two spaces of {space.collection!r} have the tag {space.tag} and differ", hint=VARIANT)
-        return self.spaces.setdefault((space.collection, space.tag), PlannedSpace(space, revision=self.revision))
+        made = PlannedSpace(space, revision=self.revision, adopted=adopted)
+        return self.spaces.setdefault((space.collection, space.tag), made)
 
     def _refuse_other_fingerprint(self, record: SpaceRecord, space: Space) -> None:
         wanted = fingerprint(space, self.text_columns(space.collection))

@@ -69,7 +69,7 @@ class FlipAlias(Operation):
             aliases.remove(conn, context.registry, source)
             return "removed"
         record = context.registry.space(conn, self.collection, self.version)
-        if record is None or record.state == "retired":
+        if record is None or not record.live:
             raise AliasMoved(f"{self.version} is no longer there to be shown; nothing was flipped")
         aliases.point(conn, context.registry, source, context.manifest(conn, record), record, current)
         return f"{showing or 'nothing'} → {self.version}"

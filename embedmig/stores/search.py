@@ -20,6 +20,7 @@ from embedmig.stores import open_manifest
 from embedmig.stores.aliases import collection_of, space_of
 from embedmig.stores.manifest import Manifest
 from embedmig.stores.pgvector import search
+from embedmig.stores.presence import require_vectors
 from embedmig.types import Hit, Space
 
 
@@ -74,14 +75,15 @@ def resolve_version(
     :class:`UsageError` where the alias shows nothing.
     """
     alias, record = registry.alias(conn, collection), registry.space(conn, collection, version)
-    if record is None or record.state == "retired":
-        what = "is retired" if record else "is not there"
+    if record is None or not record.live:
+        what = f"is {record.state}" if record else "is not there"
         raise VersionGone(f"version {version} of {collection!r} {what}", hint="embedmig status shows those there are")
     if record.state == "building":
         raise VersionNotReady(f"version {version} of {collection!r} is still being built", hint="embedmig upgrade head")
     if alias is None or alias.encoder is None:
         raise UsageError(f"the alias of {collection!r} shows no version yet", hint="embedmig upgrade head")
     source = sources.resolve(conn, collection_of(alias.encoder))
+    require_vectors(conn, source, record)
     return resolve_space(conn, open_manifest(source, record), settings.get(record.space.provider))
 
 
