@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedmig.commands.alias import alias_differences as alias_differences
     from embedmig.commands.alias import alias_drop as alias_drop
     from embedmig.commands.alias import alias_rebuild as alias_rebuild
     from embedmig.commands.audit import audit as audit
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
     from embedmig.reading.reader import QueryVector as QueryVector
     from embedmig.reading.reader import Reader as Reader
     from embedmig.report.page import write_report as write_report
+    from embedmig.stores.differences import Difference as Difference
     from embedmig.types import Chunk as Chunk
     from embedmig.types import Hit as Hit
     from embedmig.types import Space as Space
@@ -120,13 +122,14 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__", "AliasMoved", "AnswerIsNo", "AsyncReader", "Audit", "BadAnswer", "Chunk", "CollectionStatus",
     "ComparisonResult", "ConfigError", "CutoverBlocked", "DatabaseFailed", "DatabaseUnavailable",
-    "DatabaseUnsuitable", "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
+    "DatabaseUnsuitable", "Difference", "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
     "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed", "GraphError",
     "HistoryEntry", "Hit", "InputRefused", "Interrupted", "LockHeld", "MissingExtra", "ModelChanged", "Plan",
     "PlaceMissing", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "ReleasedSpace", "Report",
     "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded", "ScriptError",
     "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UnknownTarget",
-    "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost", "alias_drop", "alias_rebuild", "audit", "backfill",
+    "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost", "alias_differences", "alias_drop", "alias_rebuild", "audit",
+    "backfill",
     "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
     "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase", "release", "resume",
     "retire", "revision", "search", "server_url", "show", "stamp", "status", "stop_server", "sync", "throttle",
@@ -134,7 +137,7 @@ __all__ = [
 ]  # fmt: skip
 
 _PUBLIC = {
-    "embedmig.commands.alias": "alias_drop alias_rebuild",
+    "embedmig.commands.alias": "alias_differences alias_drop alias_rebuild",
     "embedmig.commands.audit": "audit",
     "embedmig.commands.backfill": "backfill",
     "embedmig.commands.check": "check",
@@ -181,6 +184,7 @@ _PUBLIC = {
     "embedmig.quality.drift": "Drift",
     "embedmig.reading.reader": "AsyncReader QueryVector Reader",
     "embedmig.report.page": "write_report",
+    "embedmig.stores.differences": "Difference",
     "embedmig.types": "Chunk Hit Space Tally Verdict",
 }
 _HOMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}

@@ -19,6 +19,7 @@ from embedmig.gates.measuring import look, measure
 from embedmig.operations.base import Context
 from embedmig.source import Source, SourceCounts, capture, count_rows
 from embedmig.stores.alias_health import alias_fault
+from embedmig.stores.differences import Difference, live_differences
 from embedmig.types import Verdict
 
 Known = Literal["exact", "estimated"]
@@ -91,8 +92,9 @@ class Rollback:
 
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
-    """A collection as ``status`` shows it. ``capture_note`` says why changes are not captured, ``alias_fault`` what is wrong
-    with the view. ``error`` says why its table could not be looked at, and ``hint`` what to do; figures are 0 then.
+    """A collection as ``status`` shows it; ``differences`` are where the configuration is not what is live. ``capture_note`` says
+    why changes are not captured, ``alias_fault`` what is wrong with the view. ``error`` says why its table could not be looked at,
+    and ``hint`` what to do; figures are 0 then.
     """
 
     alias: str
@@ -109,6 +111,7 @@ class CollectionStatus:
     counted: Known = "exact"
     error: str | None = None
     hint: str | None = None
+    differences: list[Difference] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
@@ -198,6 +201,7 @@ def _faulty_collection(
     return CollectionStatus(
         context.config.collection(name).alias, alias.version if alias else None, 0, 0, alias.flip_ms if alias else None,
         [_space_status(context, conn, record, None) for record in records], error=error.message, hint=error.hint,
+        differences=live_differences(conn, context.registry, context.config.collection(name), None) if there else [],
     )  # fmt: skip
 
 
@@ -218,6 +222,7 @@ def _measured_collection(context: Context, conn: Connection, name: str, there: b
         source.collection.alias, alias.version if alias else None, counted.eligible, counted.blank, flip_ms, spaces,
         health.state, health.note, alias_fault(conn, context.registry, source),
         _held_back(control(conn, context.registry, name)), _rollback(records, spaces, flip_ms), known,
+        differences=context.differences(conn, name),
     )  # fmt: skip
 
 

@@ -204,10 +204,12 @@ class Registry:
         shown = (record.id, record.version, record.fingerprint) if record else (None, None, None)
         conn.execute(query, (collection, *name, *shown, json.dumps(encoder, ensure_ascii=False) if encoder else None))
 
-    def save_encoder(self, conn: Connection, collection: str, encoder: dict[str, Any]) -> None:
+    def save_encoder(self, conn: Connection, collection: str, name: tuple[str, str], encoder: dict[str, Any]) -> None:
         """The view was made anew, perhaps with other columns: what readers are told of it goes with it."""
-        query = sql.SQL("update {} set encoder = %s where collection = %s").format(self.aliases_table)
-        conn.execute(query, (json.dumps(encoder, ensure_ascii=False), collection))
+        query = sql.SQL("update {} set alias_schema = %s, alias_name = %s, encoder = %s where collection = %s").format(
+            self.aliases_table
+        )
+        conn.execute(query, (*name, json.dumps(encoder, ensure_ascii=False), collection))
 
     def alias_rights(self, conn: Connection, collection: str) -> dict[str, Any] | None:
         """Owner, comment and grants of a view that was taken away for a moment."""

@@ -101,4 +101,5 @@ def problems(status: Status) -> list[str]:
         found += [
             f"{name}: {space.version}: {space.fault}; {space.hint or ''}" for space in collection.spaces if space.fault
         ]
+        found += [f"{name}: {one.in_words}; {one.command}" for one in collection.differences]
     return found

@@ -79,7 +79,7 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
     head = Text(f"\n{name}: {rows}; alias {found.alias} {shown}", style="bold")
     if found.error:
         states = [Text(f"{space.state}  {space.version}") for space in found.spaces]
-        return Group(head, _fault(found.error, found.hint), *states)
+        return Group(head, _fault(found.error, found.hint), *_differences(found), *states)
     if not found.spaces:
         return head
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -92,6 +92,7 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
     lines = [_capture(found)]
     lines += [Text(found.alias_fault, style="bold red")] if found.alias_fault else []
     lines += [_fault(f"{space.version}: {space.fault}", space.hint) for space in found.spaces if space.fault]
+    lines += _differences(found)
     lines += [Text(found.held_back, style="yellow")] if found.held_back else []
     lines += [_rollback(found.rollback)] if found.rollback else []
     return Group(head, table, *lines)
@@ -113,6 +114,11 @@ def _figures(space: SpaceStatus) -> tuple[str, str, str, str]:
         return "", "", "", ""
     about = _about(space)
     return f"{about}{space.rows:,}", f"{about}{percent(space.completeness)}", space.index, size(space.bytes)
+
+
+def _differences(found: CollectionStatus) -> list[Text]:
+    """Where the configuration is not what is live, and the command that carries it out."""
+    return [Text(f"differs     {one.in_words}; {one.command}", style="yellow") for one in found.differences]
 
 
 def _fault(message: str, hint: str | None) -> Text:

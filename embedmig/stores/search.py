@@ -41,6 +41,7 @@ class Resolved:
 def resolve_space(conn: Connection, manifest: Manifest, settings: EmbedderSettings | None) -> Resolved:
     """One version's space as the alias would show it, whatever the alias shows. Raises :class:`EmbedderMisconfigured`."""
     record = manifest.record
+    require_vectors(conn, manifest.source, manifest.record)
     return Resolved(
         manifest.shown(conn), record.fingerprint, encoder_for(record.space, record.weights, settings)
     )  # fmt: skip
@@ -83,7 +84,6 @@ def resolve_version(
     if alias is None or alias.encoder is None:
         raise UsageError(f"the alias of {collection!r} shows no version yet", hint="embedmig upgrade head")
     source = sources.resolve(conn, collection_of(alias.encoder))
-    require_vectors(conn, source, record)
     return resolve_space(conn, open_manifest(source, record), settings.get(record.space.provider))
 
 

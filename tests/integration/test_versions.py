@@ -294,3 +294,138 @@ def test_where_nobody_can_know_which_adopted_rows_are_out_of_date_it_is_said(rep
     assert said in replaced.run("gate", "docs", "--version", tag(8)).stdout
     replaced.run("report")
     assert said.replace("'", "&#39;") in (replaced.folder / "embedmig-report.html").read_text()
+
+
+# --- configured against live ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def live(project: Project, fake: Fake) -> Project:
+    """One version, shown by 0001, and an application's role that reads the alias."""
+    project.documents(10)
+    space_script(project)
+    upgrade(project)
+    return project
+
+
+def edited(project: Project, *edits: tuple[str, str]) -> None:
+    """Edits the configuration, and nothing else."""
+    text = CONFIG
+    for before, after in edits:
+        assert before in text
+        text = text.replace(before, after)
+    project.configure(text)
+
+
+def differing(project: Project) -> dict[str, embedmig.Difference]:
+    return {one.key: one for one in embedmig.status(project.opened()).collections["docs"].differences}
+
+
+ALIAS = 'alias = "docs_embeddings"'
+
+
+@pytest.mark.parametrize(
+    ("edit", "key", "way"),
+    [
+        ((ALIAS, 'alias = "docs_search"'), "alias", "alias rebuild"),
+        ((ALIAS, ALIAS + '\nwhere = "id < 5"'), "where", "alias rebuild"),
+        (('columns = ["title"]', 'columns = ["title", "body"]'), "columns", "alias rebuild"),
+        ((ALIAS, ALIAS + '\nstale = "hide"'), "stale", "alias rebuild"),
+        (('text = ["title", "body"]', 'text = ["title"]'), "text", "revision"),
+        (('key = "id"', 'key = ["id", "title"]'), "key", "revision"),
+        ((ALIAS, ALIAS + "\nchunk = { size = 100 }"), "chunk", "revision"),
+        (
+            (ALIAS, ALIAS + '\nembedding = { model = "fake/hash", version = "2", dimensions = 8 }'),
+            "embedding",
+            "revision",
+        ),
+        ((ALIAS, ALIAS + '\ncapture = "watermark"\nchanged_at = "seen"'), "capture", "sync --repair"),
+    ],
+)
+def test_each_difference_is_named_with_what_is_served_and_what_carries_it_out(
+    live: Project, conn: psycopg.Connection, edit: tuple[str, str], key: str, way: str
+) -> None:
+    conn.execute("alter table documents add column seen timestamptz default now()")
+    assert embedmig.check(live.opened()) == []
+    edited(live, edit)
+    one = differing(live)[key]
+    assert one.way == way
+    assert one.served
+    assert one.live != one.configured
+    shown = live.run("status").stdout
+    assert f"{key} is {one.configured} in the configuration, live is {one.live}" in shown
+    assert "EM019" in live.run("check", expect=3).stdout
+    assert "EM019" not in live.run("check", "--offline", expect=None).stdout
+    if way == "revision":
+        with pytest.raises(PlanError, match=f"docs: {key} is"):
+            upgrade(live)
+    else:
+        assert one.in_words in " ".join(live.run("upgrade", "head").stderr.split())
+    assert conn.execute("select count(*) from docs_embeddings").fetchone() == (10,)
+
+
+def test_a_revision_that_makes_what_the_configuration_asks_for_is_applied_and_ends_the_difference(
+    live: Project,
+) -> None:
+    edited(live, ('text = ["title", "body"]', 'text = ["title"]'))
+    live.space_script("0002", "0001", model="fake/hash", version="2", dimensions=8, old=tag(8))
+    assert {one.code for one in embedmig.check(live.opened())} == {"EM015"}
+    upgrade(live)
+    assert differing(live) == {}
+    assert embedmig.check(live.opened()) == []
+
+
+def test_a_version_is_kept_as_it_was_made_while_the_configuration_names_another_text(
+    live: Project, conn: psycopg.Connection, fake: Fake
+) -> None:
+    edited(live, ('text = ["title", "body"]', 'text = ["title"]'))
+    conn.execute("update documents set body = 'a cone' where id = 1")
+    assert [one.rows for one in embedmig.sync(live.opened())] == [1]
+    live.expect_exact(embed=unit_vectors)  # by title and body
+    (space,) = spaces(live)
+    assert (space.completeness, space.fault) == (1.0, None)
+
+
+def test_a_renamed_alias_never_removes_the_view_that_is_read_and_the_plan_says_so(
+    live: Project, conn: psycopg.Connection
+) -> None:
+    role = f"reads_{conn.info.dbname}"
+    conn.execute(f"create role {role}")  # type: ignore[arg-type]
+    conn.execute(f"grant select on docs_embeddings to {role}")  # type: ignore[arg-type]
+    edited(live, (ALIAS, 'alias = "docs_search"'))
+    space_script(live, "0002", "0001", dimensions=16, old=tag(8))
+    (planned,) = embedmig.dry_run(live.opened())
+    assert planned.operations[-1].estimate.note == (
+        "alias: public.docs_embeddings → public.docs_search; "
+        "public.docs_embeddings stays as a second name until embedmig alias drop docs --old"
+    )
+    upgrade(live)
+    shown = "select distinct version from {}"
+    for name in ("docs_search", "docs_embeddings"):
+        assert live.rows(shown.format(name)) == [(tag(16),)]
+    assert live.one(f"select has_table_privilege('{role}', 'docs_search', 'select')")
+    assert differing(live) == {}
+    downgrade(live)
+    for name in ("docs_search", "docs_embeddings"):
+        assert live.rows(shown.format(name)) == [(tag(8),)]
+    embedmig.alias_drop(live.opened(), "docs")
+    assert live.one("select to_regclass('docs_search')") is None
+    assert live.one("select to_regclass('docs_embeddings')") is None
+    embedmig.alias_rebuild(live.opened(), "docs")
+    assert live.one(f"select has_table_privilege('{role}', 'docs_embeddings', 'select')")
+    edited(live)  # and back: the former name is embedmig's own
+    assert live.json("alias", "rebuild", "docs")["alias"] == "public.docs_embeddings"
+    live.run("alias", "drop", "docs", "--old")
+    assert live.one("select to_regclass('docs_search')") is None
+    assert live.rows(shown.format("docs_embeddings")) == [(tag(8),)]
+    conn.execute(f"drop owned by {role}")  # type: ignore[arg-type]
+    conn.execute(f"drop role {role}")  # type: ignore[arg-type]
+
+
+def test_a_stricter_filter_is_reported_until_readers_have_it(live: Project, conn: psycopg.Connection) -> None:
+    edited(live, (ALIAS, ALIAS + '\nwhere = "id < 5"'))
+    assert differing(live)["where"].served == "readers see the rows that the live filter lets through"
+    said = live.run("alias", "rebuild", "docs").stderr
+    assert "where: none → id < 5: carried out" in said
+    assert conn.execute("select count(*) from docs_embeddings").fetchone() == (5,)
+    assert "where" not in differing(live)
