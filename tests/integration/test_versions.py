@@ -332,7 +332,7 @@ ALIAS = 'alias = "docs_embeddings"'
         (('columns = ["title"]', 'columns = ["title", "body"]'), "columns", "alias rebuild"),
         ((ALIAS, ALIAS + '\nstale = "hide"'), "stale", "alias rebuild"),
         (('text = ["title", "body"]', 'text = ["title"]'), "text", "revision"),
-        (('key = "id"', 'key = ["id", "title"]'), "key", "revision"),
+        (('key = "id"', 'key = ["id", "body"]'), "key", "revision"),
         ((ALIAS, ALIAS + "\nchunk = { size = 100 }"), "chunk", "revision"),
         (
             (ALIAS, ALIAS + '\nembedding = { model = "fake/hash", version = "2", dimensions = 8 }'),
