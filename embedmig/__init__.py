@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from embedmig.commands.throttle import pause as pause
     from embedmig.commands.throttle import resume as resume
     from embedmig.commands.throttle import throttle as throttle
+    from embedmig.commands.uninstall import UninstallPlan as UninstallPlan
+    from embedmig.commands.uninstall import uninstall as uninstall
     from embedmig.commands.upgrade import upgrade as upgrade
     from embedmig.config.settings import EmbedderSettings as EmbedderSettings
     from embedmig.engine.sync import Synced as Synced
@@ -127,13 +129,13 @@ __all__ = [
     "HistoryEntry", "Hit", "InputRefused", "Interrupted", "LockHeld", "MissingExtra", "ModelChanged", "Plan",
     "PlaceMissing", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "ReleasedSpace", "Report",
     "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded", "ScriptError",
-    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UnknownTarget",
+    "SearchResult", "SourceError", "Space", "SpaceStatus", "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UninstallPlan", "UnknownTarget",
     "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost", "alias_differences", "alias_drop", "alias_rebuild", "audit",
     "backfill",
     "check", "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
     "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase", "release", "resume",
     "retire", "revision", "search", "server_url", "show", "stamp", "status", "stop_server", "sync", "throttle",
-    "upgrade", "within", "write_report",
+    "uninstall", "upgrade", "within", "write_report",
 ]  # fmt: skip
 
 _PUBLIC = {
@@ -167,6 +169,7 @@ _PUBLIC = {
     "embedmig.commands.status": "CollectionStatus Rollback SpaceStatus Status status",
     "embedmig.commands.sync": "follow sync",
     "embedmig.commands.throttle": "pause resume throttle",
+    "embedmig.commands.uninstall": "UninstallPlan uninstall",
     "embedmig.commands.upgrade": "upgrade",
     "embedmig.config.settings": "EmbedderSettings",
     "embedmig.engine.sync": "Synced",

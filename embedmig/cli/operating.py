@@ -174,6 +174,28 @@ def release(
 
 
 @app.command(rich_help_panel=OPERATING)
+def uninstall(yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False) -> None:
+    """Remove everything that embedmig made in the database, after a plan and a confirmation. Texts and adopted vectors stay."""
+    import sys
+
+    from embedmig.report.uninstalling import uninstall_page
+
+    project = settings.project()
+    planned = embedmig.uninstall(project)
+    if planned.empty:
+        settings.show("uninstall", planned, lambda: "there is nothing of embedmig's in the database")
+        return
+    if not yes:
+        settings.err.print(uninstall_page(planned))
+        if not sys.stdin.isatty():
+            raise UsageError("uninstall was not confirmed; nothing was removed", hint="embedmig uninstall --yes")
+        if not typer.confirm("Remove all of this?", err=True):
+            raise UsageError("uninstall was not confirmed; nothing was removed")
+    done = embedmig.uninstall(project, confirm=True)
+    settings.show("uninstall", done, lambda: uninstall_page(done))
+
+
+@app.command(rich_help_panel=OPERATING)
 def server(action: Annotated[str, typer.Argument(help="url, start or stop.")] = "url") -> None:
     """The embedded PostgreSQL: print its URL for psql, start it, stop it."""
     project = settings.project()

@@ -62,7 +62,15 @@ def run_to(
     Runner(context, report or ignore, stop, no_wait, workers).run(steps)
     with translated("reading"), context.database.connect("read") as conn:
         current = list(applied_heads(project, context, conn))
+    if direction == "downgrade" and ran and not current:
+        (report or ignore)(Notice(LEFT_AT_BASE))
     return RunResult(direction, ran, current, time.monotonic() - began)
+
+
+LEFT_AT_BASE = (
+    "at base: no revision is applied. Vectors, triggers on the source and the ledger are still there; "
+    "embedmig uninstall lists what there is and removes it"
+)
 
 
 def refuse_unwritten(project: Project, conn: Connection, context: Context, steps: list[Step]) -> list[str]:

@@ -185,6 +185,11 @@ class Registry:
         row = conn.execute(query, (collection,)).fetchone()
         return AliasRecord(*row) if row else None
 
+    def aliases(self, conn: Connection) -> list[AliasRecord]:
+        """What every alias shows."""
+        query = sql.SQL("select {} from {} order by collection").format(ALIAS_FIELDS, self.aliases_table)
+        return [AliasRecord(*row) for row in conn.execute(query)]
+
     def point_alias(
         self,
         conn: Connection,

@@ -8,6 +8,7 @@ from embedmig.database import Connection, ident, scalar
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import SourceError
 from embedmig.source import Source, list_columns
+from embedmig.stores.pgvector.adopted import ADDED
 from embedmig.stores.pgvector.table import TablePlace
 
 
@@ -61,3 +62,24 @@ def place_in_words(record: SpaceRecord) -> tuple[str, list[str]]:
 def drop_hashes(conn: Connection, record: SpaceRecord) -> None:
     """What embedmig wrote down of the adopted vectors that it made itself goes; the vectors stay."""
     conn.execute(sql.SQL("drop table if exists {}").format(ident(record.ledger_schema, f"written_{record.id}")))
+
+
+def made_tables(record: SpaceRecord) -> list[tuple[str, str]]:
+    """The tables that embedmig made for a version, whether they are still there or not."""
+    if record.adopted:
+        return [(record.ledger_schema, f"written_{record.id}")]
+    place = TablePlace(*record.place)
+    return [(place.schema, place.table)]
+
+
+def added_column(conn: Connection, record: SpaceRecord) -> tuple[str, str, str] | None:
+    """Schema, table and name of a version column that embedmig added; None where it was there before, or is gone.
+
+    Where no comment says so, as in what an older embedmig adopted, the catalog does: it keeps the default with which a column
+    was added.
+    """
+    place = TablePlace(*record.place)
+    query = """select coalesce(col_description(attrelid, attnum) = %s, false) or atthasmissing
+               from pg_attribute where attrelid = to_regclass(%s) and attname = %s and not attisdropped"""
+    values = (ADDED, place.relation.as_string(conn), place.version)
+    return (place.schema, place.table, place.version) if record.adopted and scalar(conn, query, values) else None

@@ -10,6 +10,7 @@ import pytest
 
 import embedmig
 from embedmig import AnswerIsNo, PlanError, SourceError
+from embedmig.database import RunLock
 from embedmig.testing import fake_vectors
 from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
@@ -429,3 +430,78 @@ def test_a_stricter_filter_is_reported_until_readers_have_it(live: Project, conn
     assert "where: none → id < 5: carried out" in said
     assert conn.execute("select count(*) from docs_embeddings").fetchone() == (5,)
     assert "where" not in differing(live)
+
+
+# --- uninstall --------------------------------------------------------------------------------------------------
+
+CATALOG = """
+select 'relation', n.nspname || '.' || c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and n.nspname not like 'pg_temp%'
+union all select 'trigger', tgname from pg_trigger where not tgisinternal
+union all select 'function', p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+where n.nspname not in ('pg_catalog', 'information_schema')
+union all select 'schema', nspname from pg_namespace where nspname not like 'pg_%'
+union all select 'column', attrelid::regclass || '.' || attname from pg_attribute
+where attrelid = 'documents'::regclass and attnum > 0 and not attisdropped"""
+
+
+def test_uninstall_leaves_the_database_as_it_was_and_touches_neither_texts_nor_adopted_vectors(
+    project: Project, conn: psycopg.Connection, fake: Fake
+) -> None:
+    project.documents(10)
+    conn.execute("alter table documents add column embedding vector(8)")
+    conn.execute("update documents set embedding = array_fill(0.5, array[8])::vector")
+    before, rows = set(project.rows(CATALOG)), project.rows("select * from documents order by id")
+    project.script("0001_adopt.py", ADOPT.format(more=', writer="embedmig"'))
+    space_script(project, "0002", "0001", dimensions=16, old=tag(8))
+    project.configure(CONFIG.replace('alias = "docs_embeddings"', 'alias = "docs_embeddings"\nstale = "hide"'))
+    upgrade(project)
+    assert set(project.rows(CATALOG)) > before
+    planned = embedmig.uninstall(project.opened())
+    assert [(view.name, view.version) for view in planned.views] == [("public.docs_embeddings", tag(16))]
+    assert planned.columns == ["public.documents.embedding_version"]
+    assert any("public.documents.embedding: the adopted vectors" in one for one in planned.leaves)
+    assert set(project.rows(CATALOG)) > before  # a plan removes nothing
+    done = project.json("uninstall", "--yes")
+    assert done["done"]
+    assert set(project.rows(CATALOG)) == before
+    assert project.rows("select * from documents order by id") == rows
+    assert "nothing of embedmig's" in project.run("uninstall", "--yes").stdout
+    upgrade(project)  # and begins again
+    assert states(project) == {tag(8): "retained", tag(16): "active"}
+
+
+def test_uninstall_without_a_terminal_wants_yes_and_removes_nothing_before(live: Project) -> None:
+    before = live.rows(CATALOG)
+    said = live.run("uninstall", expect=2).stderr
+    assert "view public.docs_embeddings: applications read docs through it" in said
+    assert "embedmig uninstall --yes" in said
+    assert live.rows(CATALOG) == before
+
+
+def test_uninstall_removes_nothing_where_something_of_the_users_depends_on_it(
+    live: Project, conn: psycopg.Connection
+) -> None:
+    conn.execute("create view mine as select id from docs_embeddings")
+    before = live.rows(CATALOG)
+    with pytest.raises(PlanError, match="view mine depends on view docs_embeddings"):
+        embedmig.uninstall(live.opened(), confirm=True)
+    assert live.rows(CATALOG) == before
+    assert embedmig.status(live.opened()).settled
+
+
+def test_uninstall_is_refused_while_a_run_holds_the_lock(live: Project) -> None:
+    with RunLock(live.opened().context(start=False).database):
+        live.run("uninstall", "--yes", expect=4)
+
+
+def test_uninstall_works_where_the_source_is_gone(live: Project, conn: psycopg.Connection) -> None:
+    conn.execute("drop table documents cascade")
+    assert embedmig.uninstall(live.opened(), confirm=True).done
+    assert live.one("select to_regnamespace('embedmig')") is None
+
+
+def test_downgrade_to_base_says_what_it_leaves_and_names_uninstall(live: Project) -> None:
+    said: list[str] = []
+    embedmig.downgrade(live.opened(), "base", report=lambda event: said.append(str(event)))
+    assert any("embedmig uninstall" in one for one in said)
