@@ -38,7 +38,7 @@ class UninstallPlan:
     columns: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
-    schema: str | None = None
+    removed_schema: str | None = None
     leaves: list[str] = field(default_factory=list)
     done: bool = False
 
@@ -142,7 +142,7 @@ class Removal:
                     self.conn.execute(sql.SQL("drop schema {}").format(ident(self.schema)))
                 else:
                     self.plan = replace(
-                        self.plan, schema=None, leaves=[*self.plan.leaves, f"schema {self.schema}: others use it"]
+                        self.plan, removed_schema=None, leaves=[*self.plan.leaves, f"schema {self.schema}: others use it"]
                     )
         except pg.DependentObjectsStillExist as error:
             raise PlanError(

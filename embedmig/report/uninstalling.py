@@ -18,7 +18,7 @@ def uninstall_page(found: UninstallPlan) -> Text:
         ("function", found.functions),
     ):
         lines += [f"{verb}  {kind} {name}" for name in names]
-    lines += [f"{verb}  schema {found.schema}"] if found.schema else []
+    lines += [f"{verb}  schema {found.removed_schema}"] if found.removed_schema else []
     return Text("\n".join([*lines, *(f"leaves   {one}" for one in found.leaves)]))
 
 
