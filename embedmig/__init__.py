@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedmig.commands.alias import alias_differences as alias_differences
     from embedmig.commands.alias import alias_drop as alias_drop
     from embedmig.commands.alias import alias_rebuild as alias_rebuild
     from embedmig.commands.audit import audit as audit
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from embedmig.commands.project import ProjectLike as ProjectLike
     from embedmig.commands.project import open_project as open_project
     from embedmig.commands.rebase import rebase as rebase
+    from embedmig.commands.release import ReleasedSpace as ReleasedSpace
+    from embedmig.commands.release import release as release
     from embedmig.commands.report import Report as Report
     from embedmig.commands.report import gather_report as gather_report
     from embedmig.commands.retire import RetiredSpace as RetiredSpace
@@ -64,6 +67,8 @@ if TYPE_CHECKING:
     from embedmig.commands.throttle import pause as pause
     from embedmig.commands.throttle import resume as resume
     from embedmig.commands.throttle import throttle as throttle
+    from embedmig.commands.uninstall import UninstallPlan as UninstallPlan
+    from embedmig.commands.uninstall import uninstall as uninstall
     from embedmig.commands.upgrade import upgrade as upgrade
     from embedmig.config.settings import EmbedderSettings as EmbedderSettings
     from embedmig.engine.sync import Synced as Synced
@@ -114,6 +119,7 @@ if TYPE_CHECKING:
     from embedmig.reading.reader import QueryVector as QueryVector
     from embedmig.reading.reader import Reader as Reader
     from embedmig.report.page import write_report as write_report
+    from embedmig.stores.differences import Difference as Difference
     from embedmig.types import Chunk as Chunk
     from embedmig.types import Hit as Hit
     from embedmig.types import Space as Space
@@ -124,23 +130,25 @@ __version__ = "0.1.0"
 __all__ = [
     "AliasMoved", "AnswerIsNo", "AsyncReader", "Audit", "BadAnswer", "Chunk", "CollectionStatus",
     "ComparisonResult", "ConfigError", "ConnectionLost", "CutoverBlocked", "DatabaseFailed",
-    "DatabaseInterrupted", "DatabaseUnavailable", "DatabaseUnsuitable", "Deadlocked", "DrawnGoldenSet", "Drift",
-    "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings", "EmbedderUnavailable", "EmbedmigError",
-    "EvaluationResult", "Finding", "Forecast", "GateClosed", "GraphError", "HistoryEntry", "Hit",
-    "IllegalTransition", "InputRefused", "Interrupted", "LockHeld", "LockedOut", "MissingExtra", "ModelChanged",
-    "PlaceMissing", "Plan", "PlanError", "PlannedOperation", "PlannedRevision", "Project", "ProjectLike",
-    "QueryVector", "Reader", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
-    "RunResult", "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus",
-    "StatementCancelled", "Status", "StoreError", "Synced", "Tally", "TextTooLong", "UnknownTarget",
-    "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost", "__version__", "alias_drop",
+    "DatabaseInterrupted", "DatabaseUnavailable", "DatabaseUnsuitable", "Deadlocked", "Difference",
+    "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
+    "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed",
+    "GraphError", "HistoryEntry", "Hit", "IllegalTransition", "InputRefused", "Interrupted", "LockHeld",
+    "LockedOut", "MissingExtra", "ModelChanged", "PlaceMissing", "Plan", "PlanError", "PlannedOperation",
+    "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "ReleasedSpace", "Report",
+    "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded",
+    "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus", "StatementCancelled", "Status",
+    "StoreError", "Synced", "Tally", "TextTooLong", "UninstallPlan", "UnknownTarget", "UnpinnedModel",
+    "UsageError", "VectorRefused", "Verdict", "WorkersLost", "__version__", "alias_differences", "alias_drop",
     "alias_rebuild", "audit", "backfill", "check", "compare", "current", "downgrade", "drift", "dry_run",
     "evaluate", "follow", "gate", "gather_report", "heads", "history", "init", "make_golden", "merge", "op",
-    "open_project", "pause", "plan", "rebase", "resume", "retire", "revision", "search", "server_url", "show",
-    "stamp", "status", "stop_server", "sync", "throttle", "upgrade", "within", "write_report",
+    "open_project", "pause", "plan", "rebase", "release", "resume", "retire", "revision", "search",
+    "server_url", "show", "stamp", "status", "stop_server", "sync", "throttle", "uninstall", "upgrade",
+    "within", "write_report",
 ]  # fmt: skip
 
 _PUBLIC = {
-    "embedmig.commands.alias": "alias_drop alias_rebuild",
+    "embedmig.commands.alias": "alias_differences alias_drop alias_rebuild",
     "embedmig.commands.audit": "audit",
     "embedmig.commands.backfill": "backfill",
     "embedmig.commands.check": "check",
@@ -158,6 +166,7 @@ _PUBLIC = {
     "embedmig.commands.plan": "Forecast Plan plan",
     "embedmig.commands.project": "Project ProjectLike open_project",
     "embedmig.commands.rebase": "rebase",
+    "embedmig.commands.release": "ReleasedSpace release",
     "embedmig.commands.report": "Report gather_report",
     "embedmig.commands.retire": "RetiredSpace retire",
     "embedmig.commands.revision": "revision",
@@ -169,6 +178,7 @@ _PUBLIC = {
     "embedmig.commands.status": "CollectionStatus Rollback SpaceStatus Status status",
     "embedmig.commands.sync": "follow sync",
     "embedmig.commands.throttle": "pause resume throttle",
+    "embedmig.commands.uninstall": "UninstallPlan uninstall",
     "embedmig.commands.upgrade": "upgrade",
     "embedmig.config.settings": "EmbedderSettings",
     "embedmig.engine.sync": "Synced",
@@ -187,6 +197,7 @@ _PUBLIC = {
     "embedmig.quality.drift": "Drift",
     "embedmig.reading.reader": "AsyncReader QueryVector Reader",
     "embedmig.report.page": "write_report",
+    "embedmig.stores.differences": "Difference",
     "embedmig.types": "Chunk Hit Space Tally Verdict",
 }
 _HOMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}

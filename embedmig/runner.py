@@ -105,8 +105,10 @@ def plan_of(context: Context, conn: Connection, *, offline: bool) -> PlannedStat
     plan.flips = context.ledger.flips(conn)
     plan.captured = {name for name in context.config.collections if context.registry.captured(conn, name)}
     for found in context.registry.spaces(conn):
-        filled = found.state not in ("building", "retired")
-        plan.spaces[found.collection, found.version] = PlannedSpace(found.space, found, filled, found.revision)
+        filled = found.live and found.state != "building"
+        plan.spaces[found.collection, found.version] = PlannedSpace(
+            found.space, found, filled, found.revision, found.adopted
+        )
         if (alias := context.registry.alias(conn, found.collection)) is not None:
             plan.aliases[found.collection] = alias.version
     return plan

@@ -24,6 +24,7 @@ Normalization = Literal["l2", "none"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Role = Literal["document", "query"]
 SpaceState = Literal["building", "ready", "active", "retained", "retired", "released"]
+GONE: tuple[SpaceState, ...] = ("retired", "released")  # nothing reads or writes it; the tag is remembered
 
 UNPINNED = frozenset({"", "latest", "newest", "current", "main", "master", "default", "none"})
 MAX_DIMENSIONS: dict[Storage, int] = {"vector": 16_000, "halfvec": 16_000}  # pgvector: a column's limit

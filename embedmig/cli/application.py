@@ -103,7 +103,7 @@ def version_asked(value: bool) -> None:
 
 @app.callback()
 def options(
-    config: Annotated[Path | None, typer.Option("--config", "-c", envvar="EMBEDMIG_CONFIG", help="The configuration file.  [./embedmig.toml]")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", envvar="EMBEDMIG_CONFIG", help="The configuration file.  [embedmig.toml here or in a parent folder]")] = None,
     database: Annotated[str | None, typer.Option(help="A URL, env:NAME or 'embedded'.  [env: EMBEDMIG_DATABASE]", show_default=False)] = None,
     json: Annotated[bool, typer.Option("--json", envvar="EMBEDMIG_JSON", help="One JSON document on stdout.")] = False,
     no_color: Annotated[bool, typer.Option("--no-color", envvar=["EMBEDMIG_NO_COLOR", "NO_COLOR"], help="No colours.")] = False,

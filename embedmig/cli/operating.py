@@ -111,15 +111,34 @@ def _speed(text: str) -> float | None:
 
 @app.command(rich_help_panel=OPERATING)
 def alias(
-    action: Annotated[str, typer.Argument(help="drop: before ALTER TABLE. rebuild: after it.")],
+    action: Annotated[str, typer.Argument(help="drop: before ALTER TABLE. rebuild: after it, or after an edit of the configuration.")],
     collection: Collection,
-) -> None:
+    old: Annotated[bool, typer.Option("--old", help="With drop: only the names that the alias had before.")] = False,
+) -> None:  # fmt: skip
     """Drop the alias view for a schema change of the source, and rebuild it."""
     if action not in ("drop", "rebuild"):
         raise UsageError(f"alias {action}: is not an action", hint="drop or rebuild")
-    name = getattr(embedmig, f"alias_{action}")(settings.project(), collection)
-    done = {"drop": "dropped; embedmig alias rebuild restores it", "rebuild": "rebuilt"}[action]
+    if action == "rebuild":
+        if old:
+            raise UsageError("--old goes with alias drop", hint=f"embedmig alias drop {collection} --old")
+        _rebuild(collection)
+        return
+    name = embedmig.alias_drop(settings.project(), collection, old=old)
+    done = "is the alias' only name" if old else "dropped; embedmig alias rebuild restores it"
     settings.show("alias", {"alias": name, "action": action}, lambda: f"{name} {done}")
+
+
+def _rebuild(collection: str) -> None:
+    """Says which differences between the configuration and what was live it carries out, and which it can't."""
+    project = settings.project()
+    found = embedmig.alias_differences(project, collection)
+    name = embedmig.alias_rebuild(project, collection)
+    for one in found:
+        said = "carried out" if one.way == "alias rebuild" else f"not carried out: {one.command}"
+        settings.err.print(f"{one.key}: {one.live} → {one.configured}: {said}")
+        if one.key == "alias":
+            settings.err.print(f"{one.live} stays as a second name until embedmig alias drop {collection} --old")
+    settings.show("alias", {"alias": name, "action": "rebuild", "differences": found}, lambda: f"{name} rebuilt")
 
 
 @app.command(rich_help_panel=OPERATING)
@@ -141,6 +160,39 @@ def retire(
     asked = {"after": after, "confirm": confirm, "evals_stable": evals_stable}
     gone = embedmig.retire(settings.project(), collection, version, **asked)  # type: ignore[arg-type]  # as typer parsed them
     settings.show("retired", gone, lambda: f"{gone.version}: {size(gone.bytes)} freed in {gone.milliseconds:.0f} ms")
+
+
+@app.command(rich_help_panel=OPERATING)
+def release(
+    collection: Collection,
+    version: Annotated[str, typer.Argument(metavar="TAG", help="The adopted version to stop watching.")],
+) -> None:
+    """Stop watching an adopted version: its vectors stay, and their column may be dropped. Exit 3 while the alias shows it."""
+    gone = embedmig.release(settings.project(), collection, version)
+    columns = " and ".join(f"{gone.table}.{column}" for column in gone.columns)
+    settings.show("released", gone, lambda: f"{gone.version} is released; {columns} may be dropped")
+
+
+@app.command(rich_help_panel=OPERATING)
+def uninstall(yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False) -> None:
+    """Remove everything that embedmig made in the database, after a plan and a confirmation. Texts and adopted vectors stay."""
+    import sys
+
+    from embedmig.report.uninstalling import uninstall_page
+
+    project = settings.project()
+    planned = embedmig.uninstall(project)
+    if planned.empty:
+        settings.show("uninstall", planned, lambda: "there is nothing of embedmig's in the database")
+        return
+    if not yes:
+        settings.err.print(uninstall_page(planned))
+        if not sys.stdin.isatty():
+            raise UsageError("uninstall was not confirmed; nothing was removed", hint="embedmig uninstall --yes")
+        if not typer.confirm("Remove all of this?", err=True):
+            raise UsageError("uninstall was not confirmed; nothing was removed")
+    done = embedmig.uninstall(project, confirm=True)
+    settings.show("uninstall", done, lambda: uninstall_page(done))
 
 
 @app.command(rich_help_panel=OPERATING)

@@ -10,23 +10,30 @@ from embedmig.database.registry import Registry
 from embedmig.errors import UsageError
 from embedmig.source import Source
 from embedmig.stores import Manifest, aliases
+from embedmig.stores.differences import Difference
 
 
-def alias_drop(project: ProjectLike, collection: str) -> str:
+def alias_drop(project: ProjectLike, collection: str, *, old: bool = False) -> str:
     """Drops the view, so that the source's columns may be altered; returns its name.
 
-    The registry keeps what it showed: :func:`alias_rebuild` restores it.
+    The registry keeps what it showed: :func:`alias_rebuild` restores it. With ``old``, only the names go that the alias had
+    before the configuration named another.
     """
-    project = opened(project)
-    return _with_alias(
-        project, collection, lambda conn, registry, source, _: aliases.drop_dependents(conn, registry, source)
-    )
+    return _with_alias(opened(project), collection, aliases.drop_former if old else aliases.drop_dependents)
 
 
 def alias_rebuild(project: ProjectLike, collection: str) -> str:
-    """Creates the view of the active version again, with the columns that the configuration names now; returns its name."""
+    """Creates the view of the active version again, with the name, filter and columns that the configuration names now;
+    returns its name. A name that it had before stays as a second one until :func:`alias_drop` with ``old``.
+    """
+    return _with_alias(opened(project), collection, aliases.rebuild_dependents)
+
+
+def alias_differences(project: ProjectLike, collection: str) -> list[Difference]:
+    """Where the configuration of a collection is not what the alias shows, and what carries each difference out."""
     project = opened(project)
-    return _with_alias(project, collection, aliases.rebuild_dependents)
+    with project.looking() as (context, conn):
+        return context.differences(conn, project.config.collection(collection).name)
 
 
 def _with_alias(
@@ -41,6 +48,7 @@ def _with_alias(
         record = context.registry.space(conn, collection, alias.version)
         assert record is not None
         if change is aliases.rebuild_dependents:
+            aliases.refuse_foreign(conn, context.registry, source)
             context.manifest(conn, record).check_key(conn)
 
         def transaction() -> None:
@@ -49,4 +57,6 @@ def _with_alias(
                 change(conn, context.registry, source, context.manifest(conn, record))
 
         retry_transient(transaction)
-    return ".".join(aliases.alias_name(source))
+        shown = context.registry.alias(conn, collection)
+        assert shown is not None
+        return f"{shown.alias_schema}.{shown.alias_name}"

@@ -32,7 +32,7 @@ def backfill(
     pool = pool_of(project.config, project.context(start=True).database, executor, workers)
     with project.working() as (context, conn):
         schema.require_current(conn, context.database.schema)
-        live = [r for r in context.registry.spaces(conn, collection) if not r.adopted and r.state != "retired"]
+        live = [r for r in context.registry.spaces(conn, collection) if not r.adopted and r.live]
         record = next((r for r in reversed(live) if version in (None, r.version)), None)
         if record is None:
             raise UnknownTarget(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from embedmig.commands.project import Project, ProjectLike, opened, partly_done, progress_of
+from embedmig.commands.running import found_differences
 from embedmig.database import Connection, check_suitable
 from embedmig.embedders import create, providers
 from embedmig.errors import EmbedmigError, GraphError, MissingExtra
 from embedmig.lint import Finding, findings
 from embedmig.lint.reading import Subject, read
+from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.base import Context
 from embedmig.operations.create_space import CreateSpace
 from embedmig.revisions.progress import Progress
 from embedmig.runner import next_step, plan_of, validate
+from embedmig.stores.differences import Difference, unmet
 
 Refused = tuple[Path, EmbedmigError]
 
@@ -31,7 +35,8 @@ def check(project: ProjectLike = None, *, offline: bool = False) -> list[Finding
         partly = {one.revision: one.in_words for one in partly_done(context, conn)}
         subject = read(project.config, lambda: project.graph, applied, partly)
         refused = () if subject.broken else refused_by_upgrade(project, context, conn)
-    return _findings(project, replace(subject, refused=refused))
+        found = tuple(live_differences(subject, context, conn))
+    return _findings(project, replace(subject, refused=refused, differences=found))
 
 
 EXPLAINED = {"EM005", "EM006", "EM010", "EM013", "EM017", "EM018"}
@@ -82,3 +87,20 @@ def unknown_models(subject: Subject) -> tuple[Refused, ...]:
                 except EmbedmigError as error:
                     found.append((reading.script.path, error))
     return tuple(found)
+
+
+def live_differences(subject: Subject, context: Context, conn: Connection) -> Iterator[Difference]:
+    """Where the configuration is not what is live; what a script that is not applied makes is that rule's business."""
+    applied = subject.applied or {}
+    for name, collection in subject.config.collections.items():
+        found = found_differences(context, conn, name)
+        if not found:
+            continue
+        coming = [
+            call.operation.space
+            for reading in subject.readings if reading.script.revision not in applied
+            for call in reading.upgrade
+            if isinstance(call.operation, CreateSpace | AdoptSpace) and call.operation.space.collection == name
+        ]  # fmt: skip
+        yield from (one for one in found if one.way != "revision")
+        yield from unmet(found, collection, context.registry.spaces(conn, name), coming)

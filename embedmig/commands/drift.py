@@ -48,7 +48,7 @@ def drift(
 def _shown(context: Context, conn: Connection, collection: str) -> SpaceRecord:
     """The version that the alias shows, else the newest that there is."""
     known = ledger_exists(conn, context.database.schema)
-    records = [one for one in context.registry.spaces(conn, collection) if one.state != "retired"] if known else []
+    records = [one for one in context.registry.spaces(conn, collection) if one.live] if known else []
     if not records:
         raise UnknownTarget(f"collection {collection!r} has no version to compare with", hint="embedmig status")
     return next((one for one in records if one.state == "active"), records[-1])

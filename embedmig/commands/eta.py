@@ -65,7 +65,7 @@ def _waits(context: Context, conn: Connection, gate: Gate, at: datetime) -> list
     asked, waits = gate.evidence, []
     if asked.soak:
         record = _record(context, conn, gate.collection, gate.version)
-        ready = record and record.state not in ("building", "retired") and record.state_since
+        ready = record and record.live and record.state != "building" and record.state_since
         waits.append(
             ((ready or at) + timedelta(seconds=asked.soak_seconds), f"held by the gate's soak of {asked.soak}")
         )
@@ -87,4 +87,4 @@ def _seconds(context: Context, conn: Connection, space: Space) -> float | None:
 def _record(context: Context, conn: Connection, collection: str, version: str) -> SpaceRecord | None:
     there = ledger_exists(conn, context.database.schema)
     record = context.registry.space(conn, collection, version) if there else None
-    return record if record and record.state != "retired" else None
+    return record if record and record.live else None

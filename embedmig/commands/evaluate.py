@@ -118,7 +118,7 @@ def _versions(
     if version is not None:
         return [find_space(project, context, conn, collection, version)]
     found = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []
-    live = [record for record in found if record.state != "retired"]
+    live = [record for record in found if record.live]
     return live or [find_space(project, context, conn, collection, None)]
 
 

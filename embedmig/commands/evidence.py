@@ -37,7 +37,7 @@ def evidence(project: Project, *, with_text: bool) -> dict[str, CollectionEviden
         kept, needed = EvidenceTable(context.database.schema), context.config.gates.completeness
         found = {}
         for name in context.config.collections:
-            records = [record for record in context.registry.spaces(conn, name) if record.state != "retired"]
+            records = [record for record in context.registry.spaces(conn, name) if record.live]
             newest = _newest(kept.evals(conn, name), records, needed)
             evaluations = [one if with_text else without_text(one) for one in newest]
             gates = {record.version: _gates(project, context, conn, record) for record in records}

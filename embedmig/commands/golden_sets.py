@@ -18,6 +18,7 @@ from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.operations.base import Context
 from embedmig.quality.answers import encode
 from embedmig.quality.golden import GoldenSet
+from embedmig.stores.presence import require_vectors
 from embedmig.stores.search import Resolved, resolve_space
 
 MAX_K = 1000
@@ -44,6 +45,7 @@ def encoded_queries(
     context: Context, conn: Connection, record: SpaceRecord, asked: GoldenSet, notices: list[str]
 ) -> tuple[Resolved, Encoded]:
     """The space, and the queries in its own model's terms."""
+    require_vectors(conn, context.source(conn, record.collection), record)
     if not context.store(conn, record).count(conn):
         raise UsageError(f"{record.version} holds no vectors yet", hint="embedmig upgrade head fills it")
     resolved = resolve_space(conn, context.manifest(conn, record), context.config.settings(record.space.provider))

@@ -227,7 +227,7 @@ def _held(context: Context, conn: Connection, space: Space) -> int:
     """Vectors that the space has already."""
     there = ledger_exists(conn, context.database.schema)
     record = context.registry.space(conn, space.collection, space.tag) if there else None
-    return context.store(conn, record).count(conn) if record and record.state != "retired" else 0
+    return context.store(conn, record).count(conn) if record and record.live else 0
 
 
 def _setting(conn: Connection, name: str) -> int:

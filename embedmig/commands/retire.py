@@ -41,7 +41,7 @@ def retire(
     if confirm != version:
         raise UsageError(f"retiring {version} can't be taken back", hint=f"--confirm {version}")
     with RunLock(project.context(start=True).database), project.working() as (context, conn):
-        record = _retained(project, context, conn, collection, version)
+        record = registered(project, context, conn, collection, version)
         refuse_early(context, conn, record, after)
         if evals_stable is not None:
             refuse_unstable(context, conn, record, evals_stable)
@@ -50,7 +50,8 @@ def retire(
     return RetiredSpace(version, size, milliseconds)
 
 
-def _retained(project: Project, context: Context, conn: Connection, collection: str, version: str) -> SpaceRecord:
+def registered(project: Project, context: Context, conn: Connection, collection: str, version: str) -> SpaceRecord:
+    """The version that is named, in whatever state. Raises :class:`UnknownTarget` naming those there are."""
     project.config.collection(collection)
     record = context.registry.space(conn, collection, version)
     if record is None:

@@ -12,13 +12,17 @@ from typing import Literal
 from embedmig.commands.project import Project, applied_heads, ignore, progress_of
 from embedmig.database import Connection, translated
 from embedmig.engine.backfill import NoWorkers, WorkerPool
-from embedmig.errors import PlanError, UnknownTarget
-from embedmig.events import Event
+from embedmig.errors import PlanError, SourceError, UnknownTarget
+from embedmig.events import Event, Notice
+from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.base import Context
+from embedmig.operations.create_space import CreateSpace
+from embedmig.operations.flip_alias import FlipAlias
 from embedmig.revisions.graph import Graph
 from embedmig.revisions.progress import Progress
 from embedmig.revisions.scripts import Script
 from embedmig.runner import Runner, Step, next_step
+from embedmig.stores.differences import Difference, unmet
 
 Direction = Literal["upgrade", "downgrade"]
 
@@ -49,13 +53,63 @@ def run_to(
 
     def steps(conn: Connection) -> list[Step]:
         found = steps_between(project, conn, context, direction, target)
+        if direction == "upgrade":
+            for said in refuse_unwritten(project, conn, context, found):
+                (report or ignore)(Notice(said))
         ran[:] = [step.script.revision for step in found]
         return found
 
     Runner(context, report or ignore, stop, no_wait, workers).run(steps)
     with translated("reading"), context.database.connect("read") as conn:
         current = list(applied_heads(project, context, conn))
+    if direction == "downgrade" and ran and not current:
+        (report or ignore)(Notice(LEFT_AT_BASE))
     return RunResult(direction, ran, current, time.monotonic() - began)
+
+
+LEFT_AT_BASE = (
+    "at base: no revision is applied. Vectors, triggers on the source and the ledger are still there; "
+    "embedmig uninstall lists what there is and removes it"
+)
+
+
+def refuse_unwritten(project: Project, conn: Connection, context: Context, steps: list[Step]) -> list[str]:
+    """Raises :class:`PlanError` where the configuration asks for what needs a revision that nobody wrote, and the steps are
+    all there are. Returns which other differences they leave as they are, in words.
+    """
+    applied = {name for name, one in progress_of(context, conn).items() if one.state == "applied"} | {
+        step.script.revision for step in steps
+    }
+    whole = applied >= set(project.graph.scripts)
+    operations = [operation for step in steps for operation in step.operations]
+    flipped = {operation.collection for operation in operations if isinstance(operation, FlipAlias)}
+    left = []
+    for name, collection in project.config.collections.items():
+        coming = [
+            one.space
+            for one in operations
+            if isinstance(one, CreateSpace | AdoptSpace) and one.space.collection == name
+        ]
+        found = found_differences(context, conn, name)
+        for one in unmet(found, collection, context.registry.spaces(conn, name), coming) if found and whole else []:
+            raise PlanError(
+                f"{name}: {one.in_words}, and no revision makes it; nothing was changed",
+                hint=f"{one.command}; or restore {one.key} in [collections.{name}]",
+            )
+        left += [
+            f"{name}: {one.in_words}; {one.command}"
+            for one in found
+            if one.way == "sync --repair" or (one.way == "alias rebuild" and name not in flipped)
+        ]
+    return left
+
+
+def found_differences(context: Context, conn: Connection, name: str) -> list[Difference]:
+    """As :meth:`Context.differences`, for a collection whose table may not be there: another one may be upgraded."""
+    try:
+        return context.differences(conn, name)
+    except SourceError:
+        return []
 
 
 def steps_between(

@@ -15,7 +15,7 @@ def find_space(
 ) -> SpaceRecord:
     project.config.collection(collection)
     found = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []
-    live = [record for record in found if record.state != "retired" and version in (None, record.version)]
+    live = [record for record in found if record.live and version in (None, record.version)]
     if not live:
         known = ", ".join(record.version for record in found) or "none"
         raise UnknownTarget(f"collection {collection!r} has no space {version or ''}".rstrip(), hint=f"known: {known}")

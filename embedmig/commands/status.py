@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from embedmig.commands.project import PartlyDone, ProjectLike, applied_revisions, opened, partly_done
-from embedmig.database import Connection, lock_is_held
+from embedmig.database import Connection, lock_is_held, translated
 from embedmig.database.ledger import Attempt, ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.engine.throttle import Control, control
-from embedmig.errors import EmbedmigError
+from embedmig.errors import DatabaseFailed, EmbedmigError, SourceError
 from embedmig.gates import conditions, counting
 from embedmig.gates.evidence import Evaluation, newest_evals
 from embedmig.gates.evidence_table import EvidenceTable
@@ -19,6 +19,7 @@ from embedmig.gates.measuring import look, measure
 from embedmig.operations.base import Context
 from embedmig.source import Source, SourceCounts, capture, count_rows
 from embedmig.stores.alias_health import alias_fault
+from embedmig.stores.differences import Difference, live_differences
 from embedmig.types import Verdict
 
 Known = Literal["exact", "estimated"]
@@ -34,6 +35,8 @@ class SpaceStatus:
 
     ``counted`` says how rows and completeness were had: every row compared, at ``counted_at``, and nothing written
     since; or from a sample, with ``completeness_error`` as the half-width of its 95 % interval.
+
+    ``fault`` says why nothing could be measured, such as a table or a column that somebody dropped, and ``hint`` what to do.
     """
 
     version: str
@@ -63,6 +66,8 @@ class SpaceStatus:
     counted: Known = "exact"
     counted_at: str | None = None
     completeness_error: float = 0.0
+    fault: str | None = None
+    hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,8 @@ class Rollback:
 
     ``rows`` are missing or stale in the version gone back to, ``oldest_seconds`` the age of the oldest change it
     lacks, ``counted`` how the rows were had, as of the space; ``obstacle`` says why it could not be kept fresh, or
-    reached, any more.
+    reached, any more, ``fault`` what of it is gone. ``edits`` is unknown where the application writes the vectors: rows that
+    were edited without a new vector are not among ``rows``, and nobody can count them.
     """
 
     to: str
@@ -80,12 +86,15 @@ class Rollback:
     oldest_seconds: float | None
     obstacle: str | None
     counted: Known = "exact"
+    fault: str | None = None
+    edits: Literal["counted", "unknown"] = "counted"
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
-    """A collection as ``status`` shows it. ``capture_note`` says why changes are not captured, ``alias_fault`` what is wrong
-    with the view.
+    """A collection as ``status`` shows it; ``differences`` are where the configuration is not what is live. ``capture_note`` says
+    why changes are not captured, ``alias_fault`` what is wrong with the view. ``error`` says why its table could not be looked at,
+    and ``hint`` what to do; figures are 0 then.
     """
 
     alias: str
@@ -100,6 +109,14 @@ class CollectionStatus:
     held_back: str | None = None
     rollback: Rollback | None = None
     counted: Known = "exact"
+    error: str | None = None
+    hint: str | None = None
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is missing that was there."""
+        return not (self.error or self.alias_fault or any(space.fault for space in self.spaces))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +137,9 @@ class Status:
 
     @property
     def settled(self) -> bool:
-        """Nothing pending, in part, edited or unreadable: what ``--check`` asks."""
-        return not any((self.pending, self.partly, self.edited, self.missing_scripts, self.unreadable))
+        """Nothing pending, in part, edited, unreadable or missing: what ``--check`` asks."""
+        sound = all(found.sound for found in self.collections.values())
+        return sound and not any((self.pending, self.partly, self.edited, self.missing_scripts, self.unreadable))
 
 
 def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
@@ -164,6 +182,30 @@ def attempt_line(attempt: Attempt) -> dict[str, Any]:
 
 
 def _collection_status(context: Context, conn: Connection, name: str, there: bool, exact: bool) -> CollectionStatus:
+    """One collection's fault does not hide the others."""
+    try:
+        with translated(f"reading {name}"):
+            return _measured_collection(context, conn, name, there, exact)
+    except (SourceError, DatabaseFailed) as error:
+        if conn.broken:
+            raise
+        return _faulty_collection(context, conn, name, there, error)
+
+
+def _faulty_collection(
+    context: Context, conn: Connection, name: str, there: bool, error: EmbedmigError
+) -> CollectionStatus:
+    """What the registry says by itself, and why there is no more."""
+    alias = context.registry.alias(conn, name) if there else None
+    records = context.registry.spaces(conn, name) if there else []
+    return CollectionStatus(
+        context.config.collection(name).alias, alias.version if alias else None, 0, 0, alias.flip_ms if alias else None,
+        [_space_status(context, conn, record, None) for record in records], error=error.message, hint=error.hint,
+        differences=live_differences(conn, context.registry, context.config.collection(name), None) if there else [],
+    )  # fmt: skip
+
+
+def _measured_collection(context: Context, conn: Connection, name: str, there: bool, exact: bool) -> CollectionStatus:
     source = context.source(conn, name)
     if not there:
         counted, known = _source_rows(conn, source, exact)
@@ -171,17 +213,27 @@ def _collection_status(context: Context, conn: Connection, name: str, there: boo
     alias = context.registry.alias(conn, name)
     flip_ms = alias.flip_ms if alias else None
     records = context.registry.spaces(conn, name)
-    measured = {
-        r.id: (measure if exact else look)(conn, context.registry, source, r) for r in records if r.state != "retired"
-    }
-    spaces = [_space_status(context, conn, record, measured.get(record.id)) for record in records]
-    counted, known = _source_rows(conn, source, exact, list(measured.values()))
+    looked = {r.id: _look(context, conn, source, r, exact) for r in records if r.live}
+    spaces = [_space_status(context, conn, record, looked.get(record.id)) for record in records]
+    measured = [found for found in looked.values() if isinstance(found, conditions.Measured)]
+    counted, known = _source_rows(conn, source, exact, measured)
     health = capture.health(conn, context.registry, source)
     return CollectionStatus(
         source.collection.alias, alias.version if alias else None, counted.eligible, counted.blank, flip_ms, spaces,
         health.state, health.note, alias_fault(conn, context.registry, source),
         _held_back(control(conn, context.registry, name)), _rollback(records, spaces, flip_ms), known,
+        differences=context.differences(conn, name),
     )  # fmt: skip
+
+
+def _look(
+    context: Context, conn: Connection, source: Source, record: SpaceRecord, exact: bool
+) -> conditions.Measured | SourceError:
+    """What a version holds, or why that can't be told."""
+    try:
+        return (measure if exact else look)(conn, context.registry, source, record)
+    except SourceError as error:
+        return error
 
 
 def _source_rows(
@@ -216,14 +268,25 @@ def _rollback(records: list[SpaceRecord], spaces: list[SpaceStatus], flip_ms: fl
         space.oldest_pending_seconds,
         space.model_error,
         space.counted,
+        space.fault,
+        "counted" if record.writer == "embedmig" else "unknown",
     )
 
 
 def _space_status(
-    context: Context, conn: Connection, record: SpaceRecord, found: conditions.Measured | None
+    context: Context, conn: Connection, record: SpaceRecord, found: conditions.Measured | SourceError | None
 ) -> SpaceStatus:
-    if found is None:
-        return SpaceStatus(record.version, record.revision, record.state, record.space.dimensions, content="unknown")
+    if not isinstance(found, conditions.Measured):
+        fault, hint = (found.message, found.hint) if found else (None, None)
+        return SpaceStatus(
+            record.version,
+            record.revision,
+            record.state,
+            record.space.dimensions,
+            content="unknown",
+            fault=fault,
+            hint=hint,
+        )
     counts, waits, asked = found.counts, found.waiting, context.config.gates
     failures = [{"key": key, "reason": reason} for key, reason in context.registry.failures(conn, record.id)]
     batches = [

@@ -142,12 +142,12 @@ class Config:
 
 
 def load(path: Path | None = None, *, database: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
-    """Reads the configuration at ``path``, else at ``EMBEDMIG_CONFIG``, else ``embedmig.toml`` right here.
+    """Reads the configuration at ``path``, else at ``EMBEDMIG_CONFIG``, else the ``embedmig.toml`` that :func:`find_file` finds.
 
     The database is ``database`` (the flag), else ``EMBEDMIG_DATABASE``, else the file's. Raises
     :class:`ConfigError` with the key's name and its line.
     """
-    file = TomlFile.read(Path(path or environ.get("EMBEDMIG_CONFIG") or FILE_NAME))
+    file = TomlFile.read(Path(path or environ.get("EMBEDMIG_CONFIG") or find_file(Path.cwd())))
     root = file.section((), file.document, _ROOT)
     main = file.section(("embedmig",), root.get("embedmig", {}), _MAIN)
     return Config(
@@ -165,6 +165,17 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         backfill=BackfillSettings(**file.section(("backfill",), root.get("backfill", {}), _BACKFILL)),
         ray=RaySettings(**file.section(("ray",), root.get("ray", {}), _RAY)),
     )
+
+
+def find_file(folder: Path) -> Path:
+    """``embedmig.toml`` in ``folder``, else in the nearest parent that has one, up to the repository's root.
+
+    Outside a repository no parent is looked at. Where there is none, the path that ``folder`` would have.
+    """
+    searched = [folder]
+    if root := next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), None):
+        searched += [parent for parent in folder.parents if parent.is_relative_to(root)]
+    return next((place / FILE_NAME for place in searched if (place / FILE_NAME).is_file()), Path(FILE_NAME))
 
 
 _ROOT: dict[str, Check] = dict.fromkeys(

@@ -25,6 +25,7 @@ NAMES: dict[str, str] = {
     "EM016": "missing-script",
     "EM017": "unreadable-script",
     "EM018": "unknown-version",
+    "EM019": "configuration-not-live",
     "EM021": "work-after-flip",
     "EM022": "refused-plan",
 }

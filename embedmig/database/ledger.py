@@ -295,14 +295,14 @@ class Ledger:
         ).format(self.attempts_table)
         conn.execute(query, (revision, direction, checksum, username(), socket.gethostname(), __version__))
 
-    def note_retirement(self, conn: Connection, revision: str, version: str) -> None:
-        """A row that marks the point of no return of the revision that made a version, when it was retired by hand."""
+    def note_by_hand(self, conn: Connection, revision: str, version: str, what: str) -> None:
+        """A row that marks the point of no return of the revision that made a version: it was retired or released by hand."""
         query = sql.SQL(
             """insert into {} (revision, direction, status, checksum, finished_at, applied_by, host, tool_version, error)
                values (%s, 'retire', 'done', %s, now(), %s, %s, %s, %s)"""
         ).format(self.attempts_table)
-        said = f"{version} was retired: its vectors are gone"
-        conn.execute(query, (revision, version, username(), socket.gethostname(), __version__, said))
+        values = (revision, version, username(), socket.gethostname(), __version__, f"{version} {what}")
+        conn.execute(query, values)
 
 
 def username() -> str:

@@ -13,7 +13,7 @@ from psycopg import sql
 from embedmig.database import Connection, ident, scalar
 from embedmig.errors import IllegalTransition
 from embedmig.revisions import states
-from embedmig.types import Space, SpaceState
+from embedmig.types import GONE, Space, SpaceState
 
 Place = tuple[str, str, str, str]
 """Where a space's vectors are. Its store alone knows what the parts mean; others pass it on and compare it."""
@@ -42,6 +42,11 @@ class SpaceRecord:
     @property
     def space(self) -> Space:
         return Space(**self.definition)
+
+    @property
+    def live(self) -> bool:
+        """Whether embedmig still watches it: neither retired nor released."""
+        return self.state not in GONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +131,25 @@ class Registry:
         assert row is not None
         return read_space(row, self.schema)
 
+    def renew_space(self, conn: Connection, space: int, record: SpaceRecord) -> SpaceRecord:
+        """Registers a version again that was retired or released, under its own name and number."""
+        query = sql.SQL(
+            """update {} set revision = %s, table_schema = %s, table_name = %s, embedding_column = %s, version_column = %s,
+                 writer = %s, text_columns = %s, weights = %s, model_error = null where id = %s"""
+        ).format(self.spaces_table)
+        values = (
+            record.revision, *record.place, record.writer, list(record.text_columns), record.weights, space,
+        )  # fmt: skip
+        conn.execute(query, values)
+        self.set_state(conn, space, record.state)
+        renewed = self.space(conn, record.collection, record.version)
+        assert renewed is not None
+        return renewed
+
     def is_live(self, conn: Connection, space: int) -> bool:
         """Whether a space still has a table to write to."""
-        query = sql.SQL("select exists (select from {} where id = %s and state <> 'retired')")
-        return bool(scalar(conn, query.format(self.spaces_table), (space,)))
+        query = sql.SQL("select exists (select from {} where id = %s and state <> all(%s))")
+        return bool(scalar(conn, query.format(self.spaces_table), (space, list(GONE))))
 
     def set_state(
         self, conn: Connection, space: int, state: SpaceState, *, only_from: SpaceState | None = None
@@ -165,6 +185,11 @@ class Registry:
         row = conn.execute(query, (collection,)).fetchone()
         return AliasRecord(*row) if row else None
 
+    def aliases(self, conn: Connection) -> list[AliasRecord]:
+        """What every alias shows."""
+        query = sql.SQL("select {} from {} order by collection").format(ALIAS_FIELDS, self.aliases_table)
+        return [AliasRecord(*row) for row in conn.execute(query)]
+
     def point_alias(
         self,
         conn: Connection,
@@ -184,10 +209,12 @@ class Registry:
         shown = (record.id, record.version, record.fingerprint) if record else (None, None, None)
         conn.execute(query, (collection, *name, *shown, json.dumps(encoder, ensure_ascii=False) if encoder else None))
 
-    def save_encoder(self, conn: Connection, collection: str, encoder: dict[str, Any]) -> None:
+    def save_encoder(self, conn: Connection, collection: str, name: tuple[str, str], encoder: dict[str, Any]) -> None:
         """The view was made anew, perhaps with other columns: what readers are told of it goes with it."""
-        query = sql.SQL("update {} set encoder = %s where collection = %s").format(self.aliases_table)
-        conn.execute(query, (json.dumps(encoder, ensure_ascii=False), collection))
+        query = sql.SQL("update {} set alias_schema = %s, alias_name = %s, encoder = %s where collection = %s").format(
+            self.aliases_table
+        )
+        conn.execute(query, (*name, json.dumps(encoder, ensure_ascii=False), collection))
 
     def alias_rights(self, conn: Connection, collection: str) -> dict[str, Any] | None:
         """Owner, comment and grants of a view that was taken away for a moment."""

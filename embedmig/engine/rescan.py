@@ -15,7 +15,7 @@ from embedmig.database.registry import Registry
 from embedmig.engine.outbox import LIVE
 from embedmig.source import Column, Source, capture
 from embedmig.source.table import hidden_rows
-from embedmig.stores import Manifest, check_keys, open_manifest
+from embedmig.stores import Manifest, check_keys, open_manifest, open_store
 
 LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
 CLOCK_CHANGE_MINUTES = 60  # and further where stamps are of local time, which has an hour twice a year
@@ -131,6 +131,8 @@ def repair(conn: Connection, registry: Registry, source: Source) -> bool:
     def install() -> None:
         with conn.transaction():
             conn.execute("set local lock_timeout = '500ms'")
+            for store in found:
+                open_store(source, store.record).create(conn)  # where somebody dropped it
             check_keys(conn, registry, source)
             capture.install(conn, registry, source, [column.name for column in source.text])
             registry.set_compared(conn, name, compared=False)

@@ -52,7 +52,9 @@ def evaluate(found: Measured, thresholds: Thresholds) -> list[Verdict]:
     """All verdicts of a gate, in the order in which they are shown."""
     required = thresholds.completeness
     verdicts = [completeness(found, required), refused(found.counts, required)]
-    if found.waiting is not None:
+    if found.waiting is None:
+        verdicts.append(Verdict("freshness", "unknown", "known where embedmig writes", True, UNKNOWN_EDITS))
+    else:
         verdicts.append(freshness(found.waiting, thresholds.freshness))
         verdicts += [accounted(found.unaccounted)] if found.unaccounted is not None else []
         verdicts.append(capture(found.capture or CaptureHealth("none")))
@@ -82,6 +84,10 @@ def reason(verdict: Verdict) -> str:
 def closed(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Those that keep the gate closed."""
     return [verdict for verdict in verdicts if not verdict.passed]
+
+
+UNKNOWN_EDITS = "the application writes these vectors, so rows edited without a new vector can't be counted"
+"""Said wherever the freshness of such a version is shown."""
 
 
 def completeness(found: Measured, threshold: float) -> Verdict:

@@ -132,7 +132,7 @@ class EvidenceTable:
 
     def known(self, conn: Connection, record: SpaceRecord, now: datetime, completeness: float) -> Known:
         """Everything that a gate on a version asks the tables for."""
-        since = None if record.state in ("building", "retired") else record.state_since
+        since = None if not record.live or record.state == "building" else record.state_since
         shadow_since = since if record.state == "ready" else None
         return Known(
             record.collection, record.version, now, completeness, since, self.evals(conn, record.collection),

@@ -13,6 +13,7 @@ from embedmig.gates.counting import Counted
 from embedmig.source import Source, capture
 from embedmig.source.rows import Key
 from embedmig.stores import Manifest, open_manifest, open_store
+from embedmig.stores.presence import require_vectors
 
 LISTED = 11  # ten keys are shown; one more says that there are more
 
@@ -21,8 +22,10 @@ def measure(conn: Connection, registry: Registry, source: Source, record: SpaceR
     """Everything a gate looks at, as of one moment: a change is either in the space or waiting, never in between.
 
     Every row is compared, now. What was counted is kept for :func:`look`, where this role may write it.
-    Raises :class:`SourceError` where the source's key is no longer of the space's type: they can't be compared.
+    Raises :class:`SourceError` where the vectors are gone, or where the source's key is no longer of the space's type: they
+    can't be compared.
     """
+    require_vectors(conn, source, record)
     manifest = open_manifest(source, record)
     if not record.adopted:
         manifest.check_key(conn)
@@ -41,7 +44,9 @@ def look(conn: Connection, registry: Registry, source: Source, record: SpaceReco
     """The same for whoever only looks: at most some hundred pages are read. Wants SELECT alone.
 
     Exact where the space is small, or where nothing has happened since it was counted; an estimate elsewhere.
+    Raises as :func:`measure`.
     """
+    require_vectors(conn, source, record)
     manifest = open_manifest(source, record)
     if source.foreign or counting.is_small(conn, *manifest.tables):
         return measure(conn, registry, source, record)

@@ -14,9 +14,11 @@ from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.recording import Call, calls_of
+from embedmig.operations.release_space import ReleaseSpace
 from embedmig.operations.retire_space import RetireSpace
 from embedmig.revisions.graph import Graph
 from embedmig.revisions.scripts import Script
+from embedmig.stores.differences import Difference
 from embedmig.types import Space
 
 T = TypeVar("T")
@@ -42,7 +44,7 @@ class State:
             match call.operation:
                 case CreateSpace(space) | AdoptSpace(space):
                     spaces.setdefault((space.collection, space.tag), space)
-                case RetireSpace(collection, version):
+                case RetireSpace(collection, version) | ReleaseSpace(collection, version):
                     spaces.pop((collection, version), None)
                 case FlipAlias(collection, version):
                     aliases[collection] = version
@@ -76,7 +78,8 @@ class Subject:
     """Everything that a rule may look at. ``applied`` are checksums by revision; None: the database was not read.
     ``partly`` says of those that no run has ended how far they are; ``refused`` are what an upgrade would refuse.
 
-    ``broken`` says why the scripts don't make a graph; then there are no readings.
+    ``differences`` are where the configuration is not what is live. ``broken`` says why the scripts don't make a graph; then
+    there are no readings.
     """
 
     config: Config
@@ -86,6 +89,7 @@ class Subject:
     broken: EmbedmigError | None = None
     partly: Mapping[str, str] = field(default_factory=dict)
     refused: Sequence[tuple[Path, EmbedmigError]] = ()
+    differences: Sequence[Difference] = ()
 
     def calls(self, kind: type[T]) -> Iterator[tuple[Reading, Call, T]]:
         """The calls of one kind, in both directions of every script, each with its operation."""

@@ -105,6 +105,13 @@ def unknown_version(subject: Subject) -> Iterator[Violation]:
             yield from _unknown(subject, reading, reading.downgrade or (), there)
 
 
+@rule("EM019")
+def configuration_not_live(subject: Subject) -> Iterator[Violation]:
+    """The configuration says something else than what is live, and nothing has carried it out."""
+    for one in subject.differences:
+        yield Violation(subject.config.path, None, f"{one.collection}: {one.in_words}", one.command)
+
+
 def _unknown(subject: Subject, reading: Reading, calls: tuple[Call, ...], state: State) -> Iterator[Violation]:
     for call in calls:
         name, version = collection_of(call.operation), version_of(call.operation)

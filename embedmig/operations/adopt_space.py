@@ -59,7 +59,8 @@ class AdoptSpace(Operation):
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and tags the rows that are there, both or neither."""
-        if known := run.context.registry.space(conn, self.space.collection, self.space.tag):
+        known = run.context.registry.space(conn, self.space.collection, self.space.tag)
+        if known and known.live:
             return self._hand_over(run, conn, known)
         source = run.context.source(conn, self.space.collection)
         adoption = self._adoption(source)
@@ -69,7 +70,8 @@ class AdoptSpace(Operation):
             draft(self.space, source, run.context.database.schema, run.revision, ""),
             state="ready", adopted=True, place=adoption.place, writer=self.writer,
         )  # fmt: skip
-        added = run.context.registry.add_space(conn, record)
+        registry = run.context.registry
+        added = registry.renew_space(conn, known.id, record) if known else registry.add_space(conn, record)
         if self.writer == "embedmig":
             self._take_over(run, conn, added)
         return f"{run.context.store(conn, added).count(conn):,} vectors tagged in place"

@@ -14,8 +14,8 @@ from psycopg import sql
 
 from embedmig.config import Config
 from embedmig.database import Connection, Database
-from embedmig.database.ledger import Ledger
-from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.database.ledger import Ledger, ledger_exists
+from embedmig.database.registry import AliasRecord, Registry, SpaceRecord
 from embedmig.embedders import create
 from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
@@ -29,6 +29,7 @@ from embedmig.revisions.progress import FlipHistory, Way
 from embedmig.source import Source
 from embedmig.source import table as sources
 from embedmig.stores import Manifest, VectorStore, open_manifest, open_store
+from embedmig.stores.differences import Difference, live_differences
 from embedmig.types import Estimate, Space, Verdict, fingerprint
 
 
@@ -55,6 +56,13 @@ class Context:
     def manifest(self, conn: Connection, record: SpaceRecord) -> Manifest:
         """What PostgreSQL knows of a registered space."""
         return open_manifest(self.source(conn, record.collection), record)
+
+    def differences(self, conn: Connection, collection: str) -> list[Difference]:
+        """Where the configuration of a collection is not what is live; none where embedmig never ran."""
+        if not ledger_exists(conn, self.database.schema):
+            return []
+        source = self.source(conn, collection)
+        return live_differences(conn, self.registry, source.collection, source)
 
     def encoder(
         self, space: Space, pinned: str = "", *, patience: float = float("inf"), traffic: Traffic = "live"
@@ -149,6 +157,7 @@ class PlannedSpace:
     record: SpaceRecord | None = None
     has_vectors: bool = False
     revision: str = ""
+    adopted: bool = False
 
 
 @dataclass
@@ -199,6 +208,15 @@ class PlannedState:
     def source(self, collection: str) -> Source:
         return self.context.source(self.conn, collection)
 
+    def alias(self, collection: str) -> AliasRecord | None:
+        """What is live now; None where embedmig never ran."""
+        there = ledger_exists(self.conn, self.context.database.schema)
+        return self.context.registry.alias(self.conn, collection) if there else None
+
+    def live_differences(self, collection: str) -> list[Difference]:
+        """Where the configuration is not what is live now."""
+        return self.context.differences(self.conn, collection)
+
     def expect(self, collection: str, version: str) -> PlannedSpace:
         """The space that an operation needs to be there by then. Raises :class:`PlanError`."""
         planned = self.spaces.get((collection, version))
@@ -211,7 +229,12 @@ class PlannedState:
         if planned.record and planned.record.state == "retired":
             raise PlanError(
                 f"space {version} of {collection!r} is retired: its vectors are gone, and there is no way back to it",
-                hint=f"a new revision can make it anew under another version; {self._price_of_return(planned.space)}",
+                hint=f"a new revision with op.create_space makes it again; {self._price_of_return(planned.space)}",
+            )
+        if planned.record and planned.record.state == "released":
+            raise PlanError(
+                f"space {version} of {collection!r} is released: embedmig no longer watches its vectors",
+                hint="a new revision with op.adopt_space adopts them again, if they are still there",
             )
         return planned
 
@@ -228,13 +251,14 @@ class PlannedState:
         planned = self.spaces.get((space.collection, space.tag))
         if planned and planned.record:
             self._refuse_other_fingerprint(planned.record, space)
-            if planned.record.state == "retired":
-                self.expect(space.collection, space.tag)
             if planned.record.adopted != adopted:
                 raise PlanError(f"space {space.tag} of {space.collection!r} is there already, made in another way")
+            if not planned.record.live:  # made again, under its own name
+                del self.spaces[space.collection, space.tag]
         elif planned and planned.space != space:
             raise PlanError(f"two spaces of {space.collection!r} have the tag {space.tag} and differ", hint=VARIANT)
-        return self.spaces.setdefault((space.collection, space.tag), PlannedSpace(space, revision=self.revision))
+        made = PlannedSpace(space, revision=self.revision, adopted=adopted)
+        return self.spaces.setdefault((space.collection, space.tag), made)
 
     def _refuse_other_fingerprint(self, record: SpaceRecord, space: Space) -> None:
         wanted = fingerprint(space, self.text_columns(space.collection))

@@ -53,13 +53,17 @@ class CreateSpace(Operation):
         source = run.context.source(conn, self.space.collection)
         text = [column.name for column in source.text]
         check_keys(conn, run.context.registry, source)
-        if run.context.registry.space(conn, self.space.collection, self.space.tag):
+        known = run.context.registry.space(conn, self.space.collection, self.space.tag)
+        if known and known.live:
             capture.install(conn, run.context.registry, source, text)
             return "was there"
         weights = run.context.encoder(self.space).embedder.weights()
         record = draft(self.space, source, run.context.database.schema, run.revision, weights)
         open_store(source, record).create(conn)
-        run.context.registry.add_space(conn, record)
+        if known:
+            run.context.registry.renew_space(conn, known.id, record)
+        else:
+            run.context.registry.add_space(conn, record)
         # Before the backfill's first read: from here on every commit is captured, and what is older is there to be read.
         capture.install(conn, run.context.registry, source, text)
         return f"table {'.'.join(record.place[:2])}"

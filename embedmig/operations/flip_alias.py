@@ -11,6 +11,8 @@ from embedmig.database import Connection, ident
 from embedmig.errors import AliasMoved, PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.stores import aliases
+from embedmig.stores.differences import Difference
+from embedmig.types import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +44,23 @@ class FlipAlias(Operation):
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """The view; for a space that isn't there yet, its query stands on a table that create_space will make."""
         source = plan.source(self.collection)
-        schema, name = aliases.alias_name(source)
+        live = plan.alias(self.collection)
+        names = list(dict.fromkeys([aliases.alias_name(source), *aliases.names_of(live)]))
         if self.version is None:
-            return [sql.SQL("drop view if exists {}").format(ident(schema, name))]
+            shown = aliases.names_of(live) or names
+            return [sql.SQL("drop view if exists {}").format(ident(*name)) for name in shown]
         planned = plan.expect(self.collection, self.version)
         from embedmig.operations.create_space import draft
         from embedmig.stores import open_manifest
 
         record = planned.record or draft(planned.space, source, plan.context.database.schema, plan.revision, "")
-        return [aliases.view_statement(source, open_manifest(source, record), replace=True)]
+        manifest = open_manifest(source, record)
+        return [aliases.view_statement(source, manifest, replace=True, name=name) for name in names]
+
+    def estimate(self, plan: PlannedState) -> Estimate:
+        """It takes no time; the note says which differences between configuration and view it carries out."""
+        found = [] if self.version is None else carried_out(plan.live_differences(self.collection))
+        return Estimate(note="; ".join(found))
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Compare and set: if the alias moved since the plan was made, nothing happens."""
@@ -69,10 +79,11 @@ class FlipAlias(Operation):
             aliases.remove(conn, context.registry, source)
             return "removed"
         record = context.registry.space(conn, self.collection, self.version)
-        if record is None or record.state == "retired":
+        if record is None or not record.live:
             raise AliasMoved(f"{self.version} is no longer there to be shown; nothing was flipped")
+        also = carried_out(context.differences(conn, self.collection))
         aliases.point(conn, context.registry, source, context.manifest(conn, record), record, current)
-        return f"{showing or 'nothing'} → {self.version}"
+        return "; ".join([f"{showing or 'nothing'} → {self.version}", *also])
 
     def undo(self, before: str | None) -> tuple[Operation, ...]:
         """Back to what was shown before, behind a gate of its own."""
@@ -80,3 +91,11 @@ class FlipAlias(Operation):
 
         gate = () if before is None else (Gate(self.collection, before),)
         return (*gate, FlipAlias(self.collection, before))
+
+
+def carried_out(found: list[Difference]) -> list[str]:
+    """What a flip changes of the view beside the version, in words."""
+    said = [f"{one.key}: {one.live} → {one.configured}" for one in found if one.way == "alias rebuild"]
+    if name := next((one.live for one in found if one.key == "alias"), None):
+        said.append(f"{name} stays as a second name until embedmig alias drop {found[0].collection} --old")
+    return said

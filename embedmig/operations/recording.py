@@ -22,6 +22,7 @@ from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.execute import Execute
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.gate import Gate
+from embedmig.operations.release_space import ReleaseSpace
 from embedmig.operations.retire_space import RetireSpace
 from embedmig.stores import IndexStorage
 from embedmig.types import Space
@@ -144,6 +145,10 @@ class _Op:
         With ``evals_stable``, the last so many evaluations of what the alias shows must not lie more than 0.01 below it.
         """
         _add(RetireSpace(collection_of(space, collection), tag_of(space), after, evals_stable))
+
+    def release_space(self, space: Space | str, *, collection: str | None = None) -> None:
+        """Stops watching an adopted version that the alias no longer shows; its vectors stay, their column may be dropped."""
+        _add(ReleaseSpace(collection_of(space, collection), tag_of(space)))
 
     def execute(self, statement: str, *, transactional: bool = True) -> None:
         """Runs SQL of yours; ``transactional=False`` for what PostgreSQL won't do inside a transaction."""

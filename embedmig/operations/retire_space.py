@@ -15,8 +15,9 @@ from embedmig.errors import AnswerIsNo, PlanError
 from embedmig.gates.evidence import fallen
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.operations.base import Context, Operation, PlannedState, Run
-from embedmig.source import capture
+from embedmig.source.installed import remove_capture
 from embedmig.stores import open_manifest
+from embedmig.types import SpaceState
 
 QUIET_SECONDS = 3600.0  # a version is no longer read when its index has not been used for so long
 
@@ -101,15 +102,19 @@ def refuse_unstable(context: Context, conn: Connection, record: SpaceRecord, cou
 
 
 def drop(context: Context, conn: Connection, record: SpaceRecord) -> None:
-    """Inside a transaction: table, waiting changes and dead letters go, the registry's entry stays."""
-    source = context.source(conn, record.collection)
+    """Inside a transaction: the vectors go, the registry's entry stays."""
     context.store(conn, record).drop(conn)
+    forget(context, conn, record, "retired")
+
+
+def forget(context: Context, conn: Connection, record: SpaceRecord, state: SpaceState) -> None:
+    """Waiting changes and dead letters of a version go; so does capture, where it was the last that wanted it."""
     for table in (context.registry.pending_table, context.registry.failed_table, context.registry.hot_table):
         conn.execute(sql.SQL("delete from {} where space = %s").format(table), (record.id,))
-    context.registry.set_state(conn, record.id, "retired")
-    live = [found for found in context.registry.spaces(conn, record.collection) if found.state != "retired"]
+    context.registry.set_state(conn, record.id, state)
+    live = [found for found in context.registry.spaces(conn, record.collection) if found.live]
     if not any(found.writer == "embedmig" for found in live):
-        capture.uninstall(conn, context.registry, source)
+        remove_capture(conn, context.registry, record.collection)
 
 
 def retire_now(context: Context, conn: Connection, record: SpaceRecord) -> float:
@@ -118,5 +123,5 @@ def retire_now(context: Context, conn: Connection, record: SpaceRecord) -> float
     with conn.transaction():
         conn.execute("set local lock_timeout = '500ms'")
         drop(context, conn, record)
-        context.ledger.note_retirement(conn, record.revision, record.version)
+        context.ledger.note_by_hand(conn, record.revision, record.version, "was retired: its vectors are gone")
     return (time.monotonic() - began) * 1000

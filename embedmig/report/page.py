@@ -12,6 +12,7 @@ from embedmig.commands.report import Report, database_time, gather_report
 from embedmig.commands.status import Status
 from embedmig.errors import UsageError
 from embedmig.formatting import percent, size
+from embedmig.gates.conditions import UNKNOWN_EDITS
 from embedmig.revisions.authoring import template_dir
 from embedmig.types import Verdict
 
@@ -41,6 +42,7 @@ def page(report: Report, *, now: datetime) -> str:
         gates_of=lambda name, space: [*space.gates, *gates_on_evidence(report, name, space.version)],
         measures=measures,
         percent=percent,
+        unknown_edits=UNKNOWN_EDITS,
         size=size,
     )
 
@@ -91,8 +93,13 @@ def problems(status: Status) -> list[str]:
     found = [f"{name} was edited after it was applied" for name in status.edited]
     found += [f"{name} is applied and has no script" for name in status.missing_scripts]
     for name, collection in status.collections.items():
+        found += [f"{name}: {collection.error}; {collection.hint or ''}"] if collection.error else []
         if collection.capture not in ("installed", "watermark", "none"):
             why = f" ({collection.capture_note})" if collection.capture_note else ""
             found.append(f"{name}: capture is {collection.capture}{why}: changes may go unnoticed")
         found += [f"{name}: {collection.alias_fault}"] if collection.alias_fault else []
+        found += [
+            f"{name}: {space.version}: {space.fault}; {space.hint or ''}" for space in collection.spaces if space.fault
+        ]
+        found += [f"{name}: {one.in_words}; {one.command}" for one in collection.differences]
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from embedmig.commands.status import CollectionStatus, SpaceStatus, Status
+from embedmig.types import GONE
 
 Sample = tuple[str, dict[str, str], float]
 
@@ -12,6 +13,7 @@ HELP = {
     "embedmig_pending_revisions": "Revisions that are not applied.",
     "embedmig_edited_revisions": "Applied revisions whose script was edited.",
     "embedmig_running": "1 while a revision is running.",
+    "embedmig_sound": "0 where a table, a column or the alias of the collection is missing.",
     "embedmig_source_rows": "Eligible rows of the source.",
     "embedmig_capture_ok": "1 if changes of the source are captured.",
     "embedmig_flip_milliseconds": "What the last flip took.",
@@ -50,12 +52,15 @@ def samples(status: Status) -> Iterator[Sample]:
 
 def _collection(name: str, found: CollectionStatus) -> Iterator[Sample]:
     labels = {"collection": name}
+    yield "embedmig_sound", labels, float(found.sound)
+    if found.error:
+        return
     yield "embedmig_source_rows", labels, found.source_rows
     yield "embedmig_capture_ok", labels, float(found.capture in ("installed", "watermark"))
     if found.flip_ms is not None:
         yield "embedmig_flip_milliseconds", labels, found.flip_ms
     for space in found.spaces:
-        if space.state != "retired":
+        if space.state not in GONE and not space.fault:
             yield from _space({"collection": name, "version": space.version}, space)
 
 

@@ -15,10 +15,18 @@ from embedmig.commands.search import SearchResult
 from embedmig.commands.status import CollectionStatus, Rollback, SpaceStatus, Status
 from embedmig.engine.sync import Synced
 from embedmig.formatting import percent, plural, size
+from embedmig.gates.conditions import UNKNOWN_EDITS
 from embedmig.revisions.states import in_words
-from embedmig.types import Estimate, Verdict
+from embedmig.types import GONE, Estimate, Verdict
 
-STATE_STYLE = {"active": "bold green", "ready": "cyan", "building": "yellow", "retained": "", "retired": "dim"}
+STATE_STYLE = {
+    "active": "bold green",
+    "ready": "cyan",
+    "building": "yellow",
+    "retained": "",
+    "retired": "dim",
+    "released": "dim",
+}
 
 
 def status_table(status: Status) -> RenderableType:
@@ -67,9 +75,11 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
     blank = f", {found.blank_rows:,} without text" if found.blank_rows else ""
     shown = f"shows {found.active}" if found.active else "shows nothing yet"
     about = "about " if found.counted == "estimated" else ""
-    head = Text(
-        f"\n{name}: {about}{plural(found.source_rows, 'row')}{blank}; alias {found.alias} {shown}", style="bold"
-    )
+    rows = "rows unknown" if found.error else f"{about}{plural(found.source_rows, 'row')}{blank}"
+    head = Text(f"\n{name}: {rows}; alias {found.alias} {shown}", style="bold")
+    if found.error:
+        states = [Text(f"{space.state}  {space.version}") for space in found.spaces]
+        return Group(head, _fault(found.error, found.hint), *_differences(found), *states)
     if not found.spaces:
         return head
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -77,11 +87,12 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for space in found.spaces:
         table.add_row(
-            Text(space.state, style=STATE_STYLE.get(space.state, "")), space.version, f"{_about(space)}{space.rows:,}",
-            f"{_about(space)}{percent(space.completeness)}", space.index, size(space.bytes), _notes(space),
+            Text(space.state, style=STATE_STYLE.get(space.state, "")), space.version, *_figures(space), _notes(space),
         )  # fmt: skip
     lines = [_capture(found)]
     lines += [Text(found.alias_fault, style="bold red")] if found.alias_fault else []
+    lines += [_fault(f"{space.version}: {space.fault}", space.hint) for space in found.spaces if space.fault]
+    lines += _differences(found)
     lines += [Text(found.held_back, style="yellow")] if found.held_back else []
     lines += [_rollback(found.rollback)] if found.rollback else []
     return Group(head, table, *lines)
@@ -97,11 +108,32 @@ def _capture(found: CollectionStatus) -> Text:
     )
 
 
+def _figures(space: SpaceStatus) -> tuple[str, str, str, str]:
+    """Rows, completeness, index and size; nothing where nothing is watched, or could be measured."""
+    if space.fault or space.state in GONE:
+        return "", "", "", ""
+    about = _about(space)
+    return f"{about}{space.rows:,}", f"{about}{percent(space.completeness)}", space.index, size(space.bytes)
+
+
+def _differences(found: CollectionStatus) -> list[Text]:
+    """Where the configuration is not what is live, and the command that carries it out."""
+    return [Text(f"differs     {one.in_words}; {one.command}", style="yellow") for one in found.differences]
+
+
+def _fault(message: str, hint: str | None) -> Text:
+    return Text(f"{message}; {hint}" if hint else message, style="bold red")
+
+
 def _rollback(found: Rollback) -> Text:
+    if found.fault:
+        return Text(f"rollback to {found.to}: not possible: {found.fault}", style="bold red")
     took = "one flip" if found.milliseconds is None else f"about {found.milliseconds:,.0f} ms, like the last flip"
     stale = "no rows known to be out of date" if not found.rows else f"rows out of date: {_about(found)}{found.rows:,}"
     if found.rows and found.oldest_seconds:
         stale += f", the oldest change {found.oldest_seconds:,.0f} s old"
+    if found.edits == "unknown":
+        stale = f"rows without a vector: {_about(found)}{found.rows:,}; {UNKNOWN_EDITS}"
     line = Text(f"rollback to {found.to}: {took}; {stale}")
     return line.append(f"; its model is not available: {found.obstacle}", style="bold red") if found.obstacle else line
 
@@ -118,7 +150,8 @@ def _notes(space: SpaceStatus) -> str:
     notes += [f"{space.pending_changes:,} pending"] if space.pending_changes else []
     notes += [f"{plural(space.orphans, 'orphan')}"] if space.orphans else []
     notes += [f"{space.untagged:,} untagged"] if space.untagged else []
-    notes += ["content unknown"] if space.content == "unknown" else []
+    notes += ["not there"] if space.fault else []
+    notes += ["content unknown"] if space.content == "unknown" and space.state not in GONE and not space.fault else []
     notes += [f"{name} {value:.3f}" for name, value in space.evals.items() if name.startswith("ndcg")]
     if partial := space.partial_evals:
         score = next((f"{name} {value:.3f}" for name, value in partial.items() if name.startswith("ndcg")), "evaluated")

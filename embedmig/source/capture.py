@@ -49,7 +49,7 @@ def install(conn: Connection, registry: Registry, source: Source, text: Sequence
     Raises :class:`SourceError` where the role may not create triggers, or where they would not work.
     """
     name = source.collection.name
-    live = [record for record in registry.spaces(conn, name) if record.state != "retired"]
+    live = [record for record in registry.spaces(conn, name) if record.live]
     if source.collection.capture == "watermark":
         return registry.save_capture(conn, name, Captured("watermark", source.relation.as_string(), source.oid))
     before = health(conn, registry, source).state
@@ -233,7 +233,7 @@ def health(conn: Connection, registry: Registry, source: Source) -> CaptureHealt
         return CaptureHealth("broken", failure)
     if captured.outbox is None or not is_outbox(conn, captured.outbox, source):
         return CaptureHealth("broken", f"the outbox {captured.outbox} is gone, or has other columns than the key")
-    live = [record for record in registry.spaces(conn, name) if record.state != "retired"]
+    live = [record for record in registry.spaces(conn, name) if record.live]
     capture = Capture(source, registry.schema, watched(source, live))
     fits = not live or capture.digest == captured.digest
     return (

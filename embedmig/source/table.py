@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, LiteralString, NamedTuple
 
 import psycopg
@@ -78,6 +78,15 @@ class Source:
     children: bool = False  # by inheritance: their rows are read with it, and written without it
     every: tuple[Column, ...] = ()
     changed_at: tuple[Column, ...] = ()  # one where changes are found by a watermark, none where by triggers
+
+    def reading(self, text: Sequence[str]) -> Source:
+        """The same table with the text columns that a version was made from, whatever the configuration names now.
+
+        A column that is not there was renamed, if the configuration names as many: it says what stands in its place.
+        """
+        known = {column.name: column for column in self.every}
+        places = zip(text, self.text, strict=True) if len(text) == len(self.text) else ((name, None) for name in text)
+        return replace(self, text=tuple(known.get(name) or now or Column(name, "text", False) for name, now in places))
 
     @property
     def predicate(self) -> sql.SQL:

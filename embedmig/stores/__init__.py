@@ -55,7 +55,7 @@ def open_manifest(source: Source, record: SpaceRecord) -> Manifest:
 def check_keys(conn: Connection, registry: Registry, source: Source) -> None:
     """Refuses a source whose key is no longer of the types that its spaces have. Raises :class:`SourceError`."""
     for record in registry.spaces(conn, source.collection.name):
-        if record.state != "retired" and not record.adopted:
+        if record.live and not record.adopted:
             open_manifest(source, record).check_key(conn)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import errors as pg
@@ -60,10 +60,11 @@ def refuse_foreign(conn: Connection, registry: Registry, source: Source) -> None
     if scalar(conn, "select to_regclass(%s)", (registry.aliases_table.as_string(conn),)):
         ours = scalar(
             conn,
-            sql.SQL("select collection from {} where alias_schema = %s and alias_name = %s").format(
-                registry.aliases_table
-            ),
-            (schema, name),
+            sql.SQL(
+                """select collection from {} where (alias_schema, alias_name) = (%s, %s)
+                   or encoder->'former' @> jsonb_build_array(jsonb_build_array(%s::text, %s::text))"""
+            ).format(registry.aliases_table),
+            (schema, name, schema, name),
         )
     if kind != "v" or ours != source.collection.name:
         what = {"r": "a table", "p": "a table", "v": "a view", "m": "a materialised view"}.get(kind, "something else")
@@ -74,14 +75,30 @@ def refuse_foreign(conn: Connection, registry: Registry, source: Source) -> None
         )
 
 
-def view_statement(source: Source, store: Manifest, *, replace: bool) -> sql.Composed:
-    """``CREATE [OR REPLACE] VIEW`` for a space.
+Name = tuple[str, str]
+"""Schema and name of a view."""
+
+
+def names_of(alias: AliasRecord | None) -> list[Name]:
+    """Every name under which the alias is read, its own first; none where it shows nothing.
+
+    A former name stays, and moves with every flip, until ``alias drop --old``: whoever reads it must not lose it to an
+    edit of the configuration.
+    """
+    if alias is None or alias.version is None:
+        return []
+    former = (alias.encoder or {}).get("former", [])
+    return [(alias.alias_schema, alias.alias_name), *((schema, name) for schema, name in former)]
+
+
+def view_statement(source: Source, store: Manifest, *, replace: bool, name: Name | None = None) -> sql.Composed:
+    """``CREATE [OR REPLACE] VIEW`` for a space, under the configured name unless another is given.
 
     Where the source has row-level security, the view asks with the reader's rights, so that it opens no side door.
     """
     options = sql.SQL("with (security_invoker = true)") if source.row_security else sql.SQL("")
     return sql.SQL("create {} view {} {} as {}").format(
-        sql.SQL("or replace" if replace else ""), ident(*alias_name(source)), options, store.view()
+        sql.SQL("or replace" if replace else ""), ident(*(name or alias_name(source))), options, store.view()
     )
 
 
@@ -94,23 +111,36 @@ def point(
     previous: AliasRecord | None,
 ) -> None:
     """Inside the flip's transaction: view, registry and the states of both spaces. ``previous`` is what was shown."""
-    schema, name = alias_name(source)
-    if previous and previous.version and (previous.alias_schema, previous.alias_name) != (schema, name):
-        conn.execute(sql.SQL("drop view if exists {}").format(ident(previous.alias_schema, previous.alias_name)))
+    own = alias_name(source)
+    former = [name for name in names_of(previous) if name != own]
     if previous and previous.space:
         registry.set_state(conn, previous.space, "retained")
     registry.set_state(conn, record.id, "active")
-    registry.point_alias(conn, source.collection.name, (schema, name), record, encoder_of(record, source))
+    registry.point_alias(conn, source.collection.name, own, record, encoder_of(record, source, former))
     conn.execute("select pg_notify(%s, %s)", (CHANNEL, source.collection.name))
-    put_view(conn, source, store)  # last: from here to the commit readers wait
+    rights = rights_for(conn, own, former)
+    put_view(conn, source, store, own)  # last: from here to the commit readers wait
+    if rights:
+        rights.restore(conn)
+    for name in former:
+        put_view(conn, source, store, name)
 
 
-def put_view(conn: Connection, source: Source, store: Manifest) -> None:
+def rights_for(conn: Connection, own: Name, former: list[Name]) -> Rights | None:
+    """Owner, comment and grants for a name that is new: those of the name before it. None where the name is not new."""
+    if not former or scalar(conn, "select to_regclass(%s)", (ident(*own).as_string(conn),)) is not None:
+        return None
+    before = save_rights(conn, *former[0])
+    return replace(before, view=ident(*own)) if before else None
+
+
+def put_view(conn: Connection, source: Source, store: Manifest, name: Name | None = None) -> None:
     """Replaces the view in place where PostgreSQL can, and otherwise drops it and restores what hung on it.
 
     In a pipeline it only replaces: :data:`NOT_IN_PLACE` comes with the commit's answer, and whoever sent it does it again without.
     """
-    in_place = view_statement(source, store, replace=True)
+    name = name or alias_name(source)
+    in_place = view_statement(source, store, replace=True, name=name)
     if conn.info.pipeline_status:
         conn.execute(in_place)
         return
@@ -118,16 +148,16 @@ def put_view(conn: Connection, source: Source, store: Manifest) -> None:
         with conn.transaction():
             conn.execute(in_place)
     except NOT_IN_PLACE:
-        saved = save_rights(conn, *alias_name(source))
+        saved = save_rights(conn, *name)
         try:
-            conn.execute(sql.SQL("drop view {}").format(ident(*alias_name(source))))
+            conn.execute(sql.SQL("drop view {}").format(ident(*name)))
         except pg.DependentObjectsStillExist as error:
             raise PlanError(
-                f"alias {'.'.join(alias_name(source))} can't be replaced in place, because its columns or the vector's type change, "
+                f"alias {'.'.join(name)} can't be replaced in place, because its columns or the vector's type change, "
                 "and other views depend on it",
                 hint="drop those views first and create them again after the flip",
             ) from error
-        conn.execute(view_statement(source, store, replace=False))
+        conn.execute(view_statement(source, store, replace=False, name=name))
         if saved:
             saved.restore(conn)
 
@@ -148,38 +178,76 @@ def remove(conn: Connection, registry: Registry, source: Source) -> None:
     previous = registry.alias(conn, source.collection.name)
     if previous is None or previous.version is None:
         return
-    conn.execute(sql.SQL("drop view if exists {}").format(ident(previous.alias_schema, previous.alias_name)))
+    for name in names_of(previous):
+        conn.execute(sql.SQL("drop view if exists {}").format(ident(*name)))
     if previous.space:
         registry.set_state(conn, previous.space, "retained")
     registry.point_alias(conn, source.collection.name, (previous.alias_schema, previous.alias_name), None, None)
     conn.execute("select pg_notify(%s, %s)", (CHANNEL, source.collection.name))
 
 
-def drop_dependents(conn: Connection, registry: Registry, source: Source) -> None:
-    """Inside a transaction: drops the view, and keeps its owner, comment and grants in the registry."""
-    if rights := save_rights(conn, *alias_name(source)):
-        conn.execute(sql.SQL("drop view {}").format(ident(*alias_name(source))))
-        registry.save_alias_rights(conn, source.collection.name, rights.as_json())
+def drop_dependents(conn: Connection, registry: Registry, source: Source, _: Manifest) -> None:
+    """Inside a transaction: drops the view under all its names, and keeps owner, comment and grants in the registry."""
+    saved = []
+    for name in names_of(registry.alias(conn, source.collection.name)):
+        if rights := save_rights(conn, *name):
+            conn.execute(sql.SQL("drop view {}").format(ident(*name)))
+            saved.append(rights.as_json() | {"name": list(name)})
+    if saved:
+        registry.save_alias_rights(conn, source.collection.name, saved[0] | {"others": saved[1:]})
 
 
 def rebuild_dependents(conn: Connection, registry: Registry, source: Source, store: Manifest) -> None:
-    """Inside a transaction: makes the view of what is active anew, and gives back the rights it had."""
-    put_view(conn, source, store)
-    registry.save_encoder(conn, source.collection.name, encoder_of(store.record, source))
-    saved = registry.alias_rights(conn, source.collection.name)
+    """Inside a transaction: makes the view of what is active anew, under the name that is configured and those it had, and
+    gives back the rights it had.
+    """
+    own, collection = alias_name(source), source.collection.name
+    former = [name for name in names_of(registry.alias(conn, collection)) if name != own]
+    rights = rights_for(conn, own, former)
+    for name in (own, *former):
+        put_view(conn, source, store, name)
+    registry.save_encoder(conn, collection, own, encoder_of(store.record, source, former))
+    conn.execute("select pg_notify(%s, %s)", (CHANNEL, collection))
+    saved = registry.alias_rights(conn, collection)
     if saved:
-        Rights.from_json(ident(*alias_name(source)), saved).restore(conn)
-        registry.save_alias_rights(conn, source.collection.name, None)
+        for one in (saved, *saved.get("others", [])):
+            Rights.from_json(ident(*one.get("name", own)), one).restore(conn)
+        registry.save_alias_rights(conn, collection, None)
+        rights = Rights.from_json(ident(*own), saved) if former else None
+    if rights:
+        rights.restore(conn)
 
 
-def encoder_of(record: SpaceRecord, source: Source) -> dict[str, Any]:
+def drop_former(conn: Connection, registry: Registry, source: Source, _: Manifest) -> None:
+    """Inside a transaction: the names that the alias had before go. Raises :class:`PlanError` where views depend on them."""
+    alias = registry.alias(conn, source.collection.name)
+    own, *former = names_of(alias)
+    for name in former:
+        try:
+            conn.execute(sql.SQL("drop view if exists {}").format(ident(*name)))
+        except pg.DependentObjectsStillExist as error:
+            raise PlanError(
+                f"{'.'.join(name)} can't be dropped, because other views depend on it: {error.diag.message_detail}",
+                hint=f"create those on {'.'.join(own)}, then run the same command again",
+            ) from error
+    encoder = {key: value for key, value in ((alias and alias.encoder) or {}).items() if key != "former"}
+    registry.save_encoder(conn, source.collection.name, own, encoder)
+    conn.execute("select pg_notify(%s, %s)", (CHANNEL, source.collection.name))
+
+
+def encoder_of(record: SpaceRecord, source: Source, former: list[Name]) -> dict[str, Any]:
     """What a reader needs to encode a query as the vectors were: the definition, and the hash of the weights.
 
-    With it goes the collection as this view shows it, for readers that ask another version as well.
+    With it goes the collection as this view shows it, for readers that ask another version as well, and the names that it
+    had before.
     """
-    shown = {name: getattr(source.collection, name) for name in ("key", "text", "alias", "where", "columns", "stale")}
-    collection = shown | {"name": source.collection.name, "table": source.relation.as_string()}
-    return {"space": definition_of(record.space), "weights": record.weights, "collection": collection}
+    shown = {name: getattr(source.collection, name) for name in ("key", "alias", "where", "columns", "stale")}
+    collection = shown | {
+        "name": source.collection.name, "table": source.relation.as_string(),
+        "text": [ident(name).as_string() for name in record.text_columns],
+    }  # fmt: skip
+    encoder = {"space": definition_of(record.space), "weights": record.weights, "collection": collection}
+    return encoder | ({"former": former} if former else {})
 
 
 def space_of(encoder: dict[str, Any]) -> tuple[Space, str]:

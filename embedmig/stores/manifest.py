@@ -59,7 +59,7 @@ class Manifest(ABC):
     """One space's. Conditions are SQL over a row ``s`` of :meth:`rows` or a row ``e`` of :attr:`table`."""
 
     def __init__(self, source: Source, record: SpaceRecord, table: sql.Identifier) -> None:
-        self.source = source
+        self.source = source.reading(record.text_columns)
         self.record = record
         self.space = record.space
         self.table = table

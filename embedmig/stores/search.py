@@ -20,6 +20,7 @@ from embedmig.stores import open_manifest
 from embedmig.stores.aliases import collection_of, space_of
 from embedmig.stores.manifest import Manifest
 from embedmig.stores.pgvector import search
+from embedmig.stores.presence import require_vectors
 from embedmig.types import Hit, Space
 
 
@@ -40,6 +41,7 @@ class Resolved:
 def resolve_space(conn: Connection, manifest: Manifest, settings: EmbedderSettings | None) -> Resolved:
     """One version's space as the alias would show it, whatever the alias shows. Raises :class:`EmbedderMisconfigured`."""
     record = manifest.record
+    require_vectors(conn, manifest.source, manifest.record)
     return Resolved(
         manifest.shown(conn), record.fingerprint, encoder_for(record.space, record.weights, settings)
     )  # fmt: skip
@@ -74,8 +76,8 @@ def resolve_version(
     :class:`UsageError` where the alias shows nothing.
     """
     alias, record = registry.alias(conn, collection), registry.space(conn, collection, version)
-    if record is None or record.state == "retired":
-        what = "is retired" if record else "is not there"
+    if record is None or not record.live:
+        what = f"is {record.state}" if record else "is not there"
         raise VersionGone(f"version {version} of {collection!r} {what}", hint="embedmig status shows those there are")
     if record.state == "building":
         raise VersionNotReady(f"version {version} of {collection!r} is still being built", hint="embedmig upgrade head")

@@ -404,3 +404,25 @@ def test_a_local_model_may_have_one_device_or_several(tmp_path, given, device):
     config = read(tmp_path, WHOLE + f"\n[embedders.sentence-transformers]\ndevice = {given}\n", {"KEY": "x"})
     assert config.settings("sentence-transformers").device == device
     assert "a list such as" in refusal(tmp_path, WHOLE + "\n[embedders.sentence-transformers]\ndevice = []\n").message
+
+
+def test_the_file_is_looked_for_in_the_parents_up_to_the_repository_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "repository" / "services" / "search"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    outside = tmp_path / "embedmig.toml"
+    outside.write_text('[embedmig]\ndatabase = "embedded"\n')
+    with pytest.raises(ConfigError, match="no such file"):
+        load(environ={})  # no repository: the current folder alone
+    (tmp_path / "repository" / ".git").mkdir()
+    with pytest.raises(ConfigError, match="no such file"):
+        load(environ={})  # not beyond its root
+    at_root = tmp_path / "repository" / "embedmig.toml"
+    at_root.write_text('[embedmig]\ndatabase = "embedded"\n')
+    assert load(environ={}).path == at_root
+    nearer = inner.parent / "embedmig.toml"
+    nearer.write_text('[embedmig]\ndatabase = "embedded"\n')
+    assert load(environ={}).path == nearer
+    assert load(environ={}).migrations == inner.parent / "migrations"

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 HEAD = "0013"
 READABLE = "0013"
 VERSION_TABLE = "ledger_schema"
+TABLES = (
+    "embedding_operations", "embedding_migrations", "aliases", "failed_rows", "pending_changes", "hot_rows", "ranges", "counts",
+    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "spaces",
+    VERSION_TABLE,
+)  # fmt: skip
+"""Every table that the migrations in ``versions/`` make, and Alembic's own: what an uninstall removes."""
+FUNCTIONS = ("pinned_text",)
+"""The functions that they make."""
 
 
 def installed(conn: Connection, schema: str) -> str | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from embedmig.database import Connection
+from embedmig.database import Connection, translated
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
+from embedmig.errors import DatabaseFailed, SourceError
 from embedmig.quality.audit.checks import audit_alias, audit_collection, audit_space, untagged_columns
 from embedmig.quality.audit.context import AuditContext
 from embedmig.quality.audit.finding import AuditFinding, Sampled
 from embedmig.quality.audit.reembedding import sample_space
+from embedmig.stores.presence import require_vectors
 
 __all__ = ["Audit", "AuditFinding", "Audited", "Sampled", "audit"]
 
@@ -43,9 +45,15 @@ def audit(context: AuditContext, conn: Connection, collections: list[str], *, sa
     """
     found = Audit()
     for name in collections:
-        for space, findings in _audit(context, conn, name, sample, seed):
-            found.spaces.extend([space] if space else [])
-            found.findings.extend(findings)
+        try:
+            with translated(f"auditing {name}"):
+                for space, findings in _audit(context, conn, name, sample, seed):
+                    found.spaces.extend([space] if space else [])
+                    found.findings.extend(findings)
+        except (SourceError, DatabaseFailed) as error:  # the other collections are looked at all the same
+            if conn.broken:
+                raise
+            found.findings.append(AuditFinding("source", name, None, 1, None, error.message, error.hint or ""))
     return found
 
 
@@ -62,7 +70,7 @@ def _audit(
         [*audit_collection(conn, context.registry, source, records), *audit_alias(conn, context.registry, source)],
     )
     for record in records:
-        if record.state != "retired":
+        if record.live:
             yield _audit_space(context, conn, record, records, sample, seed)
 
 
@@ -70,6 +78,12 @@ def _audit_space(
     context: AuditContext, conn: Connection, record: SpaceRecord, records: list[SpaceRecord], sample: int, seed: int
 ) -> tuple[Audited, list[AuditFinding]]:
     source = context.source(conn, record.collection)
+    try:
+        require_vectors(conn, source, record)
+    except SourceError as error:
+        gone = AuditFinding("gone", record.collection, record.version, 1, None, error.message, error.hint or "")
+        return Audited(record.collection, record.version, record.state, 0), [gone]
+    source = source.reading(record.text_columns)
     vectors, findings = audit_space(conn, context.registry, source, record, records)
     drawn, foreign = sample_space(context, conn, source, record, sample, seed) if sample and vectors else (None, [])
     return Audited(record.collection, record.version, record.state, vectors, drawn), [*findings, *foreign]

@@ -16,7 +16,7 @@ from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.engine.outbox import unsettled
 from embedmig.quality.audit.finding import KEYS_SHOWN, AuditFinding
 from embedmig.source import HAS_TEXT, Source, capture
-from embedmig.stores import Manifest, aliases, open_manifest, open_store, unaccounted_columns
+from embedmig.stores import Manifest, open_manifest, open_store, unaccounted_columns
 from embedmig.stores.alias_health import alias_fault
 
 INDEX_FROM = 1_000  # below, reading every vector is quicker than an index
@@ -208,7 +208,7 @@ def audit_collection(
     conn: Connection, registry: Registry, source: Source, records: Sequence[SpaceRecord]
 ) -> Iterator[AuditFinding]:
     """Triggers that are gone, disabled, or made for another configuration."""
-    if not any(one.writer == "embedmig" and one.state != "retired" for one in records):
+    if not any(one.writer == "embedmig" and one.live for one in records):
         return
     health = capture.health(conn, registry, source)
     if health.state not in ("installed", "watermark"):
@@ -224,7 +224,7 @@ def audit_alias(conn: Connection, registry: Registry, source: Source) -> Iterato
     alias = registry.alias(conn, name)
     if alias is None or alias.version is None:
         return
-    view = ident(*aliases.alias_name(source))
+    view = ident(alias.alias_schema, alias.alias_name)
     if scalar(conn, "select to_regclass(%s)", (view.as_string(conn),)) is None:
         message = f"the alias {source.collection.alias} is gone; it should show {alias.version}"
         yield AuditFinding("alias", name, alias.version, 1, None, message, f"embedmig alias rebuild {name}")

@@ -288,7 +288,13 @@ class Adoption:
             statements.append(
                 "update {table} set {column} = {tag} where {where} and {vector} is not null and {column} is null"
             )
-        return [sql.SQL(statement).format(**values) for statement in statements]
+        if not there:
+            statements.append("comment on column {table}.{column} is {comment}")
+        return [sql.SQL(statement).format(**values, comment=sql.Literal(ADDED)) for statement in statements]
+
+
+ADDED = "added by embedmig: the version of the row's vector"
+"""The comment of a version column that was not there before: what an uninstall may remove."""
 
 
 class UnaccountedColumn(NamedTuple):

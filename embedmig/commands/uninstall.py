@@ -1,0 +1,179 @@
+"""uninstall: removes everything that embedmig made in the database. Texts and adopted vectors stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from psycopg import errors as pg
+from psycopg import sql
+
+from embedmig.commands.project import ProjectLike, opened
+from embedmig.database import Connection, RunLock, ident, retry_transient, scalar, schema, translated
+from embedmig.database.ledger import ledger_exists
+from embedmig.database.registry import SpaceRecord
+from embedmig.errors import PlanError
+from embedmig.operations.base import Context
+from embedmig.source.installed import InstalledTrigger, installed_functions, installed_triggers
+from embedmig.stores.aliases import Name, names_of, save_rights
+from embedmig.stores.presence import added_column, made_tables, place_in_words
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedView:
+    """A view that applications read: the version it shows, its columns, and the roles that may read it beside its owner."""
+
+    name: str
+    collection: str
+    version: str
+    columns: list[str]
+    readers: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class UninstallPlan:
+    """What :func:`uninstall` removes, in this order, and what it leaves. ``done``: it has been removed."""
+
+    views: list[RemovedView] = field(default_factory=list)
+    triggers: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
+    removed_schema: str | None = None
+    leaves: list[str] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """There is nothing of embedmig's in the database."""
+        return not (self.views or self.triggers or self.columns or self.tables or self.functions)
+
+
+def uninstall(project: ProjectLike = None, *, confirm: bool = False) -> UninstallPlan:
+    """Plans the removal of everything that embedmig made: views, triggers, columns it added, tables, functions, its schema.
+    With ``confirm`` it is removed, in one transaction.
+
+    Texts and adopted vectors are never touched. Raises :class:`PlanError` where something of the user's depends on what would
+    go: nothing is removed then.
+    """
+    project = opened(project)
+    if not confirm:
+        with project.looking() as (context, conn):
+            return Removal(context, conn).plan
+    context = project.context(start=True)
+    with RunLock(context.database), translated("uninstalling"), context.database.connect("operate") as conn:
+        removal = Removal(context, conn)
+        if not removal.plan.empty:
+            retry_transient(removal.carry_out)
+        return replace(removal.plan, done=True)
+
+
+class Removal:
+    """The plan, and the statements that carry it out."""
+
+    def __init__(self, context: Context, conn: Connection) -> None:
+        self.conn, self.registry, self.schema = conn, context.registry, context.database.schema
+        self.plan = UninstallPlan()
+        if not ledger_exists(conn, self.schema):
+            return
+        records = self.registry.spaces(conn)
+        self.views = [
+            (alias.collection, alias.version or "", name)
+            for alias in self.registry.aliases(conn) for name in names_of(alias) if self._exists(*name)
+        ]  # fmt: skip
+        self.triggers = installed_triggers(conn, self.schema)
+        self.columns = [column for record in records if (column := added_column(conn, record))]
+        self.tables = self._tables(records)
+        self.functions = [*installed_functions(conn, self.schema), *self._own_functions()]
+        self.plan = UninstallPlan(
+            [self._view(*view) for view in self.views], [_trigger(one) for one in self.triggers],
+            [".".join(column) for column in self.columns], [".".join(table) for table in self.tables],
+            [f"{self.schema}.{name}" for name in self.functions], self.schema, self._leaves(records),
+        )  # fmt: skip
+
+    # --- what there is
+
+    def _exists(self, *name: str) -> bool:
+        return scalar(self.conn, "select to_regclass(%s)", (ident(*name).as_string(self.conn),)) is not None
+
+    def _tables(self, records: list[SpaceRecord]) -> list[Name]:
+        """Spaces, hashes of adopted vectors, outboxes and the ledger, as far as they are there."""
+        found = [table for record in records for table in made_tables(record)]
+        like = "select relname from pg_class where relnamespace = to_regnamespace(%s) and relkind = 'r' and relname ~ '^outbox_'"
+        outboxes = [row[0] for row in self.conn.execute(like, (ident(self.schema).as_string(self.conn),))]
+        found += [(self.schema, name) for name in (*outboxes, *schema.TABLES)]
+        return [table for table in dict.fromkeys(found) if self._exists(*table)]
+
+    def _own_functions(self) -> list[str]:
+        query = "select proname from pg_proc where pronamespace = to_regnamespace(%s) and proname = any(%s)"
+        values = (ident(self.schema).as_string(self.conn), list(schema.FUNCTIONS))
+        return [row[0] for row in self.conn.execute(query, values)]
+
+    def _view(self, collection: str, version: str, name: Name) -> RemovedView:
+        shown = self.conn.execute(
+            "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 order by attnum",
+            (ident(*name).as_string(self.conn),),
+        )
+        rights = save_rights(self.conn, *name)
+        readers = {role or "public" for right, role, _ in rights.grants if right == "SELECT"} if rights else set()
+        return RemovedView(".".join(name), collection, version, [row[0] for row in shown], sorted(readers))
+
+    def _leaves(self, records: list[SpaceRecord]) -> list[str]:
+        """What stays of what embedmig knew of."""
+        gone = {".".join(column) for column in self.columns}
+        left = ["the source tables, with their texts", "the extension vector"]
+        for record in records:
+            if record.adopted:
+                table, (vectors, version) = place_in_words(record)
+                left.append(f"{table}.{vectors}: the adopted vectors of {record.version}")
+                if f"{table}.{version}" not in gone and record.live:
+                    left.append(f"{table}.{version}: was there before embedmig, or nothing says who added it")
+        return list(dict.fromkeys(left))
+
+    # --- removing it
+
+    def carry_out(self) -> None:
+        """All of it, or nothing."""
+        try:
+            with self.conn.transaction():
+                self.conn.execute("set local lock_timeout = '500ms'")
+                for statement in self._statements():
+                    self.conn.execute(statement)
+                if self._is_empty():
+                    self.conn.execute(sql.SQL("drop schema {}").format(ident(self.schema)))
+                else:
+                    self.plan = replace(
+                        self.plan,
+                        removed_schema=None,
+                        leaves=[*self.plan.leaves, f"schema {self.schema}: others use it"],
+                    )
+        except pg.DependentObjectsStillExist as error:
+            raise PlanError(
+                f"something that embedmig did not make depends on what would go: {error.diag.message_detail}",
+                hint="drop or change it, then run the same command again; nothing was removed",
+            ) from error
+
+    def _statements(self) -> list[sql.Composed]:
+        """Views first, for they stand on the tables; nothing cascades."""
+        drops = [sql.SQL("drop view {}").format(ident(*name)) for _, _, name in self.views]
+        drops += [trigger.drop() for trigger in self.triggers]
+        drops += [
+            sql.SQL("alter table {} drop column {}").format(ident(table_schema, table), ident(column))
+            for table_schema, table, column in self.columns
+        ]
+        if self.tables:
+            drops.append(sql.SQL("drop table {}").format(sql.SQL(", ").join(ident(*table) for table in self.tables)))
+        arguments = (
+            "select oid::regprocedure::text from pg_proc where pronamespace = to_regnamespace(%s) and proname = any(%s)"
+        )
+        named = self.conn.execute(arguments, (ident(self.schema).as_string(self.conn), self.functions)).fetchall()
+        return [*drops, *(sql.SQL("drop function {}").format(sql.SQL(row[0])) for row in named)]
+
+    def _is_empty(self) -> bool:
+        query = """select not exists (select from pg_class where relnamespace = n.oid)
+                     and not exists (select from pg_proc where pronamespace = n.oid)
+                   from pg_namespace n where n.oid = to_regnamespace(%s) and n.nspname <> 'public'"""
+        return bool(scalar(self.conn, query, (ident(self.schema).as_string(self.conn),)))
+
+
+def _trigger(one: InstalledTrigger) -> str:
+    return f"{one.name} on {one.schema}.{one.table}"

@@ -1,0 +1,85 @@
+"""Whether what a version needs is still there: others drop and rename tables and columns, and nothing tells embedmig."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from embedmig.database import Connection, ident, scalar
+from embedmig.database.registry import SpaceRecord
+from embedmig.errors import SourceError
+from embedmig.source import Source, list_columns
+from embedmig.stores.pgvector.adopted import ADDED
+from embedmig.stores.pgvector.table import TablePlace
+
+
+def require_vectors(conn: Connection, source: Source, record: SpaceRecord) -> None:
+    """Raises :class:`SourceError` where a live version's table, its columns or the text that it was made from are gone,
+    with what leads out of it. Wants no right at all.
+    """
+    there = list_columns(conn, source.oid)
+    if lost := [column.name for column in source.reading(record.text_columns).text if column.name not in there]:
+        raise SourceError(
+            f"{record.version} was made from {source.collection.table}.{lost[0]}, which is not there any more",
+            hint=f"set text in [collections.{record.collection}] to the columns there are, and migrate to a version of "
+            "them: embedmig revision; until then this version is as it was",
+        )
+    if missing := lost_place(conn, record):
+        raise SourceError(
+            f"{missing} is not there any more: {record.version} has lost its vectors", hint=way_out(record)
+        )
+
+
+def lost_place(conn: Connection, record: SpaceRecord) -> str | None:
+    """The table or the column of a version's vectors that is not there; None where all is."""
+    name, columns = place_in_words(record)
+    relation = TablePlace(*record.place).relation.as_string(conn)
+    oid = scalar(conn, "select to_regclass(%s)::oid::bigint", (relation,))
+    if oid is None:
+        return f"table {name}"
+    known = list_columns(conn, oid)
+    lost = [column for column in columns if column not in known]
+    return f"column {name}.{lost[0]}" if lost else None
+
+
+def way_out(record: SpaceRecord) -> str:
+    """What to do about lost vectors, as commands."""
+    name = record.collection
+    if record.adopted:
+        release = f"embedmig release {name} {record.version} stops watching it"
+        return release if record.state != "active" else f"flip the alias to another version; then {release}"
+    again = f"embedmig sync {name} --repair makes the table again and embeds every row"
+    if record.state == "retained":
+        return f"embedmig retire {name} {record.version} --after 0s --confirm {record.version}; or {again}"
+    return again if record.state != "active" else f"{again}; then embedmig alias rebuild {name}"
+
+
+def place_in_words(record: SpaceRecord) -> tuple[str, list[str]]:
+    """The table that a version's vectors are in, and their columns there: vector and version."""
+    place = TablePlace(*record.place)
+    return f"{place.schema}.{place.table}", [place.embedding, place.version]
+
+
+def drop_hashes(conn: Connection, record: SpaceRecord) -> None:
+    """What embedmig wrote down of the adopted vectors that it made itself goes; the vectors stay."""
+    conn.execute(sql.SQL("drop table if exists {}").format(ident(record.ledger_schema, f"written_{record.id}")))
+
+
+def made_tables(record: SpaceRecord) -> list[tuple[str, str]]:
+    """The tables that embedmig made for a version, whether they are still there or not."""
+    if record.adopted:
+        return [(record.ledger_schema, f"written_{record.id}")]
+    place = TablePlace(*record.place)
+    return [(place.schema, place.table)]
+
+
+def added_column(conn: Connection, record: SpaceRecord) -> tuple[str, str, str] | None:
+    """Schema, table and name of a version column that embedmig added; None where it was there before, or is gone.
+
+    Where no comment says so, as in what an older embedmig adopted, the catalog does: it keeps the default with which a column
+    was added.
+    """
+    place = TablePlace(*record.place)
+    query = """select coalesce(col_description(attrelid, attnum) = %s, false) or atthasmissing
+               from pg_attribute where attrelid = to_regclass(%s) and attname = %s and not attisdropped"""
+    values = (ADDED, place.relation.as_string(conn), place.version)
+    return (place.schema, place.table, place.version) if record.adopted and scalar(conn, query, values) else None
