@@ -16,6 +16,7 @@ from embedmig.engine.outbox import LIVE
 from embedmig.source import Column, Source, capture
 from embedmig.source.table import hidden_rows
 from embedmig.stores import Manifest, check_keys, open_manifest, open_store
+from embedmig.stores.presence import lost_text
 
 LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
 CLOCK_CHANGE_MINUTES = 60  # and further where stamps are of local time, which has an hour twice a year
@@ -49,7 +50,7 @@ def rescan(conn: Connection, registry: Registry, source: Source, *, now: bool = 
 def stores(conn: Connection, registry: Registry, source: Source) -> Iterator[Manifest]:
     """Of the live spaces that embedmig writes."""
     for record in registry.spaces(conn, source.collection.name):
-        if record.state in LIVE and record.writer == "embedmig":
+        if record.state in LIVE and record.writer == "embedmig" and not lost_text(source, record):
             yield open_manifest(source, record)
 
 

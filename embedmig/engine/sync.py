@@ -25,6 +25,7 @@ from embedmig.engine.throttle import Throttle
 from embedmig.errors import AnswerIsNo, EmbedderError, MissingExtra
 from embedmig.source import Source
 from embedmig.stores import Manifest, open_manifest
+from embedmig.stores.presence import lost_text
 from embedmig.types import Tally
 
 
@@ -70,7 +71,8 @@ class Sync:
         with translated("syncing"), self.database.connect("sync reader") as reading:
             rescan(reading, self.registry, self.source, now=now)
             found = self.registry.spaces(reading, self.source.collection.name)
-            return [record for record in found if record.state in LIVE and record.writer == "embedmig"]
+            written = [record for record in found if record.state in LIVE and record.writer == "embedmig"]
+            return [record for record in written if not lost_text(self.source, record)]
 
     def space(self, record: SpaceRecord) -> Synced:
         """One pass over one space. A model that fails is an answer, not an error: the other spaces go on."""

@@ -16,8 +16,7 @@ def require_vectors(conn: Connection, source: Source, record: SpaceRecord) -> No
     """Raises :class:`SourceError` where a live version's table, its columns or the text that it was made from are gone,
     with what leads out of it. Wants no right at all.
     """
-    there = list_columns(conn, source.oid)
-    if lost := [column.name for column in source.reading(record.text_columns).text if column.name not in there]:
+    if lost := lost_text(source, record):
         raise SourceError(
             f"{record.version} was made from {source.collection.table}.{lost[0]}, which is not there any more",
             hint=f"set text in [collections.{record.collection}] to the columns there are, and migrate to a version of "
@@ -27,6 +26,12 @@ def require_vectors(conn: Connection, source: Source, record: SpaceRecord) -> No
         raise SourceError(
             f"{missing} is not there any more: {record.version} has lost its vectors", hint=way_out(record)
         )
+
+
+def lost_text(source: Source, record: SpaceRecord) -> list[str]:
+    """Text columns that a version was made from and that are not there any more, nor renamed: it can't be kept fresh."""
+    there = {column.name for column in source.every}
+    return [column.name for column in source.reading(record.text_columns).text if column.name not in there]
 
 
 def lost_place(conn: Connection, record: SpaceRecord) -> str | None:

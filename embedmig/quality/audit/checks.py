@@ -229,9 +229,6 @@ def audit_alias(conn: Connection, registry: Registry, source: Source) -> Iterato
         message = f"the alias {source.collection.alias} is gone; it should show {alias.version}"
         yield AuditFinding("alias", name, alias.version, 1, None, message, f"embedmig alias rebuild {name}")
         return
-    if fault := alias_fault(conn, registry, source):
-        message, _, hint = fault.rpartition(": ")
-        yield AuditFinding("alias", name, alias.version, 1, None, message, hint)
     query = sql.SQL("select version, count(*) from {} group by version").format(view)
     shown: dict[str | None, int] = {row[0]: row[1] for row in conn.execute(query)}
     wrong = {version: count for version, count in shown.items() if version != alias.version}
@@ -243,6 +240,9 @@ def audit_alias(conn: Connection, registry: Registry, source: Source) -> Iterato
         yield AuditFinding(
             "mixed", name, alias.version, sum(wrong.values()), sum(wrong.values()) / total, message, hint
         )
+    elif fault := alias_fault(conn, registry, source):
+        message, _, hint = fault.rpartition(": ")
+        yield AuditFinding("alias", name, alias.version, 1, None, message, hint)
 
 
 def untagged_columns(conn: Connection, source: Source, records: Sequence[SpaceRecord]) -> Iterator[AuditFinding]:
