@@ -7,6 +7,7 @@ There are two kinds. A *transactional* one is applied in one transaction, and it
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.engine.context import RunContext, Spending, SpendingLimit
 from embedmig.engine.sync import Sync
 from embedmig.errors import AliasMoved, EmbedderMisconfigured, PlanError
+from embedmig.events import Event
 from embedmig.planning.prices import price
 from embedmig.revisions.progress import FlipHistory, Way
 from embedmig.source import Source
@@ -106,7 +108,7 @@ class Context:
             self.source(conn, collection),
             encoder=lambda record: self.encoder(record.space, record.weights),
             limit=lambda record: self.limit(record.space),
-            context=RunContext(stop=stop),
+            context=RunContext(report, stop) if report else RunContext(stop=stop),
             throttle=self.config.throttle,
         )
 
