@@ -49,3 +49,19 @@ def test_workers_share_the_speed_that_is_allowed(monkeypatch: pytest.MonkeyPatch
     for _ in range(2):  # the first goes at once, the second when the first has had its time
         asyncio.run(held.wait(nothing, 100))
     assert now == pytest.approx(seconds)
+
+
+def test_paused_time_is_no_time_of_the_run_and_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, said = [0.0], list[Event]()
+    monkeypatch.setattr(throttle, "control", lambda *_: Control(now[0] < 30, None, "month end", "ann"))
+
+    async def sleep(seconds: float) -> None:
+        assert said == [Notice("docs: paused by ann: month end")]
+        now[0] += seconds
+
+    context = RunContext(said.append)
+    nothing: Any = None
+    held = Throttle(nothing, "docs", context, clock=lambda: now[0], sleep=sleep)
+    asyncio.run(held.wait(nothing, 100))
+    assert (held.held_seconds, context.waits.held, held.throttled_seconds) == (30.0, 30.0, 0.0)
+    assert said[1:] == [Notice("docs: goes on")]
