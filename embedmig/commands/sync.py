@@ -67,7 +67,8 @@ def follow(
     halt, patience = stop or threading.Event(), seconds
     heard = unrepeated(events) if events else None
     database = project.context(start=True).database
-    with closing(KeptConnections(database)) as kept, Follower() as follower:
+    follower = Follower()
+    with closing(KeptConnections(database)) as kept, follower:
         while not halt.is_set():
             try:
                 with project.working() as (context, conn):
@@ -88,6 +89,8 @@ def follow(
             except (DatabaseInterrupted, DatabaseUnavailable):
                 halt.wait(patience)
                 patience = min(patience * 2, 60.0)
+    if report:
+        report(follower.collect())  # what was under way
 
 
 def unrepeated(report: Callable[[Event], None], seconds: float = 30.0) -> Callable[[Event], None]:

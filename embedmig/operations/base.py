@@ -99,8 +99,13 @@ class Context:
         if expected := pinned or space.weights:
             refuse_other_weights(space, expected, embedder.weights(), in_database=bool(pinned))
 
-    def sync(self, conn: Connection, collection: str, stop: threading.Event) -> Sync:
-        """What takes captured changes into the collection's spaces; its table is looked up anew, as it is now."""
+    def sync(
+        self, conn: Connection, collection: str, stop: threading.Event, report: Callable[[Event], None] | None = None
+    ) -> Sync:
+        """What takes captured changes into the collection's spaces; its table is looked up anew, as it is now.
+
+        ``report`` hears why it waits.
+        """
         self._sources.pop(collection, None)
         return Sync(
             self.database,

@@ -150,6 +150,8 @@ def test_daemons_share_the_work_tell_their_health_and_stop_cleanly_when_told(pro
     project.two_spaces()
     project.run("upgrade", "0001")
     daemons = [project.start("sync", "--follow") for _ in range(2)]
+    both = "select count(*) = 2 from pg_stat_activity where application_name like 'embedmig sync reader %'"
+    wait_until(lambda: project.one(both), "both to have made a pass")
     waiting = "select (select count(*) from embedmig.outbox_docs) + (select count(*) from embedmig.pending_changes)"
     with project.connect() as conn:
         for edit in range(5):
@@ -161,5 +163,5 @@ def test_daemons_share_the_work_tell_their_health_and_stop_cleanly_when_told(pro
         _, said = daemon.communicate()
         assert daemon.returncode == 0, said
         assert "rows, 0 wait" in said
-        assert "stopped; what was claimed is settled" in said
+        assert "stopped; what was claimed is finished" in said
     project.expect_exact()
