@@ -202,10 +202,10 @@ class Runner:
                         )
             lock.require()
             self.context.ledger.finish(
-                conn, attempt, "done", gates=run.verdicts, active_seconds=time.monotonic() - began
+                conn, attempt, "done", gates=run.verdicts, active_seconds=time.monotonic() - began - run.waits.held
             )
         except BaseException as error:
-            self._record_failure(run, lock.lost or error, time.monotonic() - began)
+            self._record_failure(run, lock.lost or error, time.monotonic() - began - run.waits.held)
             if lock.lost and error is not lock.lost:  # what it was doing was cancelled, which says nothing of why
                 raise lock.lost from error
             if isinstance(error, EmbedmigError) and error.exit_code == EXIT_USAGE:

@@ -176,7 +176,9 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a backfill or an index build is. ``total`` is counted once, as of the start, and then fixed; it is None
-    until that count is known. Times are active seconds. ``held_by`` says what slows it down, such as the API's limit.
+    until that count is known. Active seconds are those in which it was not paused; of them, the model or the database was at work
+    in ``working_seconds``, and ``throttled_seconds`` were waited out at the speed that an operator allows. ``held_by`` says what
+    slows it down, such as the API's limit.
     """
 
     what: str
@@ -188,6 +190,8 @@ class Progress:
     active_seconds: float = 0.0
     failed: int = 0
     held_by: str = ""
+    working_seconds: float = 0.0
+    throttled_seconds: float = 0.0
 
     @property
     def rate(self) -> float:

@@ -3,7 +3,8 @@
 Each batch that is made consumes one fault of the script ``batches``, in order:
 ``{"looks": 3}`` ends only when it has been looked at so often, ``{"expires": 2}`` expires after so many requests,
 ``{"fails": message, "code": …}`` does not pass validation, ``{"errors": [0, 2]}`` answers these requests with an error,
-``{"lost": true}`` is made, and its answer is lost. The answers are always in the wrong order.
+``{"lost": true}`` is made, and its answer is lost, ``{"bad": [1]}`` has these lines of its output spoilt, ``{"torn": 2}``
+breaks its output off in the middle so many times. The answers are always in the wrong order.
 """
 
 from __future__ import annotations
@@ -22,6 +23,14 @@ class Lost(Exception):
     """The answer is never sent."""
 
 
+class Torn(Exception):
+    """The connection ends in the middle of the answer."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.content = content
+
+
 class Desk:
     """What the server keeps of files and batches. ``embed`` answers the body of one request, or raises."""
 
@@ -31,6 +40,7 @@ class Desk:
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.looks_left: dict[str, int] = {}
+        self.torn: dict[str, int] = {}
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> bytes | None:
         """The answer to a request; None where the path is not one of these."""
@@ -38,6 +48,9 @@ class Desk:
         if (method, parts) == ("POST", ["files"]):
             return json.dumps(self.upload(headers, body)).encode()
         if method == "GET" and parts[0] == "files" and parts[2:] == ["content"]:
+            if self.torn.get(parts[1], 0) > 0:
+                self.torn[parts[1]] -= 1
+                raise Torn(self.files[parts[1]])
             return self.files[parts[1]]
         if (method, parts) == ("POST", ["batches"]):
             return json.dumps(self.make(json.loads(body))).encode()
@@ -107,4 +120,8 @@ class Desk:
         batch["status"] = "expired" if "expires" in fault else "completed"
         for kind, found in (("output_file_id", outputs), ("error_file_id", errors)):
             if found:
-                batch[kind] = self.keep(b"".join(json.dumps(line).encode() + b"\n" for line in found[::-1]))
+                written = [json.dumps(line).encode() for line in found[::-1]]
+                for place in fault.get("bad", ()):
+                    written[place] = written[place].replace(b'"', b"\x07")
+                batch[kind] = self.keep(b"".join(line + b"\n" for line in written))
+                self.torn[batch[kind]] = fault.get("torn", 0)

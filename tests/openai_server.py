@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from embedmig.embedders.server_profile import forget
-from tests.openai_batches import Desk, Lost
+from tests.openai_batches import Desk, Lost, Torn
 
 POOL = 512
 MAX_INPUTS, MAX_TOKENS_PER_REQUEST, MAX_TOKENS_PER_TEXT = 2048, 300_000, 8192
@@ -399,11 +399,15 @@ class OpenAIServer:
         elif (method, path) == ("POST", "/script"):
             self.api.extend(json.loads(body))
             send(writer, 200, b"{}")
-        elif (answer := self.api.desk.answer(method, path.removeprefix("/v1"), headers, body)) is not None:
-            send(writer, 200, answer)
-            await writer.drain()
         else:
-            send(writer, 404, b'{"error": {"message": "no such path", "code": null}}')
+            try:
+                answer = self.api.desk.answer(method, path.removeprefix("/v1"), headers, body)
+            except Torn as torn:
+                send(writer, 200, torn.content, cut=len(torn.content) * 2 // 3)
+                return False
+            refusal = b'{"error": {"message": "no such path", "code": null}}'
+            send(writer, 200 if answer is not None else 404, refusal if answer is None else answer)
+            await writer.drain()
         return True
 
     async def _embeddings(self, writer: asyncio.StreamWriter, headers: dict[str, str], body: bytes) -> bool:

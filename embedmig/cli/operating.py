@@ -59,7 +59,10 @@ def sync(
         if follow:
             _follow(collection, stop)
             return
-        found = embedmig.sync(settings.project(), collection, repair=repair, retry_failed=retry_failed, stop=stop)
+        with live() as shown:
+            found = embedmig.sync(
+                settings.project(), collection, repair=repair, retry_failed=retry_failed, report=shown, stop=stop
+            )
     settings.show("spaces", found, lambda: synced_table(found))
     if codes := {one.exit_code for one in found if one.error}:
         raise typer.Exit(EXIT_NO if codes == {EXIT_NO} else EXIT_FAILED)
@@ -70,7 +73,8 @@ def _follow(collection: str | None, stop: threading.Event) -> None:
     from embedmig.report.live import HealthLine
 
     health = HealthLine(settings.err)
-    embedmig.follow(settings.project(), collection, report=health, stop=stop)
+    with live() as shown:
+        embedmig.follow(settings.project(), collection, report=health, events=shown, stop=stop)
     settings.err.print("stopped; what was claimed is finished")
 
 

@@ -10,6 +10,7 @@ from embedmig.commands.running import steps_between
 from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
+from embedmig.engine.throttle import at_most, control
 from embedmig.errors import EmbedmigError
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Context, Operation
@@ -81,7 +82,10 @@ def _seconds(context: Context, conn: Connection, space: Space) -> float | None:
     rows = context.manifest(conn, record).counts(conn).missing if record else count_rows(conn, source).eligible
     there = ledger_exists(conn, context.database.schema)
     before = context.ledger.measured(conn, context.registry.spaces_table, space.model) if there else None
-    return 0.0 if not rows else before.seconds_for(rows, None) if before else None
+    if not rows or before is None:
+        return None if rows else 0.0
+    asked = control(conn, context.registry, space.collection)
+    return at_most(asked, rows, before.seconds_for(rows, None))[0]
 
 
 def _record(context: Context, conn: Connection, collection: str, version: str) -> SpaceRecord | None:

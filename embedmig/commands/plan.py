@@ -10,6 +10,7 @@ from embedmig.commands.running import steps_between
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, scalar
 from embedmig.database.ledger import ledger_exists
+from embedmig.engine.throttle import at_most, control
 from embedmig.errors import AnswerIsNo, UsageError
 from embedmig.formatting import plural
 from embedmig.operations.base import Context
@@ -115,6 +116,7 @@ def forecast(
         spent = price.of(found.tokens)
         estimate = _refined(context, conn, space, estimate, found, price)
     time = _from_probe(found, estimate, settings) if found else _from_ledger(context, conn, space, estimate)
+    time = _throttled(context, conn, space, estimate, time)
     held, memory, wal = (
         _held(context, conn, space),
         _setting(conn, "maintenance_work_mem"),
@@ -190,6 +192,18 @@ def _from_ledger(context: Context, conn: Connection, space: Space, estimate: Est
     return Duration(
         seconds, None, None, f"as {before.when} embedded {plural(before.rows, 'row')} in {before.seconds:,.1f} s"
     )
+
+
+def _throttled(context: Context, conn: Connection, space: Space, estimate: Estimate, found: Duration) -> Duration:
+    """At the speed that an operator allows now, where that is the slower one."""
+    if found.seconds is None or not ledger_exists(conn, context.database.schema):
+        return found
+    asked = control(conn, context.registry, space.collection)
+    seconds, why = at_most(asked, estimate.rows or 0, found.seconds)
+    if not why:
+        return found
+    low, high = (None if bound is None else max(bound, seconds) for bound in (found.low, found.high))
+    return Duration(seconds, low, high, f"{found.known_by}; {why}")
 
 
 def _advice(context: Context, conn: Connection, found: Forecast) -> Advice:

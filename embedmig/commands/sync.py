@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 
 from psycopg import sql
 
 from embedmig.commands.project import ProjectLike, opened
+from embedmig.database import Connection
 from embedmig.engine import rescan
 from embedmig.engine.follower import POLL_SECONDS, Follower
-from embedmig.engine.sync import Synced
+from embedmig.engine.sync import KeptConnections, Sync, Synced
 from embedmig.errors import DatabaseInterrupted, DatabaseUnavailable
+from embedmig.events import Event
+from embedmig.operations.base import Context
 
 NUDGE = "embedmig_sync"
 
@@ -22,9 +28,12 @@ def sync(
     *,
     repair: bool = False,
     retry_failed: bool = False,
+    report: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
 ) -> list[Synced]:
-    """Takes the changes that wait now into every live space; one collection, or all of them."""
+    """Takes the changes that wait now into every live space; one collection, or all of them. ``report`` hears at once why it
+    waits: because the collection is paused, or throttled.
+    """
     project = opened(project)
     halt = stop or threading.Event()
     with project.working() as (context, conn):
@@ -35,7 +44,7 @@ def sync(
             if retry_failed:
                 for record in context.registry.spaces(conn, name):
                     context.registry.retry_failed(conn, record.id)
-            found += context.sync(conn, name, halt).once()
+            found += context.sync(conn, name, halt, report).once()
         return found
 
 
@@ -44,30 +53,54 @@ def follow(
     collection: str | None = None,
     *,
     report: Callable[[list[Synced]], None] | None = None,
+    events: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
     seconds: float = POLL_SECONDS,
 ) -> None:
     """Syncs until told to stop; several may run at once. Wakes when nudged by NOTIFY, and every second anyway: a
     trigger that notified would make all writers commit one after another.
 
-    A database that goes away is waited for, longer each time.
+    ``report`` hears what passes did, ``events`` why one waits. A database that goes away is waited for, longer each time; a
+    collection whose table is not as it should be is told of and tried again, and the others go on.
     """
     project = opened(project)
     halt, patience = stop or threading.Event(), seconds
-    with Follower() as follower:
+    heard = unrepeated(events) if events else None
+    database = project.context(start=True).database
+    follower = Follower()
+    with closing(KeptConnections(database)) as kept, follower:
         while not halt.is_set():
             try:
                 with project.working() as (context, conn):
                     conn.execute(sql.SQL("listen {}").format(sql.Identifier(NUDGE)))
                     while not halt.is_set():
                         for name in project.collections(collection):
-                            done = follower.collect()
-                            if report:
-                                report(done)
-                            follower.begin(context.sync(conn, name, halt))
+
+                            def passes(context: Context = context, conn: Connection = conn, name: str = name) -> Sync:
+                                return replace(context.sync(conn, name, halt, heard), connect=kept)
+
+                            follower.begin_collection(name, conn, passes)
+                        done = follower.collect()
+                        if report:
+                            report(done)
                         patience = seconds
                         for _ in conn.notifies(timeout=seconds, stop_after=1):
                             pass
             except (DatabaseInterrupted, DatabaseUnavailable):
                 halt.wait(patience)
                 patience = min(patience * 2, 60.0)
+    if report:
+        report(follower.collect())  # what was under way
+
+
+def unrepeated(report: Callable[[Event], None], seconds: float = 30.0) -> Callable[[Event], None]:
+    """Passes on what was not said within the last ``seconds``: every pass of a throttled collection says that it is."""
+    said: dict[str, float] = {}
+
+    def hear(event: Event) -> None:
+        text, now = str(event), time.monotonic()
+        if now - said.get(text, float("-inf")) >= seconds:
+            said[text] = now
+            report(event)
+
+    return hear

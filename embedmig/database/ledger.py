@@ -171,11 +171,13 @@ class Ledger:
     def measured(self, conn: Connection, spaces: sql.Identifier, model: str) -> Measured | None:
         """How fast a model was when it last embedded a thousand rows or more; else the last time that it embedded any.
 
-        What was noted of a backfill goes before the figures of a whole attempt, which have index and gate in them.
+        What was noted of a backfill goes before the figures of a whole attempt, which have index and gate in them. Of one that
+        an operator held to a speed, the seconds count in which it was at work.
         """
         newest = sql.SQL("select * from ({}) found order by rows >= 1000 desc, id desc limit 1")
         noted = sql.SQL(
-            """select (truth->>'rows')::bigint as rows, (truth->>'tokens')::bigint as tokens, (truth->>'seconds')::float8 as seconds,
+            """select (truth->>'rows')::bigint as rows, (truth->>'tokens')::bigint as tokens, case when (truth->>'throttled_seconds')::float8 > 0 and (truth->>'working_seconds')::float8 > 0
+                        then (truth->>'working_seconds')::float8 else (truth->>'seconds')::float8 end as seconds,
                  a.revision, a.started_at::date as day, a.id
                from {} o join {} a on a.id = o.attempt
                where truth->>'model' = %s and (truth->>'rows')::bigint > 0 and (truth->>'seconds')::float8 > 0"""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from embedmig.embedders.openai import OpenAIEmbedder
 from embedmig.embedders.openai_answers import read
 from embedmig.embedders.pacing import Policy, Transient, TransientFault
-from embedmig.errors import EmbedderUnavailable, Interrupted
+from embedmig.errors import BadAnswer, EmbedderUnavailable, Interrupted
 from embedmig.types import Answer
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ T = TypeVar("T")
 MARK = "embedmig"
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 QUEUE_FULL = "token_limit_exceeded"
+UNKNOWN_REQUEST = -1
+DOWNLOADS = 3  # of a file with a line that can't be read, before that line is passed by
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +113,55 @@ class BatchClient:
         return Remote(found.id, found.status, files, said, (errors[0].code or "") if errors else "")
 
     def lines(self, file: str) -> Iterator[Line]:
-        """A file's answers as they come, in any order; never all of them in memory."""
+        """A file's answers as they come, in any order; never all of them in memory.
+
+        A download that breaks off is begun again, and goes on behind the last whole line. A line that can't be read in any of
+        three downloads is passed by: which request it is of is not known, and its rows are as if it had not come.
+        """
+        done, unreadable, waited, tries = 0, 0, 0.0, 0
+        while True:
+            try:
+                for number, text in self._texts(file):
+                    if number < done or not text.strip():
+                        continue
+                    try:
+                        line = line_of(json.loads(text))
+                    except ValueError:  # half a line, or a bad one
+                        unreadable += 1
+                        if unreadable < DOWNLOADS:
+                            raise TransientFault("a line can't be read") from None
+                        line = Line(UNKNOWN_REQUEST, None, "the line can't be read")
+                    done, unreadable, waited, tries = number + 1, 0, 0.0, 0
+                    yield line
+                return
+            except Transient as failure:
+                tries += 1
+                waited += self._pause(failure, tries, waited, "the answers of a batch could not be fetched")
+
+    def _texts(self, file: str) -> Iterator[tuple[int, str]]:
+        """The lines of a file with their numbers. Raises :class:`Transient` where the connection breaks."""
         import openai
 
         try:
             with self._client.files.with_streaming_response.content(file) as response:
-                for text in response.iter_lines():
-                    if text.strip():
-                        yield line_of(json.loads(text))
-        except Exception as error:  # also the HTTP library's own, from within the stream, or ValueError: half a line
-            if not isinstance(error, openai.APIError | ValueError) and not from_http_library(error):
+                yield from enumerate(response.iter_lines())
+        except openai.APIStatusError as error:
+            raise self._embedder.status_error(error) from error
+        except Exception as error:  # also the HTTP library's own, from within the stream
+            if not isinstance(error, openai.APIError) and not from_http_library(error):
                 raise
+            raise TransientFault(type(error).__name__) from None
+
+    def _pause(self, failure: Transient, tries: int, waited: float, what: str) -> float:
+        """Waits before another try; returns for how many seconds. Raises :class:`EmbedderUnavailable` after too long."""
+        if waited > self._policy.give_up_after:
             raise EmbedderUnavailable(
-                f"the answers of a batch could not be fetched: {type(error).__name__}",
-                hint="run the same command again",
-            ) from None
+                f"{what}: {failure.reason}", hint="nothing is lost: run the same command again"
+            ) from failure
+        wait = failure.wait if failure.wait is not None else self._policy.delay(tries, random())  # noqa: S311  jitter
+        if self._stop.wait(wait):
+            raise Interrupted from failure
+        return max(wait, 0.1)
 
     def _call(self, ask: Callable[[], T], *, once: bool = False) -> T:
         waited, tries = 0.0, 0
@@ -134,14 +170,7 @@ class BatchClient:
             try:
                 return self._asked(ask)
             except Transient as failure:
-                if once or waited > self._policy.give_up_after:
-                    raise EmbedderUnavailable(
-                        f"the Batch API fails: {failure.reason}", hint="nothing is lost: run the same command again"
-                    ) from failure
-                wait = failure.wait if failure.wait is not None else self._policy.delay(tries, random())  # noqa: S311  jitter
-                if self._stop.wait(wait):
-                    raise Interrupted from failure
-                waited += max(wait, 0.1)
+                waited += self._pause(failure, tries, float("inf") if once else waited, "the Batch API fails")
 
     def _asked(self, ask: Callable[[], T]) -> T:
         import openai
@@ -161,11 +190,16 @@ def from_http_library(error: Exception) -> bool:
     return any(kind.__name__ in ("HTTPError", "StreamError") for kind in type(error).__mro__)
 
 
-def line_of(line: dict[str, object]) -> Line:
-    """One line of an output or an error file."""
+def line_of(line: object) -> Line:
+    """One line of an output or an error file. Raises :class:`ValueError` where it is none."""
+    if not isinstance(line, dict) or not str(line.get("custom_id")).isdecimal():
+        raise ValueError("not an answer")
     request = int(str(line["custom_id"]))
     response = line.get("response")
     body = response.get("body") if isinstance(response, dict) else None
     if isinstance(response, dict) and response.get("status_code") == 200 and isinstance(body, dict):
-        return Line(request, read(body, len(body.get("data", ()))))
+        try:
+            return Line(request, read(body, len(body.get("data", ()))))
+        except (BadAnswer, TypeError) as error:  # of this request alone
+            return Line(request, None, str(error))
     return Line(request, None, json.dumps(line.get("error") or body))

@@ -21,7 +21,7 @@ from embedmig.database.registry import Registry
 from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.engine.context import RunContext, SpendingLimit, Spent
-from embedmig.engine.outbox import TAKE, Changes
+from embedmig.engine.outbox import TAKE, Changes, Claim
 from embedmig.engine.pipeline import Pipeline, Request, requests_of
 from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
 from embedmig.engine.throttle import Throttle
@@ -112,6 +112,7 @@ class Backfill:
             self._ranges = Ranges(self.registry, self.store, self.settings)
             if not self.joins:
                 self._ranges.begin(self._reading)
+                Changes(self.registry, self.store).make_due(self._reading)
             self._before = self.spent.before if self.spent else self._ranges.total(self._reading)[0]
             self.limit.settle(0.0, self.spent.cost if self.spent else 0.0)
             with self._counting(), self._led():
@@ -243,8 +244,9 @@ class Backfill:
         async for request in live_requests(self._reading, changes, size, lambda: self.clock() < until):
             self._remember(request)
             yield request
-        while self.order == "hot" and (rows := await asyncio.to_thread(changes.take_hot, self._reading, size)):
-            for request in requests_of(rows, self.store, size):
+        while self.order == "hot" and await asyncio.to_thread(changes.has_hot, self._reading):
+            claims = await asyncio.to_thread(changes.claim_hot, self._reading, size)
+            async for request in requests_for(self._reading, changes, claims, size):
                 self._remember(request)
                 yield request
         self._live_looked = self.clock()
@@ -307,7 +309,8 @@ class Backfill:
         self.context.report(
             Progress(
                 "embedding", tally.rows, self._total, "rows", tally.tokens, tally.cost, active, tally.failed,
-                held_by=pace.reason if pace else "",
+                held_by=self._throttle.speed or (pace.reason if pace else ""),
+                working_seconds=self._pipeline.busy_seconds, throttled_seconds=self._throttle.throttled_seconds,
             )
         )  # fmt: skip
 
@@ -329,10 +332,18 @@ async def live_requests(
         and (claims := await asyncio.to_thread(changes.claim, conn, min(max(size, CLAIM_ROWS), left)))
     ):
         left -= len(claims)
-        wanted = await asyncio.to_thread(changes.settle_unneeded, conn, claims)
-        claim_of = {row.key: claim for claim, row in wanted}
-        for request in requests_of([row for _, row in wanted], changes.store, size):
-            yield replace(request, claims=tuple(claim_of[row.key] for row in request.rows))
+        async for request in requests_for(conn, changes, claims, size):
+            yield request
+
+
+async def requests_for(
+    conn: Connection, changes: Changes, claims: Sequence[Claim], size: int
+) -> AsyncIterator[Request]:
+    """What of claimed changes has to be embedded, as requests that settle them."""
+    wanted = await asyncio.to_thread(changes.settle_unneeded, conn, claims)
+    claim_of = {row.key: claim for claim, row in wanted}
+    for request in requests_of([row for _, row in wanted], changes.store, size):
+        yield replace(request, claims=tuple(claim_of[row.key] for row in request.rows))
 
 
 def page_size(page: Sequence[Row]) -> int:

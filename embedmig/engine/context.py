@@ -17,6 +17,13 @@ Fence: TypeAlias = Callable[[Connection, Tally], None]
 
 
 @dataclass
+class Waits:
+    """Seconds of a run in which it was paused or held back: they are not active time."""
+
+    held: float = 0.0
+
+
+@dataclass
 class RunContext:
     """On whose behalf vectors are moved.
 
@@ -28,6 +35,7 @@ class RunContext:
     stop: threading.Event = field(default_factory=threading.Event)
     guard: Callable[[], None] = lambda: None
     fence: Fence = lambda _conn, _did: None
+    waits: Waits = field(default_factory=Waits)
 
     def notice(self, text: str) -> None:
         """Reports a sentence."""

@@ -1,7 +1,7 @@
 """Syncing for as long as something else goes on: the daemon, and the other spaces while one is being filled.
 
-Each space has a thread of its own, so that a provider that hangs stops no other; one whose model fails is left alone
-for a while, longer each time.
+Each space has a thread of its own, so that a provider that hangs stops no other; one whose model fails, and a collection
+whose table does, is left alone for a while, longer each time.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 
 from embedmig.database import Connection, Database, translated
-from embedmig.engine.sync import Sync, Synced
+from embedmig.database.registry import SpaceRecord
+from embedmig.engine.sync import KeptConnections, Sync, Synced
 from embedmig.errors import EmbedmigError
 
 POLL_SECONDS = 1.0
@@ -28,31 +29,62 @@ class Follower:
     clock: Callable[[], float] = time.monotonic
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(64, "embedmig-sync"), init=False)
     _under_way: dict[int, Future[Synced]] = field(default_factory=dict, init=False)
-    _failures: dict[int, int] = field(default_factory=dict, init=False)
-    _rests_until: dict[int, float] = field(default_factory=dict, init=False)
+    _failures: dict[int | str, int] = field(default_factory=dict, init=False)
+    _rests_until: dict[int | str, float] = field(default_factory=dict, init=False)
+    _refused: list[Synced] = field(default_factory=list, init=False)
 
     def begin(self, sync: Sync, but: int | None = None) -> None:
         """A pass over every space that has none under way and does not rest; ``but`` names one to leave alone."""
         for record in sync.spaces():
-            rests = self._rests_until.get(record.id, 0.0) > self.clock()
-            if record.id not in self._under_way and record.id != but and not rests:
-                self._under_way[record.id] = self._threads.submit(sync.space, record)
+            if record.id not in self._under_way and record.id != but and not self._rests(record.id):
+                self._under_way[record.id] = self._threads.submit(space_pass, sync, record)
+
+    def begin_collection(self, name: str, conn: Connection, sync: Callable[[], Sync]) -> None:
+        """As :meth:`begin`; a collection that can't be looked at is told of by :meth:`collect`, and rests. Raises what a lost
+        connection raises.
+        """
+        if self._rests(name):
+            return
+        error = None
+        try:
+            with translated("syncing"):
+                self.begin(sync())
+        except EmbedmigError as failure:
+            if conn.closed:
+                raise
+            error = failure
+            self._refused.append(Synced(name, "", 0, 0, 0, 0.0, failure.message, failure.exit_code))
+        self._note(name, failed=error is not None)
 
     def collect(self) -> list[Synced]:
-        """What the passes that have ended did; raises what one of them raised."""
+        """What the passes that have ended did, and which collections could not be looked at."""
         ended = [space for space, pass_ in self._under_way.items() if pass_.done()]
-        return [self._note(space, self._under_way.pop(space).result()) for space in ended]
+        found = {space: self._under_way.pop(space).result() for space in ended}
+        for space, synced in found.items():
+            self._note(space, failed=synced.error is not None)
+        refused, self._refused = self._refused, []
+        return [*found.values(), *refused]
 
-    def _note(self, space: int, synced: Synced) -> Synced:
-        failures = self._failures[space] = self._failures.get(space, 0) + 1 if synced.error else 0
-        self._rests_until[space] = self.clock() + min(2.0**failures, LONGEST_REST) if failures else 0.0
-        return synced
+    def _rests(self, what: int | str) -> bool:
+        return self._rests_until.get(what, 0.0) > self.clock()
+
+    def _note(self, what: int | str, *, failed: bool) -> None:
+        failures = self._failures[what] = self._failures.get(what, 0) + 1 if failed else 0
+        self._rests_until[what] = self.clock() + min(2.0**failures, LONGEST_REST) if failures else 0.0
 
     def __enter__(self) -> Follower:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown()
+
+
+def space_pass(sync: Sync, record: SpaceRecord) -> Synced:
+    """A pass over a space. What goes wrong with it, its table dropped under it included, is an answer like any other."""
+    try:
+        return sync.space(record)
+    except EmbedmigError as failure:
+        return Synced(record.collection, record.version, 0, 0, 0, 0.0, failure.message, failure.exit_code)
 
 
 @contextmanager
@@ -73,12 +105,12 @@ def sync_other_spaces(
                 notice(text)
             said[place] = text
 
-        with Follower() as follower:
+        with closing(KeptConnections(database)) as kept, Follower() as follower:
             while not done.is_set():
                 try:
                     with translated("syncing"), database.connect("sync beside a backfill") as conn:
                         while not done.wait(POLL_SECONDS):
-                            follower.begin(sync(conn, done), but)
+                            follower.begin(replace(sync(conn, done), connect=kept), but)
                             for synced in follower.collect():
                                 error = synced.error
                                 say(synced.version, error and f"{synced.version} stays behind: {error}")

@@ -233,14 +233,32 @@ class Changes:
 
     # --- lazy on read
 
-    def take_hot(self, conn: Connection, limit: int) -> list[Row]:
-        """Rows that readers found lately and that the space lacks, the most read first; each is given once."""
+    def claim_hot(self, conn: Connection, limit: int) -> list[Claim]:
+        """Rows that readers found lately, the most read first, as changes that are claimed: whatever becomes of their
+        request, their entries stay until they are written. What waits as a change already is left to that.
+        """
         query = sql.SQL(
-            """delete from {hot} where ctid = any(array(select ctid from {hot} where space = {space}
-                 order by reads desc limit {limit} for update skip locked)) returning key"""
-        ).format(hot=self.registry.hot_table, space=sql.Literal(self.store.record.id), limit=sql.Literal(limit))
-        claims = [Claim(tuple(row[0]), 0) for row in conn.execute(query)]
-        return [row for _, row in sorted(self.wanted(conn, claims).items())] if claims else []
+            """with found as (
+                 delete from {hot} where ctid = any(array(select ctid from {hot} where space = {space}
+                   order by reads desc limit {limit} for update skip locked)) returning key)
+               insert into {pending} (space, key, changed_at, attempts, claimed_by, claimed_until)
+               select {space}, key, now(), 1, pg_backend_pid(), now() + make_interval(secs => {lease}) from found
+               on conflict (space, key) do nothing returning key, generation"""
+        ).format(
+            hot=self.registry.hot_table, pending=self.registry.pending_table, lease=sql.Literal(LEASE_SECONDS),
+            space=sql.Literal(self.store.record.id), limit=sql.Literal(limit),
+        )  # fmt: skip
+        return [Claim(tuple(row[0]), row[1]) for row in conn.execute(query)]
+
+    def has_hot(self, conn: Connection) -> bool:
+        """Whether readers found rows that were not taken yet."""
+        query = sql.SQL("select exists (select from {} where space = %s)").format(self.registry.hot_table)
+        return bool(scalar(conn, query, (self.store.record.id,)))
+
+    def make_due(self, conn: Connection) -> None:
+        """Entries that wait after a failure may be taken now: somebody runs the command again."""
+        query = sql.SQL("update {} set not_before = now() where space = %s and not_before > now()")
+        conn.execute(query.format(self.registry.pending_table), (self.store.record.id,))
 
     def _claims(self, claims: Sequence[Claim]) -> sql.Composed:
         """The claims as a relation ``c``: the key's columns in their types, ``embedmig_key``, ``embedmig_generation``, ``embedmig_place`` from 1."""

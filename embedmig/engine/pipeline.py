@@ -74,7 +74,8 @@ class Pipeline:
     """Embeds what a feed gives into one space.
 
     No request is begun that could pass the ``limit``, what other workers spend included, which ``look`` asks the database
-    for. ``committed`` hears of every commit. ``copied`` is the part of the tally that ``ranges`` know of.
+    for. ``committed`` hears of every commit. ``copied`` is the part of the tally that ``ranges`` know of. In ``busy_seconds`` a
+    request was at the model or being written.
     """
 
     registry: Registry
@@ -92,6 +93,8 @@ class Pipeline:
     elsewhere: Tally = field(default_factory=Tally, init=False)
     workers: int = field(default=1, init=False)
     failure: BaseException | None = field(default=None, init=False)
+    busy_seconds: float = field(default=0.0, init=False)
+    _in_hand: int = field(default=0, init=False)
     _looked: float = field(default=float("-inf"), init=False)
     _writer_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
@@ -155,6 +158,18 @@ class Pipeline:
             for task in (writer, *workers):  # all have ended, unless this was cancelled
                 task.cancel()
 
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        if not self._in_hand:
+            self._busy_since = self.clock()
+        self._in_hand += 1
+        try:
+            yield
+        finally:
+            self._in_hand -= 1
+            if not self._in_hand:
+                self.busy_seconds += self.clock() - self._busy_since
+
     # --- embedding
 
     async def _embed_all(self, todo: asyncio.Queue[Request | None], done: asyncio.Queue[Embedded | None]) -> None:
@@ -165,7 +180,9 @@ class Pipeline:
             if request.range is not None and request.range.over:
                 continue  # taken over: what the model made of it would be refused
             try:
-                await done.put(await self._embed(request))
+                with self._busy():
+                    embedded = await self._embed(request)
+                await done.put(embedded)
             except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
                 self._fail(error)
                 await self._release(request)
@@ -235,7 +252,8 @@ class Pipeline:
         """One at a time: the writing connection is shared by those who finish and those who put back."""
         async with self._writer_lock:
             try:
-                await asyncio.to_thread(work)
+                with self._busy():
+                    await asyncio.to_thread(work)
             except Exception as error:  # noqa: BLE001  kept, and raised when the other tasks have ended
                 self._fail(WriterFailed(error))
 

@@ -6,8 +6,9 @@ under their content hash. One provider that is down does not stop the other spac
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from embedmig.config import ThrottleSettings
@@ -45,10 +46,34 @@ class Synced:
     exit_code: int = 0
 
 
+class KeptConnections:
+    """Connections of the passes of a process that goes on: those of passes that ended well are used again. Close it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._idle: list[Connection] = []
+
+    @contextmanager
+    def __call__(self, purpose: str) -> Iterator[Connection]:
+        """A connection for as long as a pass takes; closed where the pass fails, so that what it claimed is free at once."""
+        conn = self._idle.pop() if self._idle else self._database.connect(purpose)
+        try:
+            yield conn
+        except BaseException:
+            conn.close()
+            raise
+        if not conn.closed:
+            self._idle.append(conn)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
 @dataclass
 class Sync:
     """Passes over the live spaces of one collection. ``encoder`` gives a space's model, as it was when it was made, and
-    ``limit`` what it may spend.
+    ``limit`` what it may spend. ``connect`` gives the passes their connections: new ones, unless something else is said.
     """
 
     database: Database
@@ -58,6 +83,10 @@ class Sync:
     limit: Callable[[SpaceRecord], SpendingLimit]
     context: RunContext
     throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
+    connect: Callable[[str], AbstractContextManager[Connection]] | None = None
+
+    def __post_init__(self) -> None:
+        self._connect = self.connect or self.database.connect
 
     def once(self, only: str | None = None) -> list[Synced]:
         """Takes in what waits now, all spaces at the same time; ``only`` names one version."""
@@ -68,7 +97,7 @@ class Sync:
     def spaces(self, *, now: bool = False) -> list[SpaceRecord]:
         """The live spaces that embedmig writes; where triggers don't see all changes, looks for them first, and ``now`` for
         those, too, that take a scan of the table."""
-        with translated("syncing"), self.database.connect("sync reader") as reading:
+        with translated("syncing"), self._connect("sync reader") as reading:
             rescan(reading, self.registry, self.source, now=now)
             found = self.registry.spaces(reading, self.source.collection.name)
             written = [record for record in found if record.state in LIVE and record.writer == "embedmig"]
@@ -78,7 +107,7 @@ class Sync:
         """One pass over one space. A model that fails is an answer, not an error: the other spaces go on."""
         store, tally, error, code = open_manifest(self.source, record), Tally(), None, 0
         changes = Changes(self.registry, store)
-        with translated("syncing"), self.database.connect("sync reader") as reading:
+        with translated("syncing"), self._connect("sync reader") as reading:
             store.check_key(reading)
             while changes.distribute(reading):
                 pass
@@ -90,6 +119,8 @@ class Sync:
                 if error or tally.rows:  # entries that wait for another try say nothing about the model
                     self.registry.save_model_error(reading, record.id, error)
             left = changes.waiting(reading)
+            if error:
+                reading.close()  # what is claimed and was not asked for is free at once
         return Synced(
             record.collection, record.version, tally.rows, tally.failed, left.count, left.oldest_seconds, error, code
         )

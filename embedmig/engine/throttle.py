@@ -35,6 +35,20 @@ def control(conn: Connection, registry: Registry, collection: str) -> Control:
     return Control(*row) if row else Control()
 
 
+def at_most(asked: Control, rows: int, seconds: float) -> tuple[float, str]:
+    """How long so many rows take, at a speed that is asked for if that is slower; and why, in words, where it is."""
+    if asked.rows_per_second is None or (least := rows / asked.rows_per_second) <= seconds:
+        return seconds, ""
+    return least, throttled(asked)
+
+
+def throttled(asked: Control) -> str:
+    """In words, to which speed an operator holds the work; empty where to none."""
+    if asked.rows_per_second is None:
+        return ""
+    return f"throttled to {asked.rows_per_second:g} rows/s by {asked.set_by}{because(asked.reason)}"
+
+
 def set_control(conn: Connection, registry: Registry, collection: str, wanted: Control) -> None:
     """Writes down what is asked; running backfills see it within a second."""
     query = sql.SQL(
@@ -45,11 +59,16 @@ def set_control(conn: Connection, registry: Registry, collection: str, wanted: C
     conn.execute(query, (collection, wanted.paused, wanted.rows_per_second, wanted.reason, wanted.set_by))
 
 
+def because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
 @dataclass
 class Throttle:
     """Asked before every request: what an operator wants, how far the standbys are behind, what the user's query says.
 
-    ``held_seconds`` is time spent waiting, which is not active time. ``workers`` share the speed that is allowed.
+    ``held_seconds`` were spent paused or held back: no time of the run. ``throttled_seconds`` were spent at the speed that an
+    operator allows: time of the run, but not of the model. ``workers`` share that speed.
     """
 
     registry: Registry
@@ -59,6 +78,7 @@ class Throttle:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     held_seconds: float = 0.0
+    throttled_seconds: float = 0.0
     workers: int = 1
     _looked: float = field(default=float("-inf"), init=False)
     _control: Control = field(default_factory=Control, init=False)
@@ -72,12 +92,22 @@ class Throttle:
         while (why := await asyncio.to_thread(self._why_not, conn)) and not self.context.stop.is_set():
             self._say(why)
             await self.sleep(LOOK_SECONDS / 2)
-        self._say("")
+            now = self.clock()
+            self.held_seconds += now - began
+            self.context.waits.held += now - began
+            began = now
+        self._say(self.speed)
         if speed := self._control.rows_per_second:
+            began = self.clock()
             while (left := self._free_at - self.clock()) > 0 and not self.context.stop.is_set():
                 await self.sleep(min(left, LOOK_SECONDS / 2))
             self._free_at = max(self._free_at, self.clock()) + rows * self.workers / speed
-        self.held_seconds += self.clock() - began
+            self.throttled_seconds += self.clock() - began
+
+    @property
+    def speed(self) -> str:
+        """To which speed an operator holds the work, in words; empty where to none."""
+        return throttled(self._control)
 
     def _why_not(self, conn: Connection) -> str:
         if self.clock() - self._looked >= LOOK_SECONDS or self._control.paused:
@@ -85,7 +115,7 @@ class Throttle:
             self._control = control(conn, self.registry, self.collection)
             self._strain = self._strained(conn)
         if self._control.paused:
-            return f"paused by {self._control.set_by}" + (f": {self._control.reason}" if self._control.reason else "")
+            return f"paused by {self._control.set_by}{because(self._control.reason)}"
         return self._strain
 
     def _strained(self, conn: Connection) -> str:
@@ -100,5 +130,5 @@ class Throttle:
 
     def _say(self, text: str) -> None:
         if text != self._said:
-            self.context.notice(text or "goes on")
+            self.context.notice(f"{self.collection}: {text or 'goes on'}")
         self._said = text

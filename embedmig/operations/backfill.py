@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from psycopg import sql
 
@@ -25,6 +25,9 @@ from embedmig.planning.tokens import weigh
 from embedmig.source import table as sources
 from embedmig.stores import Manifest
 from embedmig.types import Estimate, Space, Tally
+
+if TYPE_CHECKING:
+    from embedmig.engine.batch_api.sender import SenderLock
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ def fill(
     Raises :class:`ModelChanged` before anything is embedded where the model is no longer the one that it was.
     """
     from embedmig.engine.batch_api.claims import Claims
+    from embedmig.engine.batch_api.sender import SenderLock
 
     store = context.manifest(conn, record)
     model_check.check(conn, context.registry, record, context.encoder(record.space, record.weights))
@@ -124,15 +128,36 @@ def fill(
     def sync_beside(beside: Connection, stop: threading.Event) -> Sync:
         return context.sync(beside, record.collection, stop)
 
-    with sync_other_spaces(context.database, sync_beside, record.id, run.notice):
-        by_batches = config.settings(record.space.provider).mode == "batch" and not joins
-        tally = fill_by_api_batches(context, store, encoder, run) if by_batches else Tally()
+    def by_batches(lock: SenderLock, *, sends: bool) -> Tally:
+        guarded = replace(run, guard=both(run.guard, lock.require))
+        return fill_by_api_batches(context, store, encoder, guarded, sends=sends)
+
+    with (
+        sync_other_spaces(context.database, sync_beside, record.id, run.notice),
+        SenderLock(context.database, record.id, run) as lock,
+    ):
+        sends = config.settings(record.space.provider).mode == "batch" and not joins
+        tally = by_batches(lock, sends=True) if sends and lock.send_or_share() else Tally()
+        lock.share()
         tally = tally.plus(by_requests())
         if not joins and Claims(context.registry, record.id).sent(conn):  # of a time when the mode was another
-            tally = tally.plus(fill_by_api_batches(context, store, encoder, run, sends=False)).plus(by_requests())
-    if record.state == "building":
+            lock.send()
+            tally = tally.plus(by_batches(lock, sends=False))
+            lock.share()
+            tally = tally.plus(by_requests())
+    if not joins:  # who leads ends last: it looks for rows behind the last range
         context.registry.set_state(conn, record.id, "ready", only_from="building")
     return tally
+
+
+def both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], None]:
+    """Calls one after the other."""
+
+    def call() -> None:
+        one()
+        other()
+
+    return call
 
 
 def fence_of_joined(context: Context, record: SpaceRecord) -> Fence:

@@ -7,6 +7,7 @@ There are two kinds. A *transactional* one is applied in one transaction, and it
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.engine.context import RunContext, Spending, SpendingLimit
 from embedmig.engine.sync import Sync
 from embedmig.errors import AliasMoved, EmbedderMisconfigured, PlanError
+from embedmig.events import Event
 from embedmig.planning.prices import price
 from embedmig.revisions.progress import FlipHistory, Way
 from embedmig.source import Source
@@ -97,8 +99,13 @@ class Context:
         if expected := pinned or space.weights:
             refuse_other_weights(space, expected, embedder.weights(), in_database=bool(pinned))
 
-    def sync(self, conn: Connection, collection: str, stop: threading.Event) -> Sync:
-        """What takes captured changes into the collection's spaces; its table is looked up anew, as it is now."""
+    def sync(
+        self, conn: Connection, collection: str, stop: threading.Event, report: Callable[[Event], None] | None = None
+    ) -> Sync:
+        """What takes captured changes into the collection's spaces; its table is looked up anew, as it is now.
+
+        ``report`` hears why it waits.
+        """
         self._sources.pop(collection, None)
         return Sync(
             self.database,
@@ -106,7 +113,7 @@ class Context:
             self.source(conn, collection),
             encoder=lambda record: self.encoder(record.space, record.weights),
             limit=lambda record: self.limit(record.space),
-            context=RunContext(stop=stop),
+            context=RunContext(report, stop) if report else RunContext(stop=stop),
             throttle=self.config.throttle,
         )
 

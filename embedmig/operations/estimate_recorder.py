@@ -10,6 +10,7 @@ from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, first_line
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders import create
+from embedmig.engine.throttle import at_most, control
 from embedmig.errors import EmbedmigError
 from embedmig.events import Event
 from embedmig.operations.base import Run
@@ -108,6 +109,9 @@ class EstimateRecorder:
             found = estimate_of(self.space, self.settings, rows, extrapolate(self.sample, rows, None))
             before = self.run.context.ledger.measured(conn, self.run.context.registry.spaces_table, self.space.model)
             seconds = before.seconds_for(rows, found.tokens) if before else None
+            if seconds is not None:
+                asked = control(conn, self.run.context.registry, self.space.collection)
+                seconds, _ = at_most(asked, rows, seconds)
             self._note(conn, "estimate", {
                 "rows": rows, "tokens": found.tokens, "tokens_error": found.tokens_error, "tokens_basis": found.tokens_basis,
                 "cost_usd": found.cost, "seconds": seconds, "bytes": found.bytes,
@@ -123,7 +127,8 @@ class EstimateRecorder:
             self._note(conn, "truth", {
                 "collection": self.space.collection, "version": self.record.version, "model": self.space.model,
                 "rows": done.done, "tokens": done.tokens or None, "cost_usd": done.cost,
-                "seconds": round(done.active_seconds, 3), "bytes": grown,
+                "seconds": round(done.active_seconds, 3), "working_seconds": round(done.working_seconds, 3),
+                "throttled_seconds": round(done.throttled_seconds, 3), "bytes": grown,
             })  # fmt: skip
 
     def _bytes(self, conn: Connection) -> int:

@@ -60,7 +60,9 @@ class Gate(Operation):
         """Takes in what waits, measures, keeps the verdicts, and goes on or raises :class:`GateClosed`."""
         record = run.record(self.collection, self.version)
         if record.writer == "embedmig":
-            run.context.sync(run.conn, self.collection, run.stop).once(only=self.version)
+            sync = run.context.sync(run.conn, self.collection, run.stop, run.report)
+            sync.context.waits = run.waits
+            sync.once(only=self.version)
         asked = self.thresholds(run.context)
         verdicts = evaluate(run.context, run.conn, record, asked)
         verdicts += evaluate_evidence(run.context, run.conn, record, self.evidence, asked.completeness)

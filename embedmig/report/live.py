@@ -94,20 +94,28 @@ class Live:
 
 
 class HealthLine:
-    """What a syncing daemon says: a line when it did something, and one every 30 seconds that it is alive."""
+    """What a syncing daemon says: a line when it did something, and one every 30 seconds that it is alive.
+
+    A line has every error since the line before, and of each space what its last pass left: most passes end between two.
+    """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
         self._said = float("-inf")
+        self._last: dict[tuple[str, str], Synced] = {}
+        self._errors: dict[str, None] = {}
 
     def __call__(self, found: Sequence[Synced]) -> None:
         rows = sum(one.rows for one in found)
-        if not rows and self._clock() - self._said < PLAIN_SECONDS:
-            return
+        self._last.update({(one.collection, one.version): one for one in found})
+        self._errors.update({f"; {one.version or one.collection}: {one.error}": None for one in found if one.error})
+        if not self._last or (not rows and self._clock() - self._said < PLAIN_SECONDS):
+            return  # before the first pass has ended nothing is known
         self._said = self._clock()
-        waiting, oldest = sum(one.waiting for one in found), max((one.oldest_seconds for one in found), default=0.0)
-        errors = "".join(f"; {one.version}: {one.error}" for one in found if one.error)
+        waiting = sum(one.waiting for one in self._last.values())
+        oldest = max(one.oldest_seconds for one in self._last.values())
+        errors, self._errors = "".join(self._errors), {}
         line = f"{datetime.now(UTC):%H:%M:%S} synced {plural(rows, 'row')}, {waiting:,} wait, oldest {duration(oldest)}{errors}"
         self._console.print(Text(line), soft_wrap=True)
 

@@ -34,7 +34,9 @@ def exposition(status: Status) -> str:
     grouped: dict[str, list[str]] = {}
     for name, labels, value in samples(status):
         shown = ",".join(f'{key}="{escape(text)}"' for key, text in labels.items())
-        grouped.setdefault(name, []).append(f"{name}{{{shown}}} {value:g}" if labels else f"{name} {value:g}")
+        grouped.setdefault(name, []).append(
+            f"{name}{{{shown}}} {figure(value)}" if labels else f"{name} {figure(value)}"
+        )
     lines = []
     for name, rows in grouped.items():
         lines += [f"# HELP {name} {HELP[name]}", f"# TYPE {name} gauge", *rows]
@@ -76,6 +78,11 @@ def _space(labels: dict[str, str], space: SpaceStatus) -> Iterator[Sample]:
     yield "embedmig_space_batch_rows", labels, sum(batch["rows"] for batch in space.batches)
     yield "embedmig_space_bytes", labels, space.bytes
     yield "embedmig_space_gate_open", labels, float(all(gate.passed for gate in space.gates))
+
+
+def figure(value: float) -> str:
+    """All digits: a whole number as one, another so that it reads back as it is."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def escape(text: str) -> str:

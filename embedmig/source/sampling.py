@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from embedmig.database import Connection, ident, planned_rows
+from embedmig.database import Connection, ident, planned_rows, scalar
 from embedmig.source.rows import Key
 from embedmig.source.table import HAS_TEXT, Column, Source, comma
 
@@ -57,8 +57,12 @@ def leaves(conn: Connection, relation: sql.Composable) -> list[int]:
 
 
 def about(conn: Connection, relation: sql.Composable, most: int = SIZE_PAGES) -> int:
-    """How many rows a table has: by its statistics; where it has none yet, by about ``most`` of its pages."""
+    """How many rows a table has: counted where it has no more than ``most`` pages, or else by its statistics; where it has
+    none yet, by about ``most`` of its pages.
+    """
     pages = some_pages(conn, relation, most)
+    if pages.percent == 100.0:
+        return int(scalar(conn, sql.SQL("select count(*) from {}").format(relation)))
     if pages.analysed:
         return planned_rows(conn, relation)
     query = sql.SQL("select count(*), count(distinct (tableoid, (ctid::text::point)[0])) from {} {}")

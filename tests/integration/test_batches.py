@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import embedmig
+from embedmig.embedders.openai_batch import BatchClient
 from embedmig.engine import batch_api
-from embedmig.errors import EmbedderMisconfigured, EmbedderUnavailable, Interrupted
+from embedmig.errors import AnswerIsNo, EmbedderMisconfigured, EmbedderUnavailable, Interrupted, RunSuperseded
 from embedmig.events import Event, Notice
 from tests.openai_server import OpenAIServer, vector
 from tests.project import CONFIG, Project
@@ -255,3 +257,68 @@ def test_no_batch_is_sent_that_could_pass_max_cost(ready: Project) -> None:
             upgrade(ready)
         assert server.api.desk.batches == {}
         assert ready.one("select count(*) from embedmig.batch_rows") == 0
+
+
+def test_one_bad_line_of_an_answer_costs_its_rows_a_request_and_the_others_nothing(ready: Project) -> None:
+    with OpenAIServer(batches=({"bad": [2]},)) as server:
+        configure(ready, server)
+        upgrade(ready)
+        assert len(server.api.desk.batches) == 1
+        assert server.stats.answered == ORDINARY + 5, "one line has five rows"
+    whole(ready)
+
+
+def test_a_download_that_breaks_off_is_begun_again(ready: Project) -> None:
+    with OpenAIServer(batches=({"torn": 2},)) as server:
+        configure(ready, server)
+        upgrade(ready)
+        assert server.stats.in_batches == ROWS
+        assert server.stats.answered == ORDINARY, "nothing is asked for at the full price"
+    whole(ready)
+
+
+def test_of_two_runs_one_sends_and_nothing_is_paid_for_twice(ready: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploading, waits = threading.Event(), threading.Event()
+    send = BatchClient.send
+
+    def slow_send(client: BatchClient, lines: bytes, mark: str) -> str:
+        uploading.set()
+        assert waits.wait(60), "the second run waits for the first"
+        return send(client, lines, mark)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Notice) and "another run sends API batches" in event.text:
+            waits.set()
+
+    with OpenAIServer(batches=({"looks": 3},)) as server:
+        configure(ready, server)
+        with pytest.raises(AnswerIsNo):
+            embedmig.upgrade(ready.opened(), no_wait=True)
+        before = server.stats.answered
+        monkeypatch.setattr(BatchClient, "send", slow_send)
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(upgrade, ready)
+            assert uploading.wait(60)
+            second = threads.submit(embedmig.backfill, ready.opened(), "docs", report=listen)
+            assert second.result(60).rows == 0
+            first.result(60)
+        assert (len(server.api.desk.batches), server.stats.in_batches) == (1, ROWS)
+        assert server.stats.answered - before <= 2 * ORDINARY, "probes and canary texts"
+    whole(ready)
+
+
+def test_a_claim_that_was_lost_while_its_batch_was_sent_is_noticed(
+    ready: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = BatchClient.send
+
+    def meanwhile(client: BatchClient, lines: bytes, mark: str) -> str:
+        with ready.connect() as conn:
+            conn.execute("delete from embedmig.batches")
+        return send(client, lines, mark)
+
+    monkeypatch.setattr(BatchClient, "send", meanwhile)
+    with OpenAIServer() as server:
+        configure(ready, server)
+        with pytest.raises(RunSuperseded, match="gave the rows of API batch batch_0 free"):
+            upgrade(ready)

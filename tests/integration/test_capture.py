@@ -250,6 +250,39 @@ def test_adopted_vectors_are_kept_fresh_where_they_are_when_embedmig_writes_them
     assert project.one("select count(*) from embedmig.pending_changes") == 0
 
 
+@pytest.mark.parametrize("writer", ["embedmig", "application"])
+def test_repair_does_for_adopted_vectors_what_gate_and_audit_recommend_it_for(project: Project, writer: str) -> None:
+    project.documents(10)
+    with project.connect() as conn:
+        conn.execute("alter table documents add column embedding vector(64)")
+        conn.execute("update documents set embedding = array_fill(0.125, array[64])::vector")
+    project.script(
+        "0001_adopt.py",
+        "from embedmig import Space, op\nrevision = '0001'\ndown_revision = None\n"
+        "OLD = Space(collection='docs', model='wordllama/l2-supercat', version='0.4', dimensions=64)\n"
+        "def upgrade():\n"
+        f"    op.adopt_space(OLD, table='documents', column='embedding', writer={writer!r})\n"
+        "    op.flip_alias('docs', to=OLD)\n",
+    )
+    embedmig.upgrade(project.opened())
+    with project.connect() as conn:
+        conn.execute("drop trigger if exists embedmig_docs_update on documents")
+        conn.execute("drop trigger if exists embedmig_docs_insert on documents")
+        conn.execute("insert into documents (id, title, body) values (100, 'new', 'while the triggers were away')")
+        conn.execute("update documents set embedding = null where id = 3")
+
+    def recommended() -> list[str]:
+        found = embedmig.audit(project.opened(), "docs").findings
+        said = [*closed(project).values(), *(one.hint for one in found)]
+        return [text for text in said if "--repair" in text]
+
+    assert bool(recommended()) == (writer == "embedmig")
+    embedmig.sync(project.opened(), "docs", repair=True)
+    assert recommended() == []
+    missing = project.one("select count(*) from documents where embedding is null")
+    assert missing == (0 if writer == "embedmig" else 2)
+
+
 # --- what goes wrong inside a trigger, and rows that come without one ---------------------------------------------
 
 

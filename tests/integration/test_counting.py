@@ -9,7 +9,9 @@ import pytest
 
 import embedmig
 from embedmig import SpaceStatus
+from embedmig.database import ident
 from embedmig.gates import counting
+from embedmig.source.sampling import about
 from tests.in_process import Fake, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
@@ -199,3 +201,15 @@ def downgrade() -> None:
 
 assert OLD.tag == {json.dumps(tag(4))}
 """
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_a_small_table_is_counted_whether_it_was_analysed_or_not(conn: psycopg.Connection, analysed: bool) -> None:
+    conn.execute("create table small (id int) with (autovacuum_enabled = false)")
+    if analysed:
+        conn.execute("insert into small select generate_series(1, 3000)")
+        conn.execute("analyze small")
+        conn.execute("delete from small where id > 7")
+    else:
+        conn.execute("insert into small select generate_series(1, 7)")
+    assert about(conn, ident("small")) == 7

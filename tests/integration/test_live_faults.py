@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -13,6 +15,7 @@ import pytest
 
 import embedmig
 from embedmig import embedders, runner
+from embedmig.database import Database
 from embedmig.engine.outbox import TAKE, Changes
 from embedmig.errors import (
     AnswerIsNo,
@@ -342,7 +345,8 @@ def test_a_transaction_open_across_the_whole_migration_is_taken_in_when_it_commi
 
 def test_a_source_that_was_renamed_is_named_in_the_error_and_found_again_under_its_name(live: Live) -> None:
     live.do("alter table documents rename to papers")
-    for command in (embedmig.status, embedmig.sync, embedmig.upgrade):
+    assert "table documents is not there" in str(embedmig.status(live.opened).collections["docs"].error)
+    for command in (embedmig.sync, embedmig.upgrade):
         with pytest.raises(SourceError, match="table documents is not there"):
             command(live.opened)
     live.do("update papers set body = 'written under another name' where id = 1")
@@ -477,4 +481,123 @@ def test_the_alias_makes_room_for_a_schema_change_and_comes_back_with_its_grants
     assert live.project.one("select count(*) from docs_embeddings") == 40
     live.do("update documents set title = 'as wide as before' where id = 1")
     embedmig.sync(live.opened, "docs")
+    live.expect_exact()
+
+
+@dataclass
+class HotFails:
+    """A model whose request with the hot row fails, when all others have been answered."""
+
+    broken: bool = True
+    others: set[str] = field(default_factory=set)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def create(self, space: Space, _: object) -> FakeEmbedder:
+        outer = self
+
+        class Embedder(FakeEmbedder):
+            async def embed(self, texts: list[str], role: Any) -> Any:
+                if outer.broken and any(text.startswith("boundary 3\n") for text in texts):
+                    await outer.answered.wait()
+                    raise EmbedderUnavailable("connection reset")
+                outer.others.update(text for text in texts if "\n\n" in text)
+                if len(outer.others) >= ROWS - 1:
+                    outer.answered.set()
+                return await super().embed(texts, role)
+
+        return Embedder(space.dimensions, limits=Limits(5, 2))
+
+
+ROWS = 40
+
+
+def test_after_a_failed_hot_request_the_same_command_leaves_no_row_behind(project: Project) -> None:
+    model = HotFails()
+    embedders.register("fake", model.create)
+    project.documents(ROWS)
+    space_script(project)
+    with pytest.raises(AnswerIsNo):
+        embedmig.upgrade(project.opened(), no_wait=True)
+    with project.connect() as conn:
+        conn.execute("insert into embedmig.hot_rows (space, key) select id, '{3}' from embedmig.spaces")
+    with pytest.raises(EmbedderUnavailable, match="connection reset"):
+        embedmig.backfill(project.opened(), "docs")
+    assert project.one("select state from embedmig.spaces") == "building"
+    model.broken = False
+    embedmig.backfill(project.opened(), "docs")
+    assert project.one("select state from embedmig.spaces") == "ready"
+    project.expect_exact(embed=unit_vectors)
+
+
+@pytest.mark.parametrize("state", ["active", "retained"])
+def test_a_backfill_that_ends_late_takes_no_space_back_to_ready(live: Live, state: str) -> None:
+    with pytest.raises(AnswerIsNo):
+        embedmig.upgrade(live.opened, no_wait=True)
+    newest = f"version = '{NEW}'"
+    live.model.before = at_call(4, lambda: live.do(f"update embedmig.spaces set state = '{state}' where {newest}"))
+    embedmig.backfill(live.opened, "docs")
+    assert live.project.one(f"select state from embedmig.spaces where {newest}") == state
+
+
+@pytest.mark.parametrize("fault", ["alter table notes rename body to text", "drop table notes cascade"])
+def test_a_daemon_outlives_one_collections_fault_and_goes_on_with_the_others(live: Live, fault: str) -> None:
+    notes = "create table notes (id int primary key, body text); insert into notes values (1, 'a note')"
+    live.do(notes)
+    live.project.configure(CONFIG, '\n[collections.notes]\ntable = "notes"\nkey = "id"\ntext = "body"\nalias = "n"\n')
+    script = next(live.project.migrations.glob("0002*"))
+    script.write_text(
+        script.read_text().replace('"docs"', '"notes"').replace("'docs'", "'notes'").split("def downgrade")[0]
+    )
+    embedmig.upgrade(live.opened)
+    live.do(f"drop view n; {fault}")
+    heard: list[embedmig.Synced] = []
+    with following(live, heard):
+        wait_until(lambda: [one for one in heard if one.collection == "notes" and one.error], "the fault to be told")
+        live.do("update documents set body = 'edited' where id = 1")
+        wait_until(lambda: sum(one.rows for one in heard if one.collection == "docs") >= 1, "the other to be synced")
+
+
+def test_an_idle_daemon_keeps_its_connections(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedmig.upgrade(live.opened)
+    opened, connect = [0], Database.connect
+
+    def counted(database: Database, *given: Any, **more: Any) -> Any:
+        opened[0] += 1
+        return connect(database, *given, **more)
+
+    heard: list[embedmig.Synced] = []
+    with following(live, heard):
+        wait_until(lambda: len(heard) > 6, "some passes")
+        monkeypatch.setattr(Database, "connect", counted)
+        passed = len(heard)
+        wait_until(lambda: len(heard) > passed + 20, "more passes")
+    assert opened[0] <= 1, "two spaces: two passes at once at most"
+
+
+@contextmanager
+def following(live: Live, heard: list[embedmig.Synced]) -> Iterator[None]:
+    """``sync --follow`` in a thread, while this lasts."""
+    stop = threading.Event()
+    given: dict[str, Any] = {"report": heard.extend, "stop": stop, "seconds": 0.05}
+    running = Daemon(lambda: embedmig.follow(live.opened, **given))
+    running.start(0)
+    try:
+        yield
+    finally:
+        stop.set()
+        running.join()
+
+
+def test_a_paused_sync_and_a_paused_gate_say_so_at_once(live: Live) -> None:
+    embedmig.upgrade(live.opened)
+    for command in (embedmig.sync, lambda project, report: embedmig.downgrade(project, "-1", report=report)):
+        live.do("update documents set body = body || ' again' where id = 3")
+        embedmig.pause(live.opened, "docs", "month end")
+        said: list[str] = []
+        running = Daemon(lambda command=command, said=said: command(live.opened, report=lambda e: said.append(str(e))))  # type: ignore[misc]
+        running.start(0)
+        wait_until(lambda said=said: any("docs: paused by" in text for text in said), "the wait to be said")  # type: ignore[misc]
+        embedmig.resume(live.opened, "docs")
+        running.join()
+    embedmig.sync(live.opened, "docs")  # a gate waits for its own space alone
     live.expect_exact()

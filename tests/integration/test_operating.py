@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import signal
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
 import embedmig
 from embedmig import Reader, embedders
+from embedmig.commands.eta import eta
 from embedmig.engine.outbox import TAKE, Changes
 from embedmig.engine.throttle import LAG
 from embedmig.report.live import Live as Screen
@@ -71,6 +73,41 @@ def test_held_time_counts_neither_for_the_speed_nor_for_what_is_left() -> None:
     assert "1,000/3,000 rows · 33 % · 100 rows/s · 20 s left" in shown.getvalue()
 
 
+def test_at_fifty_rows_a_second_speed_eta_ledger_plan_and_report_are_right(project: Project) -> None:
+    embedders.register("fake", lambda space, _: FakeEmbedder(space.dimensions, limits=Limits(5, 1)))
+    project.documents(100)
+    space_script(project)
+    embedmig.upgrade(project.opened())
+    embedmig.throttle(project.opened(), 50, "docs")
+    space_script(project, "0002", "0001", dimensions=16, old=tag(8))
+    said: list[Progress] = []
+    embedmig.upgrade(project.opened(), report=lambda event: said.append(event) if isinstance(event, Progress) else None)
+    half = next(one for one in said if one.what == "embedding" and one.done >= 50 and one.total)
+    last = [one for one in said if one.what == "embedding"][-1]
+    assert last.done == 100
+    assert last.rate <= 55  # the first five rows wait for nobody
+    assert half.eta_seconds is not None
+    assert half.eta_seconds >= (100 - half.done) / 56
+    assert "throttled to 50 rows/s" in last.held_by
+    (active, truth), = project.rows(
+        """select active_seconds, truth from embedmig.embedding_migrations a join embedmig.embedding_operations o on o.attempt = a.id
+           where a.revision = '0002' and truth is not null"""
+    )  # fmt: skip
+    assert active >= truth["seconds"] >= 95 / 50
+    assert truth["working_seconds"] < truth["seconds"]
+    space_script(project, "0003", "0002", dimensions=24, old=tag(16))
+    (throttled,) = embedmig.plan(project.opened()).forecasts
+    assert throttled.time.seconds == pytest.approx(100 / 50)
+    assert "throttled to 50 rows/s" in throttled.time.known_by
+    now = datetime.now(UTC)
+    launch = eta(project.opened(), now).at
+    assert launch is not None
+    assert (launch - now).total_seconds() == pytest.approx(100 / 50)
+    embedmig.throttle(project.opened(), None, "docs")
+    (free,) = embedmig.plan(project.opened()).forecasts
+    assert free.time.seconds == pytest.approx(truth["working_seconds"]), "the model's own speed"
+
+
 def test_what_readers_found_is_embedded_first_and_the_cold_rest_after_it(project: Project) -> None:
     fake = Fake(options={"limits": Limits(5, 1)}).register()
     project.documents(40)
@@ -113,6 +150,8 @@ def test_daemons_share_the_work_tell_their_health_and_stop_cleanly_when_told(pro
     project.two_spaces()
     project.run("upgrade", "0001")
     daemons = [project.start("sync", "--follow") for _ in range(2)]
+    both = "select count(*) = 2 from pg_stat_activity where application_name like 'embedmig sync reader %'"
+    wait_until(lambda: project.one(both), "both to have made a pass")
     waiting = "select (select count(*) from embedmig.outbox_docs) + (select count(*) from embedmig.pending_changes)"
     with project.connect() as conn:
         for edit in range(5):
@@ -124,5 +163,5 @@ def test_daemons_share_the_work_tell_their_health_and_stop_cleanly_when_told(pro
         _, said = daemon.communicate()
         assert daemon.returncode == 0, said
         assert "rows, 0 wait" in said
-        assert "stopped; what was claimed is settled" in said
+        assert "stopped; what was claimed is finished" in said
     project.expect_exact()

@@ -11,6 +11,7 @@ from psycopg import sql
 from embedmig.database import Connection
 from embedmig.database.registry import Registry
 from embedmig.engine.pipeline import Request
+from embedmig.errors import RunSuperseded
 from embedmig.source.rows import Key
 
 
@@ -76,10 +77,13 @@ class Claims:
         return ApiBatch(made[0], mark, None, tokens, made[1])
 
     def name(self, conn: Connection, batch: int, remote: str) -> None:
-        """Notes the name that the API gave it."""
-        conn.execute(
-            sql.SQL("update {batches} set remote_id = %s where id = %s").format(**self._names), (remote, batch)
-        )
+        """Notes the name that the API gave it. Raises :class:`RunSuperseded` where the claim is no longer there."""
+        query = sql.SQL("update {batches} set remote_id = %s where id = %s and remote_id is null").format(**self._names)
+        if conn.execute(query, (remote, batch)).rowcount != 1:
+            raise RunSuperseded(
+                f"another run gave the rows of API batch {remote} free while it was being sent",
+                hint="cancel that batch at the API, then run the same command again",
+            )
 
     def release(self, conn: Connection, batch: int) -> None:
         """It is taken in, or never was: its rows, as far as they still lack a vector, are free again."""
