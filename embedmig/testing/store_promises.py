@@ -347,7 +347,7 @@ def builds_an_index_that_can_be_stopped(bench: StoreUnderTest) -> None:
             assert store.build_index(conn, IndexOptions(), bench.index_build())
             assert store.index_state(conn) == "valid"
         asked = [float(value) for value in batch.vectors[5]]
-        assert store.search(conn, asked, 1)[0].key == batch.rows[5].key
+        assert store.search(conn, asked, 1)[0].key_text == batch.rows[5].key
 
 
 def flips_beside_readers(bench: StoreUnderTest) -> None:
