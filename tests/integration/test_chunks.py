@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -205,6 +207,24 @@ def test_the_search_command_shows_the_place_of_a_chunk(chunked: Project) -> None
 def embedmig_vector(project: Project) -> Sequence[float]:
     with Reader(project.url, "docs") as reader:
         return reader.encode(QUERIES[0]).vector
+
+
+def test_a_key_has_its_own_types_and_one_that_python_has_no_value_for_is_text(
+    project: Project, conn: psycopg.Connection
+) -> None:
+    Fake().register()
+    project.configure(CONFIG.replace('key = "id"', 'key = ["id", "day"]'))
+    conn.execute("create table documents (id uuid, day date, title text, body text, primary key (id, day))")
+    one = uuid.uuid4()
+    days: list[Any] = [dt.date(2026, 1, 2), "infinity"]
+    conn.cursor().executemany("insert into documents values (%s, %s, 'a', %s)", [(one, day, str(day)) for day in days])
+    space_script(project)
+    upgrade(project)
+    hits = embedmig.search(project.opened(), "docs", "a", 2).hits
+    assert {hit.key for hit in hits} == {(one, day) for day in days}
+    assert {hit.key_text for hit in hits} == {(str(one), str(day)) for day in days}
+    with Reader(project.url, "docs") as reader:
+        assert {reader.text(hit) for hit in hits} == {f"a\n\n{day}" for day in days}
 
 
 # --- the view -------------------------------------------------------------------------------------------------

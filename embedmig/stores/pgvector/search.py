@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg import DataError, sql
 from psycopg import errors as pg
-from psycopg import sql
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
 
 from embedmig.database import Connection, ident, literal, planned_rows, scalar
 from embedmig.database.registry import AliasRecord
@@ -22,6 +25,26 @@ OFFSETS = ("chunk_start", "chunk_end")
 CHUNKS = 5
 """Hits that the index is asked for per row wanted, where a row has several; at each refill four times as many."""
 DEEPEST = 20_000  # hits; pgvector's own limit of what one walk of the index looks at
+
+
+def _or_text(loader: type[Loader]) -> type[Loader]:
+    """As ``loader``; a date that Python has no value for, such as ``infinity``, stays what PostgreSQL prints."""
+
+    class OrText(loader):  # type: ignore[misc, valid-type]
+        def load(self, data: Buffer) -> Any:
+            try:
+                return super().load(data)
+            except DataError:
+                return bytes(data).decode()
+
+    return OrText
+
+
+DATES = {
+    "date": _or_text(DateLoader),
+    "timestamp": _or_text(TimestampLoader),
+    "timestamptz": _or_text(TimestamptzLoader),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +65,15 @@ class Shown:
 
 
 def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space) -> Shown:
-    """The alias' view, which is all that a reader need be allowed to read."""
+    """The alias' view, which is all that a reader need be allowed to read. Raises :class:`UsageError` where it is gone."""
     relation = ident(alias.alias_schema, alias.alias_name)
-    return shown(conn, relation, space, alias.version or "", encoding_of(conn, relation))
+    try:
+        return shown(conn, relation, space, alias.version or "", encoding_of(conn, relation))
+    except pg.UndefinedTable as error:
+        raise UsageError(
+            f"the alias is gone: {relation.as_string(conn)} is not there; perhaps its table was dropped with CASCADE",
+            hint="embedmig alias rebuild COLLECTION makes it anew",
+        ) from error
 
 
 def shown(conn: Connection, relation: sql.Composable, space: Space, version: str, form: IndexEncoding | None) -> Shown:
@@ -56,14 +85,8 @@ def shown(conn: Connection, relation: sql.Composable, space: Space, version: str
 
 
 def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
-    """The columns of a view, in order. Raises :class:`UsageError` where it is gone."""
-    try:
-        cursor = conn.execute(sql.SQL("select * from {} limit 0").format(relation), prepare=False)
-    except pg.UndefinedTable as error:
-        raise UsageError(
-            f"the alias is gone: {relation.as_string(conn)} is not there; perhaps its table was dropped with CASCADE",
-            hint="embedmig alias rebuild COLLECTION makes it anew",
-        ) from error
+    """The columns of a view, in order."""
+    cursor = conn.execute(sql.SQL("select * from {} limit 0").format(relation), prepare=False)  # its shape may change
     return [column.name for column in cursor.description or ()]
 
 
@@ -99,7 +122,7 @@ def nearest(
         rows = [] if exact else _rows_by_index(conn, current, wanted, values, k)
         if len(rows) >= k:
             return rows[:k]
-        return [read_hit(row, current) for row in conn.execute(_rows_exactly(current, wanted), values)]
+        return _read(conn, current, _rows_exactly(current, wanted), values)
 
 
 def _rows_by_index(
@@ -125,8 +148,14 @@ def _hits(
     candidates = k * form.rerank if form else k
     query = _by_quantized(current, form, wanted) if form else _by_vector(current, wanted, exact=exact)
     conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(candidates, 1000)))))
-    found = conn.execute(query, {**values, "k": k, "candidates": candidates})
-    return [read_hit(row, current) for row in found]
+    return _read(conn, current, query, {**values, "k": k, "candidates": candidates})
+
+
+def _read(conn: Connection, current: Shown, query: sql.Composed, values: Mapping[str, Any]) -> list[Hit]:
+    cursor = conn.cursor()
+    for name, loader in DATES.items():
+        cursor.adapters.register_loader(name, loader)
+    return [read_hit(row, current) for row in cursor.execute(query, values)]
 
 
 def few(conn: Connection, current: Shown, wanted: sql.Composable, values: Mapping[str, Any]) -> bool:
