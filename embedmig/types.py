@@ -239,13 +239,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One row found through the alias. ``distance`` is in the space's metric: smaller is nearer."""
+    """One row found through the alias. ``distance`` is in the space's metric: smaller is nearer.
 
-    key: tuple[str, ...]
+    ``key`` has the key's own types; ``key_text`` is it as PostgreSQL prints it, as golden sets and the ledger have it.
+    Where texts are cut, this is the row's nearest chunk: characters ``start`` to ``end`` of the row's text.
+    """
+
+    key: tuple[Any, ...]
     chunk: int
     version: str
     distance: float
     columns: dict[str, Any] = field(default_factory=dict)
+    start: int | None = None
+    end: int | None = None
+    key_text: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,20 +23,19 @@ from embedmig.stores.search import Resolved, nearest
 from embedmig.types import Hit
 
 WORST = 10  # queries kept with an evaluation
-CHUNKS = 5  # hits asked for per row wanted, where a row has several
 
 
 @dataclass(frozen=True, slots=True)
 class Rankings:
-    """For each question the hits, best first, each row once; and the search's milliseconds, the model's aside."""
+    """For each question the rows found, nearest first; and the search's milliseconds, the model's aside."""
 
     hits: Sequence[Sequence[Hit]]
     milliseconds: Sequence[float]
 
     @property
     def keys(self) -> list[list[Key]]:
-        """For each question the rows found."""
-        return [[hit.key for hit in hits] for hits in self.hits]
+        """For each question the rows found, as golden sets name them."""
+        return [[hit.key_text for hit in hits] for hits in self.hits]
 
 
 def encode(encoder: Encoder, texts: Sequence[str]) -> Encoded:
@@ -55,24 +54,15 @@ def answer(conn: Connection, resolved: Resolved, encoded: Encoded, k: int, *, ex
     """Asks a space every question; one that the model refused finds nothing."""
     hits: list[list[Hit]] = []
     times = []
-    depth = k * CHUNKS if resolved.encoder.space.chunk else k
     for place, vector in enumerate(encoded.vectors):
         if place in encoded.rejected:
             hits.append([])
             continue
         began = time.perf_counter()
-        found = nearest(conn, resolved, vector.tolist(), depth, exact=exact)
+        found = nearest(conn, resolved, vector.tolist(), k, exact=exact)
         times.append((time.perf_counter() - began) * 1000)
-        hits.append(rows_once(found)[:k])
+        hits.append(found)
     return Rankings(hits, times)
-
-
-def rows_once(hits: Sequence[Hit]) -> list[Hit]:
-    """Each row by its nearest chunk."""
-    best: dict[Key, Hit] = {}
-    for hit in hits:
-        best.setdefault(hit.key, hit)
-    return list(best.values())
 
 
 def evaluation(

@@ -28,7 +28,8 @@ from embedmig.errors import AliasMoved, EmbedmigError, UsageError
 from embedmig.reading.canary import Canary
 from embedmig.reading.shadow import Shadow, ShadowTask
 from embedmig.stores.aliases import CHANNEL
-from embedmig.stores.search import Resolved, encode_query, nearest, resolve_alias, resolve_version
+from embedmig.stores.manifest import Manifest
+from embedmig.stores.search import Resolved, encode_query, find_manifest, nearest, resolve_alias, resolve_version
 from embedmig.types import Hit
 
 T = TypeVar("T")
@@ -86,6 +87,7 @@ class Reader:
         )
         self._loop = asyncio.new_event_loop()
         self._resolved: Resolved | None = None
+        self._manifests: dict[str, Manifest] = {}
         self._conn = self._connect()
 
     def __enter__(self) -> Reader:
@@ -124,7 +126,7 @@ class Reader:
     def search(
         self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None
     ) -> list[Hit]:
-        """The ``k`` nearest rows to ``text``, nearest first, all of one version. ``tenant`` is who asks, for a canary.
+        """The ``k`` nearest rows to ``text``, nearest first, each by its nearest chunk, all of one version. ``tenant`` is who asks, for a canary.
 
         ``where`` gives values that key or ``columns`` of the alias must have (a list: one of them); where at least ``k``
         rows have them, ``k`` are found. Shadow reads are of searches without it.
@@ -166,8 +168,19 @@ class Reader:
         if not hits and self._showing() != current.version:
             raise AliasMoved(f"the alias of {self.collection} moved away from {current.version}")
         if self.lazy and hits:
-            self._registry.note_reads(self._conn, self.collection, [hit.key for hit in hits])
+            self._registry.note_reads(self._conn, self.collection, [hit.key_text for hit in hits])
         return hits
+
+    def text(self, hit: Hit) -> str | None:
+        """The passage that was found: the hit's chunk, or the row's whole text where texts are not cut.
+
+        None where the row is gone by now, or where the text was edited since it was cut. Wants SELECT on the source too and,
+        of a chunked version, on its space. Raises :class:`UsageError` where the version is gone.
+        """
+        self._current()  # hears of flips: the collection may be another one since
+        if hit.version not in self._manifests:
+            self._manifests[hit.version] = find_manifest(self._conn, self._registry, self.collection, hit.version)
+        return self._manifests[hit.version].passage(self._conn, hit.key_text, hit.chunk)
 
     # --- helpers
 
@@ -218,6 +231,7 @@ class Reader:
         if self._resolved is not None:
             wait_for(self._resolved.encoder.embedder.aclose(), self._loop)
         self._resolved = None
+        self._manifests.clear()
         if self._canary and self._canary.resolved:  # the columns shown go with the alias
             wait_for(self._canary.resolved.encoder.embedder.aclose(), self._loop)
             self._canary.resolved = None
@@ -297,6 +311,10 @@ class AsyncReader:
     async def nearest(self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Hit]:
         """As :meth:`Reader.nearest`."""
         return await self._call(partial(self._open.nearest, query, k, where=where))
+
+    async def text(self, hit: Hit) -> str | None:
+        """As :meth:`Reader.text`."""
+        return await self._call(self._open.text, hit)
 
 
 def require_text(text: str) -> None:

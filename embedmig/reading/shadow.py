@@ -169,5 +169,5 @@ class ShadowWorker:
             return ShadowRead(self.collection, active, self.version, DEPTH, error=said, query=text)
         took = (time.perf_counter() - began) * 1000
         shown = task.hits if task.k >= DEPTH else nearest(conn, task.shown, task.vector, DEPTH)
-        share = overlap([hit.key for hit in shown], [hit.key for hit in hits], DEPTH)
+        share = overlap([hit.key_text for hit in shown], [hit.key_text for hit in hits], DEPTH)
         return ShadowRead(self.collection, active, self.version, DEPTH, share, task.milliseconds, took, None, text)

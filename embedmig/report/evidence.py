@@ -109,7 +109,7 @@ def _hit(hits: Sequence[Hit], place: int) -> Text:
         return Text("")
     hit = hits[place]
     first = next((str(value) for value in hit.columns.values()), "")
-    return Text(f"{', '.join(hit.key)}  {hit.distance:.3f}  {first[:48]}".rstrip())
+    return Text(f"{', '.join(hit.key_text)}  {hit.distance:.3f}  {first[:48]}".rstrip())
 
 
 def _spread(measured: dict[str, float]) -> str:

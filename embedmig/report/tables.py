@@ -227,13 +227,13 @@ def hits_table(found: SearchResult) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left",
                   title=f"{found.version}  ({found.milliseconds:.0f} ms, model included)")  # fmt: skip
     columns = list(found.hits[0].columns) if found.hits else []
-    for column in ("", "distance", "key", *columns):
+    chunked = any(hit.end is not None for hit in found.hits)
+    for column in ("", "distance", "key", *(("chunk", "characters") if chunked else ()), *columns):
         table.add_column(column, overflow="ellipsis", no_wrap=column in columns)
     for place, hit in enumerate(found.hits, 1):
-        chunk = f" #{hit.chunk}" if hit.chunk else ""
-        table.add_row(
-            str(place), f"{hit.distance:.4f}", ", ".join(hit.key) + chunk, *(str(hit.columns[c]) for c in columns)
-        )
+        where = (str(hit.chunk), f"{hit.start}-{hit.end}") if chunked else ()
+        shown = (str(hit.columns[column]) for column in columns)
+        table.add_row(str(place), f"{hit.distance:.4f}", ", ".join(hit.key_text), *where, *shown)
     return table if found.hits else Text(f"nothing found through {found.version}")
 
 

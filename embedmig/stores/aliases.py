@@ -7,7 +7,7 @@ where the column list or a type changes, the view is dropped and made anew, with
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,14 +91,17 @@ def names_of(alias: AliasRecord | None) -> list[Name]:
     return [(alias.alias_schema, alias.alias_name), *((schema, name) for schema, name in former)]
 
 
-def view_statement(source: Source, store: Manifest, *, replace: bool, name: Name | None = None) -> sql.Composed:
-    """``CREATE [OR REPLACE] VIEW`` for a space, under the configured name unless another is given.
+def view_statement(
+    source: Source, store: Manifest, *, replace: bool, name: Name | None = None, order: Sequence[str] = ()
+) -> sql.Composed:
+    """``CREATE [OR REPLACE] VIEW`` for a space, under the configured name unless another is given; ``order`` is that of the
+    columns in the view that is there.
 
     Where the source has row-level security, the view asks with the reader's rights, so that it opens no side door.
     """
     options = sql.SQL("with (security_invoker = true)") if source.row_security else sql.SQL("")
     return sql.SQL("create {} view {} {} as {}").format(
-        sql.SQL("or replace" if replace else ""), ident(*(name or alias_name(source))), options, store.view()
+        sql.SQL("or replace" if replace else ""), ident(*(name or alias_name(source))), options, store.view(order)
     )
 
 
@@ -140,13 +143,13 @@ def put_view(conn: Connection, source: Source, store: Manifest, name: Name | Non
     In a pipeline it only replaces: :data:`NOT_IN_PLACE` comes with the commit's answer, and whoever sent it does it again without.
     """
     name = name or alias_name(source)
-    in_place = view_statement(source, store, replace=True, name=name)
     if conn.info.pipeline_status:
-        conn.execute(in_place)
+        conn.execute(view_statement(source, store, replace=True, name=name))
         return
     try:
         with conn.transaction():
-            conn.execute(in_place)
+            order = columns_shown(conn, name)
+            conn.execute(view_statement(source, store, replace=True, name=name, order=order))
     except NOT_IN_PLACE:
         saved = save_rights(conn, *name)
         try:
@@ -160,6 +163,17 @@ def put_view(conn: Connection, source: Source, store: Manifest, name: Name | Non
         conn.execute(view_statement(source, store, replace=False, name=name))
         if saved:
             saved.restore(conn)
+
+
+def columns_shown(conn: Connection, view: Name) -> list[str]:
+    """The columns of the view that is there, in order: a column that is new to it can only follow them."""
+    schema, name = view
+    rows = conn.execute(
+        """select a.attname from pg_attribute a join pg_class c on c.oid = a.attrelid
+           where c.relnamespace = to_regnamespace(%s) and c.relname = %s and a.attnum > 0 order by a.attnum""",
+        (ident(schema).as_string(conn), name),
+    )
+    return [row[0] for row in rows]
 
 
 def version_shown(conn: Connection, source: Source) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from psycopg import sql
 
-from embedmig.database import Connection, ident
+from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, check_key_types, comma
 from embedmig.source.rows import Key, Row
@@ -91,6 +91,27 @@ class Manifest(ABC):
             whole = "e.chunk_count = (select count(*) from {} c where {} and c.content_hash = e.content_hash)"
             conditions.append(sql.SQL(whole).format(self.table, self.source.join("c", "e")))
         return sql.SQL("exists (select from {} e where {})").format(self.table, sql.SQL(" and ").join(conditions))
+
+    def passage(self, conn: Connection, key: Key, chunk: int) -> str | None:
+        """The text that a vector was made of: a chunk, or the row's text as it is now where texts are not cut.
+
+        None where the row is not eligible any more, or where it was edited since it was cut: the offsets are of a text that
+        is gone. Wants SELECT on the source and, of a chunked space, on its table.
+        """
+        whose = comma(
+            sql.SQL("{}::{} as {}").format(sql.Literal(value), literal(column.qualified), ident(column.name))
+            for value, column in zip(key, self.source.key, strict=True)
+        )
+        text, piece = sql.SQL("s.embedmig_doc"), sql.Composed([])
+        if self.space.chunk:
+            text = sql.SQL("substring(s.embedmig_doc from e.chunk_start + 1 for e.chunk_end - e.chunk_start)")
+            piece = sql.SQL(" join {} e on {} and e.chunk = {} and e.content_hash = {}").format(
+                self.table, self.source.join("s", "e"), sql.Literal(chunk), DOC_HASH
+            )  # fmt: skip
+        rows = self.source.rows(pinned=ident(self.record.ledger_schema, "pinned_text"))
+        query = sql.SQL("select {} from (select {}) k join {} s on {}{}")
+        found = scalar(conn, query.format(text, whose, rows, self.source.join("k", "s"), piece))
+        return None if found is None else str(found)
 
     def held(self) -> sql.Composable:
         """As :meth:`present`, for those who count: by what the rows say, where hashes are known of some alone."""
@@ -230,8 +251,8 @@ class Manifest(ABC):
     # --- what others show of it
 
     @abstractmethod
-    def view(self) -> sql.Composed:
-        """The query of the alias view that shows this space."""
+    def view(self, order: Sequence[str] = ()) -> sql.Composed:
+        """The query of the alias view that shows this space; its columns as far as can be in the ``order`` given."""
 
     @abstractmethod
     def shown(self, conn: Connection) -> Shown:

@@ -37,6 +37,14 @@ def point_id(tag: str, key: Key, chunk: int, content_hash: bytes) -> str:
     return str(uuid.uuid5(NAMESPACE, "".join(f"{len(part)}:{part}" for part in parts)))
 
 
+def rows_once(hits: Sequence[Hit]) -> list[Hit]:
+    """Each row by its nearest chunk; ``hits`` are chunks, nearest first."""
+    best: dict[Key, Hit] = {}
+    for hit in hits:
+        best.setdefault(hit.key_text, hit)
+    return list(best.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a store can hold and do. ``filters``: its search takes ``where``. ``alias``: it has one of its own, moved in
@@ -157,7 +165,7 @@ class VectorStore(Protocol):
     def search(
         self, conn: Connection, vector: Sequence[float], k: int, *, where: Mapping[str, Any] | None = None, exact: bool = False
     ) -> list[Hit]:  # fmt: skip
-        """The ``k`` nearest by the space's metric, nearest first; all of its version."""
+        """The ``k`` nearest rows by the space's metric, nearest first, each by its nearest chunk; all of its version."""
 
     def count(self, conn: Connection) -> int:
         """How many vectors of the space's version there are, exactly."""

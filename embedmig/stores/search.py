@@ -75,16 +75,23 @@ def resolve_version(
     Wants SELECT on the registry, the source and the space. Raises :class:`VersionNotReady`, :class:`VersionGone`, and
     :class:`UsageError` where the alias shows nothing.
     """
+    manifest = find_manifest(conn, registry, collection, version)
+    if manifest.record.state == "building":
+        raise VersionNotReady(f"version {version} of {collection!r} is still being built", hint="embedmig upgrade head")
+    return resolve_space(conn, manifest, settings.get(manifest.space.provider))
+
+
+def find_manifest(conn: Connection, registry: Registry, collection: str, version: str) -> Manifest:
+    """A version's manifest, over the collection as the alias shows it. Raises :class:`VersionGone`, and
+    :class:`UsageError` where the alias shows nothing.
+    """
     alias, record = registry.alias(conn, collection), registry.space(conn, collection, version)
     if record is None or not record.live:
         what = f"is {record.state}" if record else "is not there"
         raise VersionGone(f"version {version} of {collection!r} {what}", hint="embedmig status shows those there are")
-    if record.state == "building":
-        raise VersionNotReady(f"version {version} of {collection!r} is still being built", hint="embedmig upgrade head")
     if alias is None or alias.encoder is None:
         raise UsageError(f"the alias of {collection!r} shows no version yet", hint="embedmig upgrade head")
-    source = sources.resolve(conn, collection_of(alias.encoder))
-    return resolve_space(conn, open_manifest(source, record), settings.get(record.space.provider))
+    return open_manifest(sources.resolve(conn, collection_of(alias.encoder)), record)
 
 
 def encoder_for(space: Space, weights: str, settings: EmbedderSettings | None) -> Encoder:
@@ -116,7 +123,7 @@ def nearest(
     exact: bool = False,
     where: Mapping[str, Any] | None = None,
 ) -> list[Hit]:
-    """The ``k`` nearest by the space's own metric, filtered on its version. ``where`` gives values that key or columns of
+    """The ``k`` nearest rows by the space's own metric, filtered on its version. ``where`` gives values that key or columns of
     the alias must have; a list: one of them. ``exact`` compares every vector. Raises :class:`UsageError` for an unknown column.
     """
     return search.nearest(conn, current.shown, vector, k, exact=exact, where=where)

@@ -20,6 +20,7 @@ from embedmig.errors import Interrupted, PlaceMissing, PlanError, UsageError, Ve
 from embedmig.source import Source
 from embedmig.source.rows import Key
 from embedmig.stores import Batch, Capabilities, IndexBuild, IndexOptions, IndexState, point_id
+from embedmig.stores.protocol import rows_once
 from embedmig.types import Hit, Progress, Space
 
 TABLES = """
@@ -168,11 +169,11 @@ class MemoryStore:
             raise UsageError(f"there is no column {unknown[0]!r}", hint=f"there is {', '.join(names)}")
         asked = np.asarray(vector, np.float32)
         hits = [
-            Hit(key, chunk, self.space.tag, self._distance(asked, held), {})
+            Hit(key, chunk, self.space.tag, self._distance(asked, held), key_text=key)
             for _, key, chunk, held in self._points()
             if all(key[names.index(name)] == str(value) for name, value in (where or {}).items())
         ]
-        return sorted(hits, key=lambda hit: (hit.distance, hit.key, hit.chunk))[:k]
+        return rows_once(sorted(hits, key=lambda hit: (hit.distance, hit.key, hit.chunk)))[:k]
 
     def _distance(self, one: Any, other: Any) -> float:
         if self.space.metric == "l2":

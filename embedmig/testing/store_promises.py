@@ -283,14 +283,14 @@ def finds_the_nearest_of_its_own_version(bench: StoreUnderTest) -> None:
         order = np.argsort(1 - batch.vectors @ batch.vectors[5])
         for exact in (False, True):
             hits = store.search(conn, asked, 4, exact=exact)
-            assert [hit.key for hit in hits] == [batch.rows[place].key for place in order[:4]]
+            assert [hit.key_text for hit in hits] == [batch.rows[place].key for place in order[:4]]
             assert {hit.version for hit in hits} == {SPACE.tag}
             assert abs(hits[0].distance) < 2e-3
             assert [hit.distance for hit in hits] == sorted(hit.distance for hit in hits)
         assert len(store.search(conn, asked, 100)) == len(batch.pieces)
         if store.capabilities.filters:
             hits = store.search(conn, asked, 4, where={store.source.key[0].name: 9})
-            assert [hit.key for hit in hits] == [("9",)]
+            assert [hit.key_text for hit in hits] == [("9",)]
 
 
 def refuses_other_dimensions(bench: StoreUnderTest) -> None:
@@ -347,7 +347,7 @@ def builds_an_index_that_can_be_stopped(bench: StoreUnderTest) -> None:
             assert store.build_index(conn, IndexOptions(), bench.index_build())
             assert store.index_state(conn) == "valid"
         asked = [float(value) for value in batch.vectors[5]]
-        assert store.search(conn, asked, 1)[0].key == batch.rows[5].key
+        assert store.search(conn, asked, 1)[0].key_text == batch.rows[5].key
 
 
 def flips_beside_readers(bench: StoreUnderTest) -> None:

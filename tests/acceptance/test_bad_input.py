@@ -186,7 +186,7 @@ CASES = [
     Case("a script that raises", scripted("0002_x.py", EMPTY.format("0002", "0001") + "1 / 0\n"),
          ("0002_x.py:5", "ZeroDivisionError")),
     Case("two scripts with one number", scripted("1_x.py", EMPTY.format("1", None)), ("0001_space.py", "1_x.py", "rebase")),
-    Case("a cycle", write_a_cycle, ("0002_a.py", "0003_b.py", "circle")),
+    Case("a cycle", write_a_cycle, ("0002_a.py", "0003_b.py", "cycle")),
     Case("a down revision that is missing", scripted("0003_x.py", EMPTY.format("0003", "0002")), ("'0002' does not exist",)),
     Case("an unknown key in the configuration", configured("alias =", 'aliass = "x"\nalias ='),
          ("embedmig.toml:", "aliass", "did you mean alias?")),
@@ -378,9 +378,9 @@ def api(project: Project, server: OpenAIServer, more: str = "") -> None:
 @pytest.mark.parametrize(
     ("options", "requests", "words"),
     [
-        ({"key": "another"}, 1, ("401", "api_key")),
+        ({"key": "another"}, 3, ("401", "api_key")),  # the key is tried in each header that servers read
         ({"models": ("other",)}, 1, ("404", "base_url")),
-        ({"poison": "harmless"}, 2, ("400", "refuses every text")),  # the second tells poison from a misconfiguration
+        ({"poison": "harmless"}, 5, ("400", "refuses every text")),  # the others tell poison and dialects from a misconfiguration
     ],
     ids=["401", "404", "400"],
 )
@@ -399,10 +399,10 @@ def test_429_5xx_and_time_outs_are_asked_again_in_whole_batches(ready: Project) 
         {"status": 429, "retry_after_ms": 20},
         {"status": 503},
         {"status": 500},
-        {"slow": 1.5},
+        {"slow": 4.0},
     ]
     with OpenAIServer(script=faults) as server:
-        api(ready, server, "timeout = 0.5\n")
+        api(ready, server, "timeout = 2.0\n")
         ready.run("upgrade", "head")
         assert server.stats.faults == 4
         assert server.stats.sizes.keys() == {1, 5}

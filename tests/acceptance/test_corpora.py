@@ -58,7 +58,7 @@ def quality(project: Project, corpus: str) -> float:
     relevant = judgments(corpus)
     with Reader(project.url, "docs") as reader:
         scores = [
-            ndcg([hit.key[0] for hit in reader.search(query["text"])], relevant[query["id"]])
+            ndcg([hit.key_text[0] for hit in reader.search(query["text"])], relevant[query["id"]])
             for query in lines(corpus, "queries")
         ]
     return sum(scores) / len(scores)
@@ -101,4 +101,4 @@ def test_a_transformer_model_from_an_installed_package_fills_a_space_and_is_sear
     assert project.one("select weights like 'sha256:%' from embedmig.spaces")
     assert project.one("select count(*) from docs_embeddings where abs(vector_norm(embedding) - 1) < 1e-4") == eligible
     title = str(project.one("select title from documents where id = '17'"))
-    assert project.json("search", "docs", title, "-k", "3")["hits"][0]["key"] == ["17"]
+    assert project.json("search", "docs", title, "-k", "3")["hits"][0]["key"] == [17]

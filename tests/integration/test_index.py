@@ -161,7 +161,7 @@ def test_a_search_of_one_tenant_in_fifty_finds_as_many_as_it_asked_for(project: 
             7,
             8,
         }
-        assert [hit.key for hit in reader.search("title 7", k=5, where={"id": 107, "tenant_id": 7})] == [("107",)]
+        assert [hit.key for hit in reader.search("title 7", k=5, where={"id": 107, "tenant_id": 7})] == [(107,)]
         with pytest.raises(UsageError, match="no column 'body'"):
             reader.search("title 7", where={"body": "x"})
 

@@ -119,7 +119,7 @@ def test_what_readers_found_is_embedded_first_and_the_cold_rest_after_it(project
     with pytest.raises(Exception, match="still to be embedded"):
         embedmig.upgrade(project.opened(), no_wait=True)
     with Reader(project.url, "docs", lazy=True) as reader:
-        hot = {hit.key[0] for hit in reader.search("shock wave", 5)}
+        hot = {hit.key_text[0] for hit in reader.search("shock wave", 5)}
     embedmig.upgrade(project.opened())
     texts = dict(project.rows("select title || E'\\n\\n' || body, id::text from documents"))
     first = next(call for one in fake.made if one.dimensions == 16 for call in one.calls if call[0] in texts)

@@ -80,9 +80,9 @@ def test_search_needs_the_view_and_the_registry_of_aliases_and_no_more(
             grant select on embedmig.aliases, docs_embeddings to {role}"""
     )
     text = running.one("select concat_ws(E'\\n\\n', title, body) from documents where id = 7")
-    assert embedmig.search(as_role(running, role), "docs", text, k=1).hits[0].key == ("7",)
+    assert embedmig.search(as_role(running, role), "docs", text, k=1).hits[0].key_text == ("7",)
     with Reader(url_of(running, role), "docs") as reader:
-        assert reader.search(text, k=1)[0].key == ("7",)
+        assert reader.search(text, k=1)[0].key_text == ("7",)
     with psycopg.connect(url_of(running, role)) as reading, pytest.raises(psycopg.errors.InsufficientPrivilege):
         reading.execute("select * from documents")
 

@@ -50,7 +50,7 @@ def test_a_flip_that_was_not_announced_is_noticed_by_the_empty_result(moved: Pro
 
 
 def test_the_asynchronous_reader_answers_the_same(moved: Project) -> None:
-    async def ask() -> list[tuple[str, ...]]:
+    async def ask() -> list[tuple[object, ...]]:
         async with AsyncReader(moved.url, "docs") as reader:
             return [hit.key for hit in await reader.search("supersonic flutter", 5)]
 
@@ -74,7 +74,7 @@ def test_rows_that_a_lazy_reader_found_are_embedded_first(moved: Project) -> Non
         conn.execute(
             "update embedmig.spaces set state = 'building' where id = %s", (record.id,)
         )  # as a second space would be
-        found = [hit.key for hit in reader.search("buckling of a shell", 3)]
+        found = [hit.key_text for hit in reader.search("buckling of a shell", 3)]
         hot = conn.execute("select key, reads from embedmig.hot_rows order by key").fetchall()
         assert [tuple(key) for key, _ in hot] == sorted(found)
 

@@ -59,12 +59,10 @@ def test_every_metric_and_storage_finds_what_a_full_comparison_finds(
     query = text_of(conn, 7)
     found = embedmig.search(project.opened(), "docs", query, k=5)
 
-    assert found.hits[0].key == ("7",)
+    assert found.hits[0].key == (7,)
     vector = fake_vectors([query], 8)[0].astype(np.float64)
     near = str((vector / np.linalg.norm(vector)).tolist())
-    exact = conn.execute(
-        f"select id::text from docs_embeddings order by embedding {distance} %s::{storage} limit 5", (near,)
-    )
+    exact = conn.execute(f"select id from docs_embeddings order by embedding {distance} %s::{storage} limit 5", (near,))
     assert [hit.key[0] for hit in found.hits] == [row[0] for row in exact]
     definition = one(conn, "select indexdef from pg_indexes where indexdef like '%%hnsw%%'")
     assert f"{storage}_{metric}_ops" in definition
@@ -186,7 +184,7 @@ columns = ['Tenant']
     assert one(conn, 'select count(*) from "My Schema"."Docs Now" where tenant = 1') == 7
     columns = [c.name for c in conn.execute('select * from "My Schema"."Docs Now" limit 0').description or ()]
     assert columns == ["Id", "chunk", "version", "embedding", "tenant"]
-    assert embedmig.search(project.opened(), "docs", "body 3\n\no", k=1).hits[0].key == ("3",)
+    assert embedmig.search(project.opened(), "docs", "body 3\n\no", k=1).hits[0].key_text == ("3",)
     downgrade(project, "base")
     assert one(conn, "select count(*) from pg_views where viewname = 'Docs Now'") == 0
 
@@ -316,7 +314,7 @@ def test_adopted_vectors_stay_where_they_are_and_a_row_without_a_version_is_seen
     upgrade(project)
     assert fake.seen.total() == 0
     assert one(conn, "select count(*) from docs_embeddings where version = %s", tag()) == 8
-    assert embedmig.search(project.opened(), "docs", text_of(conn, 5), k=1).hits[0].key == ("5",)
+    assert embedmig.search(project.opened(), "docs", text_of(conn, 5), k=1).hits[0].key_text == ("5",)
 
     conn.execute(
         "insert into documents (id, title, embedding) select 99, 'untagged', embedding from documents where id = 1"

@@ -16,10 +16,11 @@ from embedmig.gates.evidence import Evaluation, Known, Pair, fallen, newest_eval
 from embedmig.gates.thresholds import Evidence
 from embedmig.intervals import bootstrap
 from embedmig.quality import compare, golden
-from embedmig.quality.answers import Rankings, rows_once, worst
+from embedmig.quality.answers import Rankings, worst
 from embedmig.quality.golden import GoldenSet, Question
 from embedmig.quality.measures import overlap, rank_biased_overlap, score
 from embedmig.reading.canary import Canary
+from embedmig.stores.protocol import rows_once
 from embedmig.types import Hit, Verdict
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -186,7 +187,7 @@ def test_a_threshold_on_the_old_distance_is_carried_over_by_what_it_lets_through
 
 
 def test_a_row_counts_once_by_its_nearest_chunk() -> None:
-    hits = [Hit(("a",), 3, "V", 0.1), Hit(("b",), 0, "V", 0.2), Hit(("a",), 0, "V", 0.3)]
+    hits = [Hit((key,), chunk, "V", 0.1, key_text=(key,)) for key, chunk in (("a", 3), ("b", 0), ("a", 0))]
     assert [(hit.key, hit.chunk) for hit in rows_once(hits)] == [(("a",), 3), (("b",), 0)]
 
 

@@ -24,7 +24,7 @@ from embedmig.source.sampling import by_hash
 from embedmig.stores.manifest import SpaceCounts
 from embedmig.stores.pgvector import extension
 from embedmig.stores.pgvector.hnsw import IndexEncoding
-from embedmig.stores.pgvector.table import PgvectorStore, TablePlace
+from embedmig.stores.pgvector.table import SHOWN, PgvectorStore, TablePlace
 from embedmig.stores.protocol import IndexBuild, IndexOptions, IndexState
 from embedmig.types import Space
 
@@ -102,15 +102,14 @@ class AdoptedStore(PgvectorStore):
         )
         return int(scalar(conn, query) * vectors)
 
-    def view(self) -> sql.Composed:
+    def view(self, order: Sequence[str] = ()) -> sql.Composed:
         """The alias view on the adopted column: an untagged row is never read."""
-        extra = [sql.SQL(", {}").format(ident("s", column.name)) for column in self.source.columns]
         return sql.SQL(
             """select {shown}, 0 as chunk, {tag}::text as version, {embedding}::{type} as embedding{extra}
                from {rows} s where {held}"""
         ).format(
             shown=self.source.key_of("s"), tag=sql.Literal(self.space.tag), embedding=ident("s", self.embedding),
-            type=literal(self.space.storage), extra=sql.Composed(extra),
+            type=literal(self.space.storage), extra=self.following(order),
             rows=self.rows(text=False, extra=self.source.columns), held=self.held(),
         )  # fmt: skip
 
@@ -230,10 +229,10 @@ class Adoption:
                 f"adopt_space: {self.table} is not the table of collection {self.space.collection!r} ({self.source.collection.table})",
                 hint="vectors are adopted where the texts are",
             )
-        if taken := {"chunk", "version", "embedding"} & {key.name for key in self.source.key}:
+        if taken := set(SHOWN) & {key.name for key in self.source.key}:
             raise PlanError(
                 f"key column {min(taken)!r} of {self.table} has the name of a column that the alias has itself",
-                hint="rename it in the table; the alias has chunk, version and embedding",
+                hint=f"rename it in the table; the alias has {', '.join(SHOWN)}",
             )
         known = list_columns(conn, self.source.oid)
         self._check_type(conn, pick(known, self.column, self.source.collection, "embedding"))

@@ -6,21 +6,53 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg import DataError, sql
 from psycopg import errors as pg
-from psycopg import sql
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
 
 from embedmig.database import Connection, ident, literal, planned_rows, scalar
 from embedmig.database.registry import AliasRecord
 from embedmig.errors import UsageError
-from embedmig.source.rows import Key
 from embedmig.stores.pgvector import extension
 from embedmig.stores.pgvector.hnsw import OPERATOR, IndexEncoding, encoding_of
+from embedmig.stores.protocol import rows_once
 from embedmig.types import Hit, Space
+
+OFFSETS = ("chunk_start", "chunk_end")
+"""The columns of the alias that say where a chunk lies in its row's text, in characters; NULL where texts are not cut."""
+CHUNKS = 5
+"""Hits that the index is asked for per row wanted, where a row has several; at each refill four times as many."""
+DEEPEST = 20_000  # hits; pgvector's own limit of what one walk of the index looks at
+
+
+def _or_text(loader: type[Loader]) -> type[Loader]:
+    """As ``loader``; a date that Python has no value for, such as ``infinity``, stays what PostgreSQL prints."""
+
+    class OrText(loader):  # type: ignore[misc, valid-type]
+        def load(self, data: Buffer) -> Any:
+            try:
+                return super().load(data)
+            except DataError:
+                return bytes(data).decode()
+
+    return OrText
+
+
+DATES = {
+    "date": _or_text(DateLoader),
+    "timestamp": _or_text(TimestampLoader),
+    "timestamptz": _or_text(TimestamptzLoader),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A relation of one version's vectors: key, chunk, version, embedding, and the application's columns."""
+    """A relation of one version's vectors: key, chunk, version, embedding, and the application's columns.
+
+    ``offsets``: it says where each chunk lies. A view that an older embedmig made of a chunked space does not.
+    """
 
     relation: sql.Composable
     keys: tuple[str, ...]
@@ -29,35 +61,39 @@ class Shown:
     space: Space
     form: IndexEncoding | None  # the stand-in that the index holds; None: the vectors themselves
     rows: int  # about how many it shows
+    offsets: bool = False
 
 
 def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space) -> Shown:
-    """The alias' view, which is all that a reader need be allowed to read."""
+    """The alias' view, which is all that a reader need be allowed to read. Raises :class:`UsageError` where it is gone."""
     relation = ident(alias.alias_schema, alias.alias_name)
-    return shown(conn, relation, space, alias.version or "", encoding_of(conn, relation))
-
-
-def shown(conn: Connection, relation: sql.Composable, space: Space, version: str, form: IndexEncoding | None) -> Shown:
-    """A relation with the columns that it has now."""
-    keys, columns = split_columns(column_names(conn, relation))
-    return Shown(relation, keys, columns, version, space, form, planned_rows(conn, relation))
-
-
-def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
-    """The columns of a view, in order. Raises :class:`UsageError` where it is gone."""
     try:
-        cursor = conn.execute(sql.SQL("select * from {} limit 0").format(relation))
+        return shown(conn, relation, space, alias.version or "", encoding_of(conn, relation))
     except pg.UndefinedTable as error:
         raise UsageError(
             f"the alias is gone: {relation.as_string(conn)} is not there; perhaps its table was dropped with CASCADE",
             hint="embedmig alias rebuild COLLECTION makes it anew",
         ) from error
+
+
+def shown(conn: Connection, relation: sql.Composable, space: Space, version: str, form: IndexEncoding | None) -> Shown:
+    """A relation with the columns that it has now."""
+    names = column_names(conn, relation)
+    keys, columns = split_columns(names)
+    offsets = space.chunk is not None and set(OFFSETS) <= set(names)
+    return Shown(relation, keys, columns, version, space, form, planned_rows(conn, relation), offsets)
+
+
+def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
+    """The columns of a view, in order."""
+    cursor = conn.execute(sql.SQL("select * from {} limit 0").format(relation), prepare=False)  # its shape may change
     return [column.name for column in cursor.description or ()]
 
 
 def split_columns(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """A view's columns: the key is what stands before ``chunk``, the application's own columns after ``embedding``."""
-    return tuple(names[: names.index("chunk")]), tuple(names[names.index("embedding") + 1 :])
+    shown = names[names.index("embedding") + 1 :]
+    return tuple(names[: names.index("chunk")]), tuple(name for name in shown if name not in OFFSETS)
 
 
 def nearest(
@@ -69,7 +105,7 @@ def nearest(
     exact: bool = False,
     where: Mapping[str, Any] | None = None,
 ) -> list[Hit]:
-    """Top ``k`` by the space's own metric, filtered on its version; the index is asked for at least ``k`` candidates.
+    """Top ``k`` rows by the space's own metric, filtered on its version, each by its nearest chunk.
 
     ``where`` gives values that key or columns of the alias must have; a list: one of them. With ``exact``, every vector is
     compared: no index matches an order by the distance plus nothing. Raises :class:`UsageError` for an unknown column.
@@ -77,16 +113,49 @@ def nearest(
     wanted, values = conditions(current, where or {})
     values |= {"vector": str(list(vector)), "version": current.version, "k": k}
     exact = exact or (bool(where) and few(conn, current, wanted, values))
-    form = None if exact else current.form
-    candidates = k * form.rerank if form else k
-    query = (_by_quantized(current, form, wanted) if form else _by_vector(current, wanted, exact=exact))  # fmt: skip
-    values["candidates"] = candidates
     with conn.transaction():
-        # Filters and deleted rows thin an index scan out: it goes on until k rows are found.
+        # Filters and deleted rows thin an index scan out: it goes on until it has found as many as it is asked for.
         if extension.version(conn) >= (0, 8):
             conn.execute("set local hnsw.iterative_scan = strict_order")
-        conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(candidates, 1000)))))
-        return [read_hit(row, current) for row in conn.execute(query, values)]
+        if current.space.chunk is None:
+            return _hits(conn, current, wanted, values, k, exact=exact)
+        rows = [] if exact else _rows_by_index(conn, current, wanted, values, k)
+        if len(rows) >= k:
+            return rows[:k]
+        return _read(conn, current, _rows_exactly(current, wanted), values)
+
+
+def _rows_by_index(
+    conn: Connection, current: Shown, wanted: sql.Composable, values: Mapping[str, Any], k: int
+) -> list[Hit]:
+    """The nearest rows of a chunked space, refilled until there are ``k`` or the index gives no more. Fewer than ``k``
+    don't prove that there are no others: a walk of the index ends at ``hnsw.max_scan_tuples``.
+    """
+    depth = k * CHUNKS
+    while True:
+        hits = _hits(conn, current, wanted, values, depth, exact=False)
+        rows = rows_once(hits)
+        if len(rows) >= k or len(hits) < depth or depth >= DEEPEST:
+            return rows
+        depth = min(4 * depth, DEEPEST)
+
+
+def _hits(
+    conn: Connection, current: Shown, wanted: sql.Composable, values: Mapping[str, Any], k: int, *, exact: bool
+) -> list[Hit]:
+    """The ``k`` nearest vectors; the index is asked for at least ``k`` candidates. Inside a transaction."""
+    form = None if exact else current.form
+    candidates = k * form.rerank if form else k
+    query = _by_quantized(current, form, wanted) if form else _by_vector(current, wanted, exact=exact)
+    conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(candidates, 1000)))))
+    return _read(conn, current, query, {**values, "k": k, "candidates": candidates})
+
+
+def _read(conn: Connection, current: Shown, query: sql.Composed, values: Mapping[str, Any]) -> list[Hit]:
+    cursor = conn.cursor()
+    for name, loader in DATES.items():
+        cursor.adapters.register_loader(name, loader)
+    return [read_hit(row, current) for row in cursor.execute(query, values)]
 
 
 def few(conn: Connection, current: Shown, wanted: sql.Composable, values: Mapping[str, Any]) -> bool:
@@ -144,10 +213,30 @@ def _by_quantized(current: Shown, form: IndexEncoding, wanted: sql.Composable) -
     )
 
 
+def _rows_exactly(current: Shown, wanted: sql.Composable) -> sql.Composed:
+    """Every row's nearest chunk, and of those the nearest."""
+    distance = sql.Literal(2 * len(current.keys) + 3)  # the column's number: the application may have one of that name
+    return sql.SQL(
+        """select * from (
+             select distinct on ({row}) {shown} from {relation} where {wanted} order by {row}, {distance}, chunk) best
+           order by {place} limit %(k)s"""
+    ).format(
+        row=_key_text(current), shown=_shown(current), relation=doubled(current.relation), wanted=wanted,
+        distance=_distance(current), place=distance,
+    )  # fmt: skip
+
+
+def _key_text(current: Shown) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("{}::text").format(doubled(ident(name))) for name in current.keys)
+
+
 def _shown(current: Shown) -> sql.Composed:
-    keys = sql.SQL(", ").join(sql.SQL("{}::text").format(doubled(ident(name))) for name in current.keys)
-    extra = sql.Composed([sql.SQL(", {}").format(doubled(ident(name))) for name in current.columns])
-    return sql.SQL("{}, chunk, version, {} as distance{}").format(keys, _distance(current), extra)
+    keys = sql.SQL(", ").join(doubled(ident(name)) for name in current.keys)
+    names = (*(OFFSETS if current.offsets else ()), *current.columns)
+    extra = sql.Composed([sql.SQL(", {}").format(doubled(ident(name))) for name in names])
+    return sql.SQL("{}, {}, chunk, version, {} as distance{}").format(
+        keys, _key_text(current), _distance(current), extra
+    )
 
 
 def _distance(current: Shown) -> sql.Composed:
@@ -164,7 +253,7 @@ def doubled(part: sql.Composable) -> sql.SQL:
 def read_hit(row: Sequence[Any], current: Shown) -> Hit:
     """A row of the result as a value."""
     width = len(current.keys)
-    key: Key = tuple(row[:width])
-    return Hit(
-        key, row[width], row[width + 1], row[width + 2], dict(zip(current.columns, row[width + 3 :], strict=True))
-    )
+    key, key_text, (chunk, version, distance, *extra) = row[:width], row[width : 2 * width], row[2 * width :]
+    start, end = extra[:2] if current.offsets else (None, None)
+    columns = dict(zip(current.columns, extra[2:] if current.offsets else extra, strict=True))
+    return Hit(tuple(key), chunk, version, distance, columns, start, end, tuple(key_text))

@@ -23,11 +23,12 @@ from embedmig.stores.manifest import Manifest
 from embedmig.stores.pgvector import extension, index
 from embedmig.stores.pgvector.copy_format import copy_bytes
 from embedmig.stores.pgvector.hnsw import LIMIT, IndexEncoding, encoding_of
-from embedmig.stores.pgvector.search import Shown, nearest, shown
+from embedmig.stores.pgvector.search import OFFSETS, Shown, nearest, shown
 from embedmig.stores.protocol import Batch, Capabilities, IndexBuild, IndexOptions, IndexState
 from embedmig.types import MAX_DIMENSIONS, Hit, Space
 
 RESERVED = ("chunk", "version", "content_hash", "embedding", "embedded_at", "chunk_count", "chunk_start", "chunk_end")
+SHOWN = ("chunk", "version", "embedding", *OFFSETS)  # by the alias
 
 
 class TablePlace(NamedTuple):
@@ -89,12 +90,18 @@ class PgvectorStore(Manifest):
 
     @staticmethod
     def check_source(source: Source) -> None:
-        """A key column can't have the name of a column of the table's own."""
+        """A key column can't have the name of a column of the table's own, nor a column that the alias shows of its own."""
         taken = [column.name for column in source.key if column.name in RESERVED]
         if taken:
             raise PlanError(
                 f"key column {taken[0]!r} of {source.collection.table} has a name that spaces use themselves",
                 hint=f"rename it in the table; spaces have {', '.join(RESERVED)}",
+            )
+        taken = [column.name for column in source.columns if column.name in SHOWN]
+        if taken:
+            raise PlanError(
+                f"columns: {taken[0]!r} of {source.collection.table} has the name of a column that the alias has itself",
+                hint=f"rename it in the table, or leave it out of columns; the alias has {', '.join(SHOWN)}",
             )
 
     @property
@@ -286,21 +293,35 @@ class PgvectorStore(Manifest):
 
     # --- reading
 
-    def view(self) -> sql.Composed:
+    def view(self, order: Sequence[str] = ()) -> sql.Composed:
         """The alias view (DESIGN 3): cast to the bare type so that it can be replaced by another dimension, the
         version as a constant that the planner folds, and an inner join so that a deleted row is gone at its commit.
+
+        ``order`` is that of the columns in a view that it replaces.
         """
         hide = self.source.collection.stale == "hide"
         pinned = ident(self.record.ledger_schema, "pinned_text")
-        extra = [sql.SQL(", {}").format(ident("s", column.name)) for column in self.source.columns]
         return sql.SQL(
             """select {shown}, e.chunk, {tag}::text as version, e.embedding::{type} as embedding{extra}
                from {table} e join {rows} s on {join}{hide}"""
         ).format(
-            shown=self.source.key_of("s"), tag=sql.Literal(self.space.tag), type=literal(self.space.storage), extra=sql.Composed(extra),
+            shown=self.source.key_of("s"), tag=sql.Literal(self.space.tag), type=literal(self.space.storage), extra=self.following(order),
             table=self.table, rows=self.source.rows(text=hide, extra=self.source.columns, pinned=pinned), join=self.source.join("s", "e"),
             hide=sql.SQL(" where {} = e.content_hash").format(DOC_HASH) if hide else sql.SQL(""),
         )  # fmt: skip
+
+    def following(self, order: Sequence[str]) -> sql.Composed:
+        """What the view shows after the vector: the collection's columns, then the place of the chunk.
+
+        The place is shown, as NULL, of texts that are not cut too: a flip between the two kinds of version leaves the view
+        its columns. What ``order`` names comes first, in that order: ``CREATE OR REPLACE`` can only append.
+        """
+        place = "e.{}" if self.space.chunk else "null::int as {}"
+        columns: dict[str, sql.Composable] = {column.name: ident("s", column.name) for column in self.source.columns}
+        for name in OFFSETS:  # a view that shows a column of the application's under that name keeps it
+            columns.setdefault(name, sql.SQL(place).format(ident(name)))
+        names = sorted(columns, key=lambda name: order.index(name) if name in order else len(order))
+        return sql.Composed([sql.SQL(", {}").format(columns[name]) for name in names])
 
     def search(
         self, conn: Connection, vector: Sequence[float], k: int, *, where: Mapping[str, Any] | None = None, exact: bool = False
