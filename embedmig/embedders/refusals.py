@@ -27,7 +27,7 @@ NOT_A_COUNT = re.compile(r"token|character|context|physical|\brate\b|per (minute
 ONE_TEXT = re.compile(
     r"context (length|size|window)|(input|sequence|text|prompt) length|must have less than \d+ tokens|too large to process"
     r"|(text|string|prompt|input|document|sentence) (is )?too (long|large)|single text|at most \d+ characters|maxLength"
-    r"|has \d+ tokens, exceeding|has too many tokens",
+    r"|has \d+ tokens, exceeding|has too many tokens|too many input tokens",
     re.IGNORECASE,
 )
 IN_ALL = re.compile(
