@@ -101,4 +101,4 @@ def test_a_transformer_model_from_an_installed_package_fills_a_space_and_is_sear
     assert project.one("select weights like 'sha256:%' from embedmig.spaces")
     assert project.one("select count(*) from docs_embeddings where abs(vector_norm(embedding) - 1) < 1e-4") == eligible
     title = str(project.one("select title from documents where id = '17'"))
-    assert project.json("search", "docs", title, "-k", "3")["hits"][0]["key"] == [17]
+    assert project.json("search", "docs", title, "-k", "3")["hits"][0]["key"] == ["17"]

@@ -118,8 +118,9 @@ def test_changes_that_wait_are_not_called_stale_or_missing(space: Project) -> No
 
 def test_an_alias_changed_by_hand_and_an_index_left_invalid_are_found(space: Project) -> None:
     with space.connect() as conn:
-        columns = "id, 0 as chunk, 'other'::text as version, embedding::vector, null::text as title, null::int as chunk_start, null::int as chunk_end"
-        conn.execute(f"create or replace view docs_embeddings as select {columns} from {table(space)}")
+        columns = "id, 0 as chunk, 'other'::text as version, embedding::vector, title, null::int as chunk_start, null::int as chunk_end"
+        rows = f"{table(space)} join documents using (id)"
+        conn.execute(f"create or replace view docs_embeddings as select {columns} from {rows}")
         conn.execute(
             "update pg_index set indisvalid = false where indrelid = %s::regclass and not indisprimary", (table(space),)
         )

@@ -179,7 +179,7 @@ def test_keys_that_are_not_there_are_counted_and_left_out(corpus: Project) -> No
     found = embedmig.evaluate(corpus.opened(), "docs")
     assert found.queries == 1
     assert "2 of 3 judged keys are not in documents (such as 4711, 4712)" in found.notices[0]
-    assert "1 of 2 queries have no answer left" in found.notices[0]
+    assert "1 of 2 queries have no relevant row left" in found.notices[0]
 
 
 def test_a_version_or_a_number_that_is_not_there_ends_with_2(both: Project) -> None:

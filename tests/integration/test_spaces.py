@@ -183,7 +183,7 @@ columns = ['Tenant']
     upgrade(project)
     assert one(conn, 'select count(*) from "My Schema"."Docs Now" where tenant = 1') == 7
     columns = [c.name for c in conn.execute('select * from "My Schema"."Docs Now" limit 0').description or ()]
-    assert columns == ["Id", "chunk", "version", "embedding", "tenant"]
+    assert columns == ["Id", "chunk", "version", "embedding", "tenant", "chunk_start", "chunk_end"]
     assert embedmig.search(project.opened(), "docs", "body 3\n\no", k=1).hits[0].key_text == ("3",)
     downgrade(project, "base")
     assert one(conn, "select count(*) from pg_views where viewname = 'Docs Now'") == 0
