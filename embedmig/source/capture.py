@@ -27,6 +27,7 @@ CaptureState = Literal[
     "installed", "missing", "disabled", "outdated", "broken", "incomplete", "watermark", "none"
 ]  # fmt: skip
 FIRES = {"": "OA", "replica": "RA", "always": "A"}  # pg_trigger.tgenabled that will do, by Trigger.enable
+FIRES_ELSEWHERE = "fires in the wrong sessions, as after pg_restore --disable-triggers"
 OUTBOX_OWN = ("changed_at", "embedmig_upto")
 
 
@@ -266,12 +267,11 @@ def _triggers_health(
         wanted = {name: trigger for name, trigger in wanted.items() if name in found}
     if len(found) < 4 or wanted.keys() - found.keys():
         return CaptureHealth("missing", _swapped(conn, source, captured))
-    if off := [
-        name
-        for name, trigger in wanted.items()
-        if found[name] == "D" or (fits and found[name] not in FIRES[trigger.enable])
-    ]:
-        return CaptureHealth("disabled", f"trigger {capture.trigger_name(wanted[off[0]])} does not fire")
+    for name, trigger in wanted.items():
+        if found[name] == "D":
+            return CaptureHealth("disabled", f"trigger {capture.trigger_name(trigger)} does not fire")
+        if fits and found[name] not in FIRES[trigger.enable]:
+            return CaptureHealth("disabled", f"trigger {capture.trigger_name(trigger)} {FIRES_ELSEWHERE}")
     return _partitions_health(conn, capture) if source.partitioned else None
 
 
@@ -286,15 +286,18 @@ def _swapped(conn: Connection, source: Source, captured: Captured) -> str:
 
 def _partitions_health(conn: Connection, capture: Capture) -> CaptureHealth | None:
     """Every partition has the row triggers of its parent, unless somebody switched them off there."""
-    name = scalar(
-        conn,
-        """select l.relid::text from pg_partition_tree(%s::oid::regclass) l where l.isleaf and (
-             select count(*) from pg_trigger t join pg_proc p on p.oid = t.tgfoid
-             where t.tgrelid = l.relid and p.pronamespace = to_regnamespace(%s) and p.proname = any(%s)
-               and t.tgenabled in ('A', 'O')) < 3 limit 1""",
+    row = conn.execute(
+        """select l.relid::text, bool_or(t.tgenabled = 'O')
+           from pg_partition_tree(%s::oid::regclass) l left join (pg_trigger t join pg_proc p on p.oid = t.tgfoid
+             and p.pronamespace = to_regnamespace(%s) and p.proname = any(%s)) on t.tgrelid = l.relid
+           where l.isleaf group by l.relid having count(*) filter (where t.tgenabled = 'A') < 3 order by 1 limit 1""",
         (capture.source.oid, ident(capture.schema).as_string(conn), function_names(capture)),
+    ).fetchone()
+    if row is None:
+        return None
+    return CaptureHealth(
+        "disabled", f"a trigger of partition {row[0]} {FIRES_ELSEWHERE if row[1] else 'does not fire'}"
     )
-    return CaptureHealth("disabled", f"a trigger of partition {name} does not fire") if name else None
 
 
 def _rows_health(conn: Connection, source: Source, captured: Captured) -> CaptureHealth | None:
