@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,6 +14,10 @@ from embedmig import Reader
 from embedmig.errors import EmbedmigError
 from tests.in_process import Fake, space_script, tag, upgrade
 from tests.project import CONFIG, Project
+
+PAGE = Path(__file__).parents[2] / "docs/privileges.md"
+ROLES = ("app", "watcher", "migrator", "shop_owner")
+Transcript = Callable[[str], list[str]]
 
 
 @pytest.fixture
@@ -27,6 +33,24 @@ def role(conn: psycopg.Connection) -> Iterator[str]:
     conn.execute(f"create role {name} login")
     yield name
     conn.execute(f"drop owned by {name}; drop role {name}")
+
+
+@pytest.fixture
+def transcript(conn: psycopg.Connection) -> Iterator[Transcript]:
+    """The SQL under one of the page's headings, block by block, in this test's database and with roles of its own."""
+    database = conn.info.dbname
+    own = {name: f"{name}_{database}" for name in ROLES}
+    for name in own.values():
+        conn.execute(f"create role {name} login")
+
+    def blocks(heading: str) -> list[str]:
+        section = PAGE.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+        found = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+        return [re.sub(r"\w+", lambda word: {**own, "shop": database}.get(word[0], word[0]), one) for one in found]
+
+    yield blocks
+    everyone = ", ".join(own.values())
+    conn.execute(f"drop owned by {everyone} cascade; drop role {everyone}")
 
 
 @pytest.fixture
@@ -46,6 +70,72 @@ def as_role(project: Project, role: str) -> embedmig.Project:
 def url_of(project: Project, role: str) -> str:
     before, _, after = project.url.partition("@")
     return f"{before.partition('://')[0]}://{role}@{after}"
+
+
+def test_the_usual_roles_of_the_page_do_their_work(
+    project: Project, conn: psycopg.Connection, fake: Fake, transcript: Transcript
+) -> None:
+    project.documents(20)
+    space_script(project)
+    space_script(project, "0002", "0001", old=tag(), dimensions=16)
+    migrator, watcher, app = (f"{name}_{conn.info.dbname}" for name in ("migrator", "watcher", "app"))
+    before, after = transcript("The usual roles")
+    conn.execute(before)
+    embedmig.upgrade(as_role(project, migrator), "0001")
+    with psycopg.connect(url_of(project, migrator)) as migrating:
+        migrating.execute(after)
+    embedmig.upgrade(as_role(project, migrator), "0002")
+    assert embedmig.status(as_role(project, watcher)).current == ["0002"]
+    assert all(verdict.passed for verdict in embedmig.gate(as_role(project, watcher), "docs"))
+    assert embedmig.search(as_role(project, app), "docs", "wind", k=3).hits
+
+
+def test_an_ordinary_owner_takes_a_collection_through_its_whole_life(
+    project: Project, conn: psycopg.Connection, fake: Fake, transcript: Transcript
+) -> None:
+    """Not a superuser, by SET ROLE; pgvector in another schema, FORCE ROW LEVEL SECURITY, an application that is not the owner."""
+    owner, migrator, app = (f"{name}_{conn.info.dbname}" for name in ("shop_owner", "migrator", "app"))
+    project.configure(CONFIG.replace("[embedmig]", f'[embedmig]\nconnect = {{ role = "{owner}" }}'))
+    project.documents(20)
+    space_script(project)
+    space_script(project, "0002", "0001", old=tag(), dimensions=16)
+    prepare, rules, grants = transcript("Another owner, row-level security, pgvector in its own schema")
+    conn.execute(f"drop extension vector; alter role {owner} nologin")
+    conn.execute(prepare)
+
+    def as_owner(statements: str) -> None:
+        with psycopg.connect(url_of(project, migrator)) as session:
+            session.execute(f"set role {owner}; {statements}")
+
+    def write(statements: str) -> None:
+        with psycopg.connect(url_of(project, app)) as session:
+            session.execute(statements)
+        embedmig.sync(as_role(project, migrator))
+        assert seen() == {row[0] for row in project.rows("select id from documents where id < 1000")}
+
+    def seen() -> set[int]:
+        with psycopg.connect(url_of(project, app)) as session:
+            return {row[0] for row in session.execute("select id from docs_embeddings")}
+
+    as_owner(rules)
+    embedmig.upgrade(as_role(project, migrator), "0001")
+    as_owner(grants)
+    conn.execute("insert into documents values (2000, 'hidden', 'from the application by its policy')")
+    write("insert into documents values (100, 'new', 'by the application'); delete from documents where id = 3")
+    embedmig.downgrade(as_role(project, migrator), "-1")
+    embedmig.upgrade(as_role(project, migrator))
+    as_owner(grants)  # of the view, which the downgrade took away
+    write("update documents set body = 'edited by the application' where id = 5")
+    with Reader(url_of(project, app), "docs") as reader:
+        assert reader.search("edited by", k=3)
+    assert embedmig.status(as_role(project, migrator)).collections["docs"].spaces[0].completeness == 1.0
+    assert project.one("select viewowner from pg_views where viewname = 'docs_embeddings'") == owner
+
+    embedmig.retire(as_role(project, migrator), "docs", tag(), after="0s", confirm=tag())
+    assert embedmig.uninstall(as_role(project, migrator), confirm=True).done
+    assert project.one("select to_regnamespace('embedmig')") is None
+    with psycopg.connect(url_of(project, app)) as session:
+        session.execute("insert into documents values (101, 'after', 'embedmig is gone')")
 
 
 def test_every_command_that_looks_runs_with_select_alone(running: Project, conn: psycopg.Connection, role: str) -> None:
