@@ -21,6 +21,7 @@ from psycopg.rows import TupleRow
 
 from embedmig.config import mask, parse_address, scrub
 from embedmig.config.settings import ConnectSettings
+from embedmig.database.cursors import Cursor
 from embedmig.database.encodings import fit_encoding
 from embedmig.database.sessions import prepare, wanted_settings
 from embedmig.errors import ConfigError, DatabaseUnavailable, UsageError
@@ -110,7 +111,9 @@ def open_session(address: str, name: str) -> Connection | UsageError:
     try:
         given = conninfo_to_dict(address)
         defaults = {key: value for key, value in DEFAULTS.items() if key not in given}
-        conn = psycopg.connect(address, **defaults, autocommit=True, application_name=name, client_encoding="UTF8")
+        conn = psycopg.connect(
+            address, **defaults, autocommit=True, application_name=name, client_encoding="UTF8", cursor_factory=Cursor
+        )
         fit_encoding(conn)
         return conn
     except psycopg.Error as error:

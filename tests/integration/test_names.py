@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -20,7 +22,7 @@ def fake() -> Fake:
     return Fake().register()
 
 
-@pytest.mark.parametrize("schema", ["With.Dot", 'with"quote', "a b:c", "UPPER", "select", "é" * 31])
+@pytest.mark.parametrize("schema", ["With.Dot", 'with"quote', "per%cent", "%s", "a b:c", "UPPER", "select", "é" * 31])
 def test_the_ledgers_schema_may_have_any_name(project: Project, schema: str) -> None:
     quoted = schema.replace('"', '\\"')
     project.configure(CONFIG.replace('migrations = "migrations"', f'migrations = "migrations"\nschema = "{quoted}"'))
@@ -43,7 +45,7 @@ def test_a_schema_that_postgresql_would_cut_or_refuse_is_refused_with_its_line(p
 
 
 @pytest.mark.parametrize(
-    "alias", ['"with.dot"', '"with""quote"', '"select"', "long_" + "x" * 80, '"Ж' + "ж" * 40 + '"']
+    "alias", ['"with.dot"', '"per%cent"', '"with""quote"', '"select"', "long_" + "x" * 80, '"Ж' + "ж" * 40 + '"']
 )
 def test_an_alias_may_have_any_name(project: Project, alias: str) -> None:
     project.configure(CONFIG.replace('"docs_embeddings"', f"'{alias}'"))
@@ -77,6 +79,13 @@ def test_two_aliases_that_postgresql_takes_for_one_are_refused(project: Project,
         project.opened()
 
 
+@pytest.fixture
+def own_folder() -> Iterator[Path]:
+    """Not pytest's: root's server runs as another user, and each pytest that starts closes ``pytest-of-root`` to others."""
+    with tempfile.TemporaryDirectory(prefix="embedmig-test-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.one_server
 @pytest.mark.parametrize(
     "name",
@@ -89,8 +98,8 @@ def test_two_aliases_that_postgresql_takes_for_one_are_refused(project: Project,
         "deep/" + "long_folder_name_" * 8,
     ],
 )
-def test_the_embedded_server_runs_in_any_folder(tmp_path: Path, server_url: str, name: str) -> None:
-    folder = tmp_path / name
+def test_the_embedded_server_runs_in_any_folder(own_folder: Path, server_url: str, name: str) -> None:
+    folder = own_folder / name
     folder.mkdir(parents=True)
     (folder / "embedmig.toml").write_text('[embedmig]\ndatabase = "embedded"\n')
 

@@ -68,11 +68,17 @@ def upgrade(database: Database) -> None:
     with translated("preparing the ledger"):
         try:
             with engine.begin() as session:
-                named = ident(database.schema).as_string().replace(":", "\\:")  # a colon would be a parameter
-                session.execute(text(f"create schema if not exists {named}"))
+                session.execute(text(f"create schema if not exists {name_in_text(database.schema)}"))
                 run_migrations(session, database.schema)
         except DBAPIError as error:  # SQLAlchemy's wrapping of what psycopg raised
             raise error.orig or error from error
+
+
+def name_in_text(schema: str) -> str:
+    """The schema's name, quoted, for SQL that goes through SQLAlchemy's ``text``: a colon would begin a parameter there, and
+    ``%`` is doubled by it, so that its own ``identifier_preparer``, which doubles it too, is of no use.
+    """
+    return ident(schema).as_string().replace(":", "\\:")
 
 
 def run_migrations(session: Session, schema: str) -> None:
@@ -88,6 +94,7 @@ def run_migrations(session: Session, schema: str) -> None:
     script = ScriptDirectory(str(files("embedmig") / "database" / "schema"))
     with EnvironmentContext(config, script, fn=lambda current, _: script._upgrade_revs("head", current)) as env:
         env.configure(
-            connection=session, version_table=VERSION_TABLE, version_table_schema=schema, embedmig_schema=schema
-        )
+            connection=session, version_table=VERSION_TABLE, version_table_schema=schema, embedmig_schema=schema,
+            embedmig_schema_in_text=name_in_text(schema),
+        )  # fmt: skip
         env.run_migrations()

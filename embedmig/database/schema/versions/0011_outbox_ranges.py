@@ -18,7 +18,7 @@ DROP = """execute 'alter table ' || name || ' add constraint no_ranges check (em
 
 def run(statement: str) -> None:
     """Does so for every outbox."""
-    schema = op.get_bind().dialect.identifier_preparer.quote(op.get_context().opts["embedmig_schema"])
+    schema = op.get_context().opts["embedmig_schema_in_text"]
     op.execute(EACH.format(schema=schema, statement=statement))
 
 

@@ -23,7 +23,7 @@ PINNED = """create function {schema}.pinned_text(value anyelement) returns text 
 
 def upgrade() -> None:
     schema = op.get_context().opts["embedmig_schema"]
-    quoted = op.get_bind().dialect.identifier_preparer.quote(schema)
+    quoted = op.get_context().opts["embedmig_schema_in_text"]
     op.create_table(
         "capture_failures",
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
@@ -44,7 +44,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     schema = op.get_context().opts["embedmig_schema"]
-    quoted = op.get_bind().dialect.identifier_preparer.quote(schema)
+    quoted = op.get_context().opts["embedmig_schema_in_text"]
     op.execute(f"drop function {quoted}.pinned_text(anyelement)")
     for column in ("scanned_at", "compared", "partitions", "source_oid"):
         op.drop_column("captures", column, schema=schema)

@@ -30,7 +30,7 @@ FLIPS = """update {schema}.embedding_operations set operation = jsonb_build_obje
 def upgrade() -> None:
     schema = op.get_context().opts["embedmig_schema"]
     op.add_column("embedding_operations", sa.Column("operation", pg.JSONB), schema=schema)
-    op.execute(FLIPS.format(schema=op.get_bind().dialect.identifier_preparer.quote(schema)))
+    op.execute(FLIPS.format(schema=op.get_context().opts["embedmig_schema_in_text"]))
     allow(schema, STATES)
 
 
