@@ -26,6 +26,7 @@ from embedmig.database import (
     check_suitable,
     ident,
     in_one_go,
+    refuse_standby,
     schema,
     translated,
 )
@@ -156,6 +157,7 @@ class Runner:
             stack.enter_context(translated("preparing the run"))
             lock = stack.enter_context(RunLock(self.context.database))
             conn = stack.enter_context(self.context.database.connect("runner", lock_timeout=True))
+            refuse_standby(conn)
             check_suitable(conn)
             if schema.installed(conn, self.context.database.schema):
                 schema.upgrade(self.context.database)  # an older embedmig's tables: before anything reads them

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from embedmig.config import Config
 from embedmig.config import loading as configuration
-from embedmig.database import Connection, Database, open_database, schema, translated
+from embedmig.database import Connection, Database, open_database, refuse_standby, schema, translated
 from embedmig.database.ledger import Ledger, ledger_exists
 from embedmig.database.registry import Registry
 from embedmig.errors import UsageError
@@ -64,9 +64,12 @@ class Project:
 
     @contextmanager
     def working(self) -> Iterator[tuple[Context, Connection]]:
-        """A session that may write. Raises :class:`UsageError` on a database that embedmig has not run on."""
+        """A session that may write. Raises :class:`UsageError` on a database that embedmig has not run on, and
+        :class:`DatabaseUnsuitable` on a standby.
+        """
         context = self.context(start=True)
         with translated("working"), context.database.connect("operate", lock_timeout=True) as conn:
+            refuse_standby(conn)
             if not ledger_exists(conn, context.database.schema):
                 raise UsageError("embedmig has not run on this database yet", hint="embedmig upgrade head")
             yield context, conn

@@ -8,7 +8,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from embedmig.commands.project import ProjectLike, opened
-from embedmig.database import Connection, RunLock, ident, retry_transient, scalar, schema, translated
+from embedmig.database import Connection, RunLock, ident, refuse_standby, retry_transient, scalar, schema, translated
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import PlanError
@@ -61,6 +61,7 @@ def uninstall(project: ProjectLike = None, *, confirm: bool = False) -> Uninstal
             return Removal(context, conn).plan
     context = project.context(start=True)
     with RunLock(context.database), translated("uninstalling"), context.database.connect("operate") as conn:
+        refuse_standby(conn)
         removal = Removal(context, conn)
         if not removal.plan.empty:
             retry_transient(removal.carry_out)

@@ -21,11 +21,11 @@ from embedmig.database.connections import (
 from embedmig.database.embedded import embedded_url, open_database, running_url, stop_embedded
 from embedmig.database.failures import TRANSIENT, first_line, in_one_go, retry_transient, translated
 from embedmig.database.lock_watch import LockWatch
-from embedmig.database.requirements import check_suitable, require_suitable
+from embedmig.database.requirements import check_suitable, refuse_standby, require_suitable
 from embedmig.database.run_lock import LOCK_CLASS, RunLock, describe_holder, lock_is_held
 
 __all__ = [
     "LOCK_CLASS", "TRANSIENT", "Connection", "Database", "LockWatch", "RunLock", "check_suitable", "clock", "describe_holder", "embedded_url", "first_line", "ident", "in_one_go",
-    "literal", "lock_is_held", "open_database", "planned_rows", "require_suitable", "retry_transient", "running_url", "scalar", "stop_embedded", "translated",
+    "literal", "lock_is_held", "open_database", "planned_rows", "refuse_standby", "require_suitable", "retry_transient", "running_url", "scalar", "stop_embedded", "translated",
     "unavailable", "whoami",
 ]  # fmt: skip

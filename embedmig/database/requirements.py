@@ -25,13 +25,13 @@ def check_suitable(conn: Connection) -> None:
 
     Raises :class:`DatabaseUnsuitable`.
     """
-    _refuse_standby(conn)
     _refuse_bytes(conn)
     require_suitable(conn.info.server_version)
     _refuse_few_connections(conn)
 
 
-def _refuse_standby(conn: Connection) -> None:
+def refuse_standby(conn: Connection) -> None:
+    """For what writes. Raises :class:`DatabaseUnsuitable`."""
     if scalar(conn, "select pg_is_in_recovery()"):
         raise DatabaseUnsuitable(
             "this server is a hot standby, which takes no writes",
