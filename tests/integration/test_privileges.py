@@ -16,7 +16,7 @@ from tests.in_process import Fake, space_script, tag, upgrade
 from tests.project import CONFIG, Project
 
 PAGE = Path(__file__).parents[2] / "docs/privileges.md"
-ROLES = ("app", "watcher", "migrator", "shop_owner")
+ROLES = ("app", "migrator", "shop_owner")
 Transcript = Callable[[str], list[str]]
 
 
@@ -70,24 +70,6 @@ def as_role(project: Project, role: str) -> embedmig.Project:
 def url_of(project: Project, role: str) -> str:
     before, _, after = project.url.partition("@")
     return f"{before.partition('://')[0]}://{role}@{after}"
-
-
-def test_the_usual_roles_of_the_page_do_their_work(
-    project: Project, conn: psycopg.Connection, fake: Fake, transcript: Transcript
-) -> None:
-    project.documents(20)
-    space_script(project)
-    space_script(project, "0002", "0001", old=tag(), dimensions=16)
-    migrator, watcher, app = (f"{name}_{conn.info.dbname}" for name in ("migrator", "watcher", "app"))
-    before, after = transcript("The usual roles")
-    conn.execute(before)
-    embedmig.upgrade(as_role(project, migrator), "0001")
-    with psycopg.connect(url_of(project, migrator)) as migrating:
-        migrating.execute(after)
-    embedmig.upgrade(as_role(project, migrator), "0002")
-    assert embedmig.status(as_role(project, watcher)).current == ["0002"]
-    assert all(verdict.passed for verdict in embedmig.gate(as_role(project, watcher), "docs"))
-    assert embedmig.search(as_role(project, app), "docs", "wind", k=3).hits
 
 
 def test_an_ordinary_owner_takes_a_collection_through_its_whole_life(
