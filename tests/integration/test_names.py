@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 import embedmig
+from embedmig import Reader
 from embedmig.errors import ConfigError
 from tests.in_process import Fake, downgrade, space_script, upgrade
 from tests.project import COMMAND, CONFIG, Project
@@ -59,6 +60,35 @@ def test_an_alias_may_have_any_name(project: Project, alias: str) -> None:
     downgrade(project)
     embedmig.alias_rebuild(project.opened(), "docs")
     assert embedmig.search(project.opened(), "docs", "wind 0", k=1).hits
+
+
+@pytest.mark.parametrize("name", ["100% of %s", 'dot.and"quote', "SELECT"])
+def test_a_table_its_key_and_its_schema_may_have_any_name(project: Project, name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    column = '"Of ' + quoted[1:]
+    project.configure(
+        CONFIG.replace('"documents"', f"'{quoted}.{quoted}'")
+        .replace('key = "id"', f"key = '{quoted}'")
+        .replace('columns = ["title"]', f"columns = ['title', '{column}']")
+    )
+    project.documents(6)
+    with project.connect() as conn:
+        conn.execute(f"alter table documents rename to {quoted}; create schema {quoted}")  # type: ignore[arg-type]
+        conn.execute(f"alter table {quoted} set schema {quoted}")  # type: ignore[arg-type]
+        conn.execute(f"alter table {quoted}.{quoted} rename id to {quoted}")  # type: ignore[arg-type]
+        conn.execute(f"alter table {quoted}.{quoted} add column {column} int default 1")  # type: ignore[arg-type]
+    space_script(project)
+    upgrade(project)
+    with project.connect() as conn:
+        conn.execute(f"update {quoted}.{quoted} set body = 'edited' where {quoted} = 3")  # type: ignore[arg-type]
+    embedmig.sync(project.opened())
+    embedmig.sync(project.opened(), repair=True)
+    assert embedmig.status(project.opened()).collections["docs"].spaces[0].completeness == 1.0
+    assert embedmig.audit(project.opened(), sample=6).findings == []
+    assert embedmig.search(project.opened(), "docs", "wind 0", k=1).hits
+    with Reader(project.url, "docs") as reader:
+        assert len(reader.search("wind", k=6, where={name: [1, 2], f"Of {name}": 1})) == 2
+    downgrade(project, "base")
 
 
 @pytest.mark.parametrize(
