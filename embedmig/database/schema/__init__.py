@@ -94,7 +94,6 @@ def run_migrations(session: Session, schema: str) -> None:
     script = ScriptDirectory(str(files("embedmig") / "database" / "schema"))
     with EnvironmentContext(config, script, fn=lambda current, _: script._upgrade_revs("head", current)) as env:
         env.configure(
-            connection=session, version_table=VERSION_TABLE, version_table_schema=schema, embedmig_schema=schema,
-            embedmig_schema_in_text=name_in_text(schema),
-        )  # fmt: skip
+            connection=session, version_table=VERSION_TABLE, version_table_schema=schema, embedmig_schema=schema
+        )
         env.run_migrations()

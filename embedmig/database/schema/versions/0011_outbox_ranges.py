@@ -6,6 +6,8 @@ Revises: 0010
 
 from alembic import op
 
+from embedmig.database.schema import name_in_text
+
 revision = "0011"
 down_revision = "0010"
 
@@ -18,7 +20,7 @@ DROP = """execute 'alter table ' || name || ' add constraint no_ranges check (em
 
 def run(statement: str) -> None:
     """Does so for every outbox."""
-    schema = op.get_context().opts["embedmig_schema_in_text"]
+    schema = name_in_text(op.get_context().opts["embedmig_schema"])
     op.execute(EACH.format(schema=schema, statement=statement))
 
 

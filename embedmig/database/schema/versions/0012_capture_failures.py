@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql as pg
 
+from embedmig.database.schema import name_in_text
+
 revision = "0012"
 down_revision = "0011"
 
@@ -23,7 +25,7 @@ PINNED = """create function {schema}.pinned_text(value anyelement) returns text 
 
 def upgrade() -> None:
     schema = op.get_context().opts["embedmig_schema"]
-    quoted = op.get_context().opts["embedmig_schema_in_text"]
+    quoted = name_in_text(schema)
     op.create_table(
         "capture_failures",
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
@@ -44,7 +46,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     schema = op.get_context().opts["embedmig_schema"]
-    quoted = op.get_context().opts["embedmig_schema_in_text"]
+    quoted = name_in_text(schema)
     op.execute(f"drop function {quoted}.pinned_text(anyelement)")
     for column in ("scanned_at", "compared", "partitions", "source_oid"):
         op.drop_column("captures", column, schema=schema)

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql as pg
 
+from embedmig.database.schema import name_in_text
+
 revision = "0013"
 down_revision = "0012"
 
@@ -30,7 +32,7 @@ FLIPS = """update {schema}.embedding_operations set operation = jsonb_build_obje
 def upgrade() -> None:
     schema = op.get_context().opts["embedmig_schema"]
     op.add_column("embedding_operations", sa.Column("operation", pg.JSONB), schema=schema)
-    op.execute(FLIPS.format(schema=op.get_context().opts["embedmig_schema_in_text"]))
+    op.execute(FLIPS.format(schema=name_in_text(schema)))
     allow(schema, STATES)
 
 
