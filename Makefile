@@ -44,7 +44,7 @@ servers: $(SERVERS)/postgresql-17 $(SERVERS)/pgserver-0.5.1 ## the servers of te
 
 packages: ## what some tests need of the system, where this is root on Debian: debootstrap, PgBouncer, Chromium
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	command -v debootstrap pgbouncer chromium >/dev/null && exit 0; apt-get update -qq && \
+	command -v debootstrap >/dev/null && command -v pgbouncer >/dev/null && command -v chromium >/dev/null && exit 0; apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap pgbouncer chromium >/dev/null; \
 	else echo 'not root on Debian: tests that need PgBouncer, Chromium or debootstrap are skipped unless they are there'; fi
 
