@@ -15,6 +15,8 @@ SERVERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedmig-tests
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 TORCH := torch==2.13.0
 CHECKED := embedmig tests benchmarks demo migrations
+# What runs on PostgreSQL 17 and 16 too: everything that speaks of tables, triggers, sessions, rights and names.
+MATRIX := $(patsubst %,tests/integration/test_%.py,spaces capture sources states audit index stores versions names privileges ledger reader sessions counting)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types unit test-matrix servers packages soak bench bench-peers docs docs-picture venv local clean
@@ -37,8 +39,8 @@ types: .venv/.dev ## mypy, strict
 unit: .venv/.dev local ## the tests alone, on WORKERS processes (auto: one a core)
 	@$(BIN)/python -m pytest -n $(WORKERS) -rs
 
-test-matrix: .venv/.dev servers ## the tests that speak SQL, on PostgreSQL 17 (Debian's, as root) and 16, each with its number of tests
-	@for server in 17 16; do echo "PostgreSQL $$server:"; EMBEDMIG_TEST_PG=$$server $(BIN)/python -m pytest -n $(WORKERS) -rs tests/integration tests/acceptance || exit 1; done
+test-matrix: .venv/.dev servers ## what depends on the server, on PostgreSQL 17 (Debian's, as root) and 16, each with its number of tests
+	@for server in 17 16; do echo "PostgreSQL $$server:"; EMBEDMIG_TEST_PG=$$server $(BIN)/python -m pytest -n $(WORKERS) -rs $(MATRIX) || exit 1; done
 
 servers: $(SERVERS)/postgresql-17 $(SERVERS)/pgserver-0.5.1 ## the servers of test-matrix, in ~/.cache/embedmig-tests (800 MB, once)
 
