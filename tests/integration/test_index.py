@@ -218,6 +218,7 @@ def test_memory_is_what_the_graph_takes_as_far_as_it_may() -> None:
     assert room(Machine(GB, None, None), 4 * GB, 4 * GB, 10**6, memory=5 * GB, workers=0).memory == 5 * GB
 
 
+@pytest.mark.one_server
 def test_a_server_on_this_machine_is_seen_to_be_here(conn: psycopg.Connection) -> None:
     found = build_resources.look(conn, None)
     assert found.disk is not None

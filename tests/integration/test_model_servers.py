@@ -120,14 +120,14 @@ def test_a_text_that_is_too_long_is_refused_alone_and_its_neighbours_stay_togeth
     status = 500 if "llama" in wording or "physical" in wording else 400
     taken = {"max_tokens_per_text": 512, "said": {"text": wording}, "refusing": status}
     with OpenAIServer(dimensions=WIDE, **taken) as server:
-        encoder = reached(server, batch_size=128)
+        encoder = reached(server, batch_size=128, timeout=3600.0)  # however slow this machine is, requests are full
         encode(encoder, words(1))
         encoded = encode(encoder, texts)
         assert list(encoded.rejected) == [77]
         good = [place for place in range(128) if place != 77]
         assert right(Encoded(encoded.vectors[good]), [texts[place] for place in good])
         assert server.stats.requests <= 8
-        assert max(server.stats.seen[texts[place]] for place in good) <= 3
+        assert max(server.stats.seen[texts[place]] for place in good) <= 4, "128, 16, 2, 1: once a round of the search"
         assert encoder.limits.batch_size == 128, "nothing is wrong with the number of texts"
 
 

@@ -266,8 +266,10 @@ def test_disk_and_memory_are_given_for_both_storage_types(small: Project) -> Non
     assert found.server_memory == small.one("select pg_size_bytes(current_setting('maintenance_work_mem'))")
     assert re.search(r"the server's maintenance_work_mem is [\d.]+ MB: enough", small.run("plan").stdout)
     with small.connect() as conn:
-        conn.execute(f"alter database {conn.info.dbname} set maintenance_work_mem = '1MB'")
-    assert "65.5 kB: too little" in small.run("plan").stdout
+        if conn.info.server_version < 170000:
+            return  # older servers take no setting so low
+        conn.execute(f"alter database {conn.info.dbname} set maintenance_work_mem = '64kB'")
+    assert "65.5 kB: too small" in small.run("plan").stdout
 
 
 # --- the truth beside the estimate --------------------------------------------------------------------------------
