@@ -94,7 +94,7 @@ class Browser:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def _observe(self) -> dict[str, Any]:
+    def _hear(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
             got = os.read(self._in, 1 << 16)
             assert got, "Chromium has ended"
