@@ -181,7 +181,7 @@ def conditions(current: Shown, where: Mapping[str, Any]) -> tuple[sql.Composed, 
     parts: list[sql.Composable] = [sql.SQL("version = %(version)s")]
     for place, (name, value) in enumerate(where.items()):
         form = "{} = any({})" if isinstance(value, list | tuple | set | frozenset) else "{} = {}"
-        parts.append(sql.SQL(form).format(doubled(ident(name)), sql.Placeholder(f"w{place}")))
+        parts.append(sql.SQL(form).format(ident(name), sql.Placeholder(f"w{place}")))
     found = (list(value) if isinstance(value, tuple | set | frozenset) else value for value in where.values())
     return sql.SQL(" and ").join(parts), {f"w{place}": value for place, value in enumerate(found)}
 
@@ -227,13 +227,13 @@ def _rows_exactly(current: Shown, wanted: sql.Composable) -> sql.Composed:
 
 
 def _key_text(current: Shown) -> sql.Composed:
-    return sql.SQL(", ").join(sql.SQL("{}::text").format(doubled(ident(name))) for name in current.keys)
+    return sql.SQL(", ").join(sql.SQL("{}::text").format(ident(name)) for name in current.keys)
 
 
 def _shown(current: Shown) -> sql.Composed:
-    keys = sql.SQL(", ").join(doubled(ident(name)) for name in current.keys)
+    keys = sql.SQL(", ").join(ident(name) for name in current.keys)
     names = (*(OFFSETS if current.offsets else ()), *current.columns)
-    extra = sql.Composed([sql.SQL(", {}").format(doubled(ident(name))) for name in names])
+    extra = sql.Composed([sql.SQL(", {}").format(ident(name)) for name in names])
     return sql.SQL("{}, {}, chunk, version, {} as distance{}").format(
         keys, _key_text(current), _distance(current), extra
     )
@@ -246,7 +246,9 @@ def _distance(current: Shown) -> sql.Composed:
 
 
 def doubled(part: sql.Composable) -> sql.SQL:
-    """A part of a query with placeholders: a percent sign in a name or in the collection's ``where`` is none of those."""
+    """A relation in a query with placeholders: a percent sign in the collection's ``where``, which is SQL of the user's, is
+    none of those. In names alone the session's cursor sees to it.
+    """
     return literal(part.as_string().replace("%", "%%"))
 
 
