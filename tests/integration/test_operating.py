@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 from datetime import UTC, datetime
 
@@ -159,9 +160,13 @@ def test_daemons_share_the_work_tell_their_health_and_stop_cleanly_when_told(pro
     wait_until(lambda: project.one(waiting) == 0, "the daemons to take everything in")
     for daemon in daemons:
         daemon.send_signal(signal.SIGTERM)
+    synced = 0
     for daemon in daemons:
         _, said = daemon.communicate()
         assert daemon.returncode == 0, said
-        assert "rows, 0 wait" in said
         assert "stopped; what was claimed is finished" in said
+        health = re.findall(r"synced ([\d,]+) rows, [\d,]+ wait", said)
+        assert health, said
+        synced += sum(int(rows.replace(",", "")) for rows in health)
+    assert synced >= 60
     project.expect_exact()
