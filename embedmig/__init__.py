@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from embedmig.errors import LockHeld as LockHeld
     from embedmig.errors import MissingExtra as MissingExtra
     from embedmig.errors import ModelChanged as ModelChanged
+    from embedmig.errors import OutcomeUnknown as OutcomeUnknown
     from embedmig.errors import PlaceMissing as PlaceMissing
     from embedmig.errors import PlanError as PlanError
     from embedmig.errors import RequestTooLarge as RequestTooLarge
@@ -104,6 +105,10 @@ if TYPE_CHECKING:
     from embedmig.errors import SourceError as SourceError
     from embedmig.errors import StatementCancelled as StatementCancelled
     from embedmig.errors import StoreError as StoreError
+    from embedmig.errors import StoreThrottled as StoreThrottled
+    from embedmig.errors import StoreUnauthorized as StoreUnauthorized
+    from embedmig.errors import StoreUnreachable as StoreUnreachable
+    from embedmig.errors import StoreUnsuitable as StoreUnsuitable
     from embedmig.errors import TextTooLong as TextTooLong
     from embedmig.errors import UnknownTarget as UnknownTarget
     from embedmig.errors import UnpinnedModel as UnpinnedModel
@@ -134,17 +139,18 @@ __all__ = [
     "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
     "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed",
     "GraphError", "HistoryEntry", "Hit", "IllegalTransition", "InputRefused", "Interrupted", "LockHeld",
-    "LockedOut", "MissingExtra", "ModelChanged", "PlaceMissing", "Plan", "PlanError", "PlannedOperation",
-    "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader", "ReleasedSpace", "Report",
-    "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback", "RunResult", "RunSuperseded",
-    "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus", "StatementCancelled", "Status",
-    "StoreError", "Synced", "Tally", "TextTooLong", "UninstallPlan", "UnknownTarget", "UnpinnedModel",
-    "UsageError", "VectorRefused", "Verdict", "WorkersLost", "__version__", "alias_differences", "alias_drop",
-    "alias_rebuild", "audit", "backfill", "check", "compare", "current", "downgrade", "drift", "dry_run",
-    "evaluate", "follow", "gate", "gather_report", "heads", "history", "init", "make_golden", "merge", "op",
-    "open_project", "pause", "plan", "rebase", "release", "resume", "retire", "revision", "search",
-    "server_url", "show", "stamp", "status", "stop_server", "sync", "throttle", "uninstall", "upgrade",
-    "within", "write_report",
+    "LockedOut", "MissingExtra", "ModelChanged", "OutcomeUnknown", "PlaceMissing", "Plan", "PlanError",
+    "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader",
+    "ReleasedSpace", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
+    "RunResult", "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus",
+    "StatementCancelled", "Status", "StoreError", "StoreThrottled", "StoreUnauthorized",
+    "StoreUnreachable", "StoreUnsuitable", "Synced", "Tally", "TextTooLong", "UninstallPlan",
+    "UnknownTarget", "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost",
+    "__version__", "alias_differences", "alias_drop", "alias_rebuild", "audit", "backfill", "check",
+    "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
+    "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase",
+    "release", "resume", "retire", "revision", "search", "server_url", "show", "stamp", "status",
+    "stop_server", "sync", "throttle", "uninstall", "upgrade", "within", "write_report",
 ]  # fmt: skip
 
 _PUBLIC = {
@@ -186,7 +192,8 @@ _PUBLIC = {
         EmbedmigError UsageError ConfigError ScriptError GraphError UnknownTarget MissingExtra PlanError
         UnpinnedModel SourceError DatabaseUnavailable DatabaseUnsuitable DatabaseFailed
         DatabaseInterrupted ConnectionLost StatementCancelled LockedOut Deadlocked StoreError
-        PlaceMissing VectorRefused RunSuperseded IllegalTransition
+        PlaceMissing VectorRefused StoreUnreachable StoreUnauthorized StoreUnsuitable StoreThrottled
+        OutcomeUnknown RunSuperseded IllegalTransition
         WorkersLost CutoverBlocked AliasMoved EmbedderError EmbedderMisconfigured EmbedderUnavailable
         InputRefused RequestTooLarge TextTooLong BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
     """,

@@ -97,6 +97,32 @@ class VectorRefused(StoreError):
     """The store can't hold these vectors: of other dimensions than the space, or not finite."""
 
 
+class StoreUnreachable(StoreError):
+    """The store can't be reached."""
+
+
+class StoreUnauthorized(StoreError):
+    """The store refuses the key."""
+
+
+class StoreUnsuitable(StoreError):
+    """The store lacks something that embedmig needs, or is of another version."""
+
+
+class StoreThrottled(StoreError):
+    """The store refuses requests for the time being. ``retry_after`` is in seconds, None where it does not say."""
+
+    def __init__(
+        self, message: str | None = None, *, hint: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class OutcomeUnknown(StoreError):
+    """The store did not say whether it did what was asked."""
+
+
 class DatabaseInterrupted(DatabaseFailed):
     """The database interrupted the work, which can go on later."""
 

@@ -46,6 +46,7 @@ class Collection:
     capture: Literal["triggers", "watermark"] = "triggers"
     changed_at: str | None = None
     rescan: float | None = None
+    store_alias: str | None = None
 
 
 @dataclass(frozen=True)

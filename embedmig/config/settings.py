@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,25 @@ class EmbedderSettings:
     give_up_after: float = 300.0
     reserve: float = 0.2
     mode: Literal["live", "batch"] = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """How to reach a store beside PostgreSQL: the ``[stores.NAME]`` table, never part of a fingerprint.
+
+    ``kind`` says which store it is. ``api_key`` is the resolved secret, ``api_key_variable`` where it was to come from.
+    ``timeout`` is seconds a request, ``give_up_after`` how many seconds a request that fails is repeated. ``options`` are what a
+    collection is made with, as the store's own page of the documentation says.
+    """
+
+    name: str
+    kind: str
+    url: str = field(default="", repr=False)
+    api_key: str | None = field(default=None, repr=False)
+    api_key_variable: str | None = None
+    timeout: float = 30.0
+    give_up_after: float = 60.0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

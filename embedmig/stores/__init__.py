@@ -3,6 +3,7 @@
 ``protocol``     :class:`VectorStore`, which every store is, its :class:`Capabilities`, and the values it is given
 ``manifest``     :class:`Manifest`: every question of source against space, in SQL
 ``pgvector/``    the store in PostgreSQL: a table that is manifest and store at once, or an adopted column
+``external``     what stores beside PostgreSQL share; each of them is one file or folder here
 ``aliases``      the view that shows one space, and its move to another
 ``search``       one version's vectors with their encoder, and the nearest of them
 ``index_sizes``  memory and disk of a space, by arithmetic
