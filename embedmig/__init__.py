@@ -115,6 +115,7 @@ if TYPE_CHECKING:
     from embedmig.errors import UsageError as UsageError
     from embedmig.errors import VectorRefused as VectorRefused
     from embedmig.errors import WorkersLost as WorkersLost
+    from embedmig.gates.quality_verdict import QualityVerdict as QualityVerdict
     from embedmig.gates.thresholds import within as within
     from embedmig.lint import Finding as Finding
     from embedmig.operations import op as op
@@ -140,7 +141,7 @@ __all__ = [
     "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed",
     "GraphError", "HistoryEntry", "Hit", "IllegalTransition", "InputRefused", "Interrupted", "LockHeld",
     "LockedOut", "MissingExtra", "ModelChanged", "OutcomeUnknown", "PlaceMissing", "Plan", "PlanError",
-    "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QueryVector", "Reader",
+    "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QualityVerdict", "QueryVector", "Reader",
     "ReleasedSpace", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
     "RunResult", "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus",
     "StatementCancelled", "Status", "StoreError", "StoreThrottled", "StoreUnauthorized",
@@ -197,6 +198,7 @@ _PUBLIC = {
         WorkersLost CutoverBlocked AliasMoved EmbedderError EmbedderMisconfigured EmbedderUnavailable
         InputRefused RequestTooLarge TextTooLong BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
     """,
+    "embedmig.gates.quality_verdict": "QualityVerdict",
     "embedmig.gates.thresholds": "within",
     "embedmig.lint": "Finding",
     "embedmig.operations": "op",

@@ -50,6 +50,22 @@ def bootstrap(values: npt.NDArray[np.float64], seed: int = 0) -> tuple[float, fl
     return float(low), float(high)
 
 
+def paired_difference(new: Sequence[float], old: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of ``new`` less ``old``, pair by pair, and its interval (Student's t); the mean alone where there is one pair."""
+    differences = [one - other for one, other in zip(new, old, strict=True)]
+    mean, count = fmean(differences), len(differences)
+    if count < 2:
+        return mean, -math.inf, math.inf
+    half = STUDENT.get(count - 1, 2.0) * stdev(differences) / math.sqrt(count)
+    return mean, mean - half, mean + half
+
+
+def unpaired_difference(new: tuple[float, float, float], old: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Of two means with their intervals, taken as independent: wider than by pairs, never narrower by much."""
+    mean, half = new[0] - old[0], math.hypot((new[2] - new[1]) / 2, (old[2] - old[1]) / 2)
+    return mean, mean - half, mean + half
+
+
 def relative_error(values: Sequence[float]) -> float | None:
     """Half of a mean's interval (Student's t), as a share of the mean; None for fewer than two values."""
     count = len(values)

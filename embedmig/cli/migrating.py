@@ -93,8 +93,14 @@ def _migrate(
         ran: embedmig.RunResult = getattr(embedmig, direction)(project, target, report=shown, stop=stop, **more)
     if settings.json:
         settings.show("ran", ran, lambda: "")
-    elif not ran.revisions:
+        return
+    if not ran.revisions:
         settings.err.print(f"nothing to do: at {', '.join(ran.current) or 'base'}")
+    if ran.quality:
+        from embedmig.report.tables import quality_line
+
+        for name, found in ran.quality.items():
+            settings.err.print(quality_line(found, f"{name}: quality"))
 
 
 @app.command(rich_help_panel=MIGRATING)

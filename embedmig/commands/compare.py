@@ -6,14 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embedmig.commands.golden_sets import (
-    check_k,
-    completeness_of,
-    default_set,
-    encoded_queries,
-    has_index,
-    keep_evaluations,
-)
 from embedmig.commands.project import ProjectLike, opened
 from embedmig.commands.spaces import find_space
 from embedmig.database import Connection
@@ -21,6 +13,14 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.errors import UsageError
 from embedmig.gates.evidence import OVERLAP, Evaluation, Mode
 from embedmig.operations.base import Context
+from embedmig.operations.evaluating import (
+    check_k,
+    completeness_of,
+    default_set,
+    encoded_queries,
+    has_index,
+    keep_evaluations,
+)
 from embedmig.quality import compare as comparing
 from embedmig.quality import golden
 from embedmig.quality.answers import Rankings, answer, without_unknown
@@ -61,7 +61,7 @@ def compare(
     if queries:
         wanted = golden.read(Path(queries), judged=False)
     else:
-        wanted = golden.read(Path(golden_set or default_set(project, collection)))
+        wanted = golden.read(Path(golden_set or default_set(project.config, collection)))
     notices: list[str] = []
     with project.looking() as (context, conn):
         records = [find_space(project, context, conn, collection, version) for version in (old, new)]

@@ -5,14 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embedmig.commands.golden_sets import (
-    check_k,
-    completeness_of,
-    default_set,
-    encoded_queries,
-    has_index,
-    keep_evaluations,
-)
 from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.commands.spaces import find_space
 from embedmig.database import Connection
@@ -22,9 +14,9 @@ from embedmig.errors import EmbedmigError, MissingExtra, UsageError
 from embedmig.formatting import plural
 from embedmig.gates.evidence import Evaluation
 from embedmig.operations.base import Context
+from embedmig.operations.evaluating import check_k, default_set, keep_evaluations, measure_version
 from embedmig.quality import golden, golden_drawing
-from embedmig.quality.answers import answer, evaluation, without_unknown
-from embedmig.quality.golden import GoldenSet
+from embedmig.quality.answers import without_unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +59,7 @@ def evaluate(
     """
     project = opened(project)
     check_k(k)
-    wanted = golden.read(Path(golden_set or default_set(project, collection)))
+    wanted = golden.read(Path(golden_set or default_set(project.config, collection)))
     notices: list[str] = []
     found: list[Evaluation] = []
     with project.looking() as (context, conn):
@@ -75,7 +67,7 @@ def evaluate(
         asked, left_out = without_unknown(conn, context.source(conn, collection), wanted)
         for record in records:
             try:
-                found += _measure(context, conn, record, asked, k, exact_only, notices)
+                found += measure_version(context, conn, record, asked, k, notices, exact_only=exact_only)
             except MissingExtra:
                 raise
             except EmbedmigError as error:
@@ -99,7 +91,7 @@ def make_golden(
     project = opened(project)
     if count < 1:
         raise UsageError("--make-golden is at least 1")
-    place = Path(path or default_set(project, collection))
+    place = Path(path or default_set(project.config, collection))
     with project.looking() as (context, conn):
         found = golden_drawing.draw(conn, context.source(conn, collection), count, seed)
     if not found.questions:
@@ -120,25 +112,3 @@ def _versions(
     found = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []
     live = [record for record in found if record.live]
     return live or [find_space(project, context, conn, collection, None)]
-
-
-def _measure(
-    context: Context,
-    conn: Connection,
-    record: SpaceRecord,
-    asked: GoldenSet,
-    k: int,
-    exact_only: bool,
-    notices: list[str],
-) -> list[Evaluation]:
-    """Exact search, and index search beside it so that the index's loss is not blamed on the model."""
-    resolved, encoded = encoded_queries(context, conn, record, asked, notices)
-    completeness = completeness_of(context, conn, record)
-    modes = [True] if exact_only or not has_index(context, conn, record) else [True, False]
-    if not exact_only and len(modes) == 1:
-        notices.append(f"{record.version} has no valid index: measured by exact search alone")
-    found = []
-    for exact in modes:
-        answers = answer(conn, resolved, encoded, k, exact=exact)
-        found.append(evaluation(asked, record.version, answers, k, exact=exact, completeness=completeness)[0])
-    return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.errors import EmbedmigError, UsageError
+from embedmig.operations.evaluating import default_set
 from embedmig.revisions import authoring
 from embedmig.runner import plan_of, step_of
 from embedmig.stores import vectors_in
@@ -62,7 +63,8 @@ def _body(project: Project, wanted: Wanted) -> authoring.Body:
         raise UsageError(f"{collection!r} is at {old} already; there is nothing to migrate")
     if wanted.strategy not in ("all-at-once", "parallel", "lazy"):
         raise UsageError(f"strategy {wanted.strategy!r} is not known", hint="all-at-once, parallel or lazy")
-    return authoring.space_body(_pinned(project, space), old, project.config.gates, wanted.strategy)
+    judged = default_set(project.config, collection).exists()
+    return authoring.space_body(_pinned(project, space), old, project.config.gates, wanted.strategy, judged=judged)
 
 
 def _adoption(project: Project, collection: str, wanted: Wanted, place: str) -> authoring.Body:

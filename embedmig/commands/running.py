@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from embedmig.commands.project import Project, applied_heads, ignore, progress_of
@@ -14,6 +14,8 @@ from embedmig.database import Connection, translated
 from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.errors import PlanError, SourceError, UnknownTarget
 from embedmig.events import Event, Notice
+from embedmig.gates.evidence_table import EvidenceTable
+from embedmig.gates.quality_verdict import QualityVerdict
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.base import Context
 from embedmig.operations.create_space import CreateSpace
@@ -29,12 +31,16 @@ Direction = Literal["upgrade", "downgrade"]
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run did: the revisions in order, the heads after it, and wall-clock seconds."""
+    """What a run did: the revisions in order, the heads after it, and wall-clock seconds.
+
+    ``quality`` says, of each collection whose alias it moved, how the version shown now compares with the one before.
+    """
 
     direction: str
     revisions: list[str]
     current: list[str]
     seconds: float
+    quality: dict[str, QualityVerdict] = field(default_factory=dict)
 
 
 def run_to(
@@ -50,6 +56,7 @@ def run_to(
     """Runs what lies between the applied heads and ``target``, under the run lock."""
     began, context = time.monotonic(), project.context(start=True)
     ran: list[str] = []
+    moved: set[str] = set()
 
     def steps(conn: Connection) -> list[Step]:
         found = steps_between(project, conn, context, direction, target)
@@ -57,14 +64,24 @@ def run_to(
             for said in refuse_unwritten(project, conn, context, found):
                 (report or ignore)(Notice(said))
         ran[:] = [step.script.revision for step in found]
+        moved.update(one.collection for step in found for one in step.operations if isinstance(one, FlipAlias))
         return found
 
     Runner(context, report or ignore, stop, no_wait, workers).run(steps)
     with translated("reading"), context.database.connect("read") as conn:
         current = list(applied_heads(project, context, conn))
+        quality = dict(_qualities(context, conn, moved))
     if direction == "downgrade" and ran and not current:
         (report or ignore)(Notice(LEFT_AT_BASE))
-    return RunResult(direction, ran, current, time.monotonic() - began)
+    return RunResult(direction, ran, current, time.monotonic() - began, quality)
+
+
+def _qualities(context: Context, conn: Connection, moved: Iterable[str]) -> Iterator[tuple[str, QualityVerdict]]:
+    """Of each collection whose alias shows something."""
+    kept, needed = EvidenceTable(context.database.schema), context.config.gates.completeness
+    for name in sorted(moved):
+        if found := kept.quality(conn, context.registry.spaces(conn, name), needed):
+            yield name, found
 
 
 LEFT_AT_BASE = (

@@ -16,6 +16,7 @@ from embedmig.gates import conditions, counting
 from embedmig.gates.evidence import Evaluation, newest_evals
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.gates.measuring import look, measure
+from embedmig.gates.quality_verdict import QualityVerdict
 from embedmig.operations.base import Context
 from embedmig.source import Source, SourceCounts, capture, count_rows
 from embedmig.stores.alias_health import alias_fault
@@ -92,7 +93,7 @@ class Rollback:
 
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
-    """A collection as ``status`` shows it; ``differences`` are where the configuration is not what is live. ``capture_note`` says
+    """A collection as ``status`` shows it; ``quality`` is that of the active version; ``differences`` are where the configuration is not what is live. ``capture_note`` says
     why changes are not captured, ``alias_fault`` what is wrong with the view. ``error`` says why its table could not be looked at,
     and ``hint`` what to do; figures are 0 then.
     """
@@ -112,6 +113,7 @@ class CollectionStatus:
     error: str | None = None
     hint: str | None = None
     differences: list[Difference] = field(default_factory=list)
+    quality: QualityVerdict | None = None
 
     @property
     def sound(self) -> bool:
@@ -137,9 +139,10 @@ class Status:
 
     @property
     def settled(self) -> bool:
-        """Nothing pending, in part, edited, unreadable or missing: what ``--check`` asks."""
+        """Nothing pending, in part, edited, unreadable or missing, and no version worse than the one it replaced: what ``--check`` asks."""
         sound = all(found.sound for found in self.collections.values())
-        return sound and not any((self.pending, self.partly, self.edited, self.missing_scripts, self.unreadable))
+        worse = any(found.quality and found.quality.answer == "worse" for found in self.collections.values())
+        return sound and not any((worse, self.pending, self.partly, self.edited, self.missing_scripts, self.unreadable))
 
 
 def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
@@ -222,7 +225,7 @@ def _measured_collection(context: Context, conn: Connection, name: str, there: b
         source.collection.alias, alias.version if alias else None, counted.eligible, counted.blank, flip_ms, spaces,
         health.state, health.note, alias_fault(conn, context.registry, source),
         _held_back(control(conn, context.registry, name)), _rollback(records, spaces, flip_ms), known,
-        differences=context.differences(conn, name),
+        differences=context.differences(conn, name), quality=EvidenceTable(context.database.schema).quality(conn, records, context.config.gates.completeness),
     )  # fmt: skip
 
 

@@ -26,9 +26,10 @@ NAMES: dict[str, str] = {
     "EM017": "unreadable-script",
     "EM018": "unknown-version",
     "EM019": "configuration-not-live",
+    "EM020": "quality-not-measured",
     "EM021": "work-after-flip",
     "EM022": "refused-plan",
 }
 
-SEVERITY: dict[str, Severity] = {"EM009": "warning", "EM015": "warning"}
+SEVERITY: dict[str, Severity] = {"EM009": "warning", "EM015": "warning", "EM020": "warning"}
 """Those that are no error by themselves; ``check`` exits 3 for both kinds."""

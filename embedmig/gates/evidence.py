@@ -22,7 +22,7 @@ class Evaluation:
 
     ``completeness`` is that of the space when it was measured. ``beside`` is the version it was compared with, if it was.
     ``worst`` are the queries with the lowest scores, lowest first: ``number`` in the golden set, ``query``, ``tags``, and
-    each measure.
+    each measure. ``scores`` are the nDCG@k of the golden set's questions, in their order, while it is new; the table gives them on request.
     """
 
     version: str
@@ -38,6 +38,7 @@ class Evaluation:
     beside: str | None = None
     measured_at: datetime | None = None
     worst: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[float] | None = field(default=None, repr=False)
 
     def value(self, name: str) -> float | None:
         """A measure's value; None where it was not measured."""
@@ -98,7 +99,7 @@ def ndcg(thresholds: Evidence, known: Known) -> Verdict:
             return _unknown(NDCG, wanted, _missing(known, known.version))
         value = alone[0].metrics[NDCG]["value"]
         return _above(NDCG, value, wanted, f"{known.version} is below the threshold on {alone[0].golden}")
-    pair = _pair(known, known.version, wanted.of)
+    pair = comparable(known, known.version, wanted.of)
     if isinstance(pair, str):
         return _unknown(NDCG, f"within {wanted.drop} of {wanted.of}", pair)
     value, before = (one.metrics[NDCG]["value"] for one in pair)
@@ -173,7 +174,7 @@ def fallen(known: Known, old: str, count: int, drop: float = 0.01) -> str | None
 
     Only evaluations on complete corpora, and with the golden set and the kind of search of one of ``old``'s, count.
     """
-    pair = _pair(known, known.version, old)
+    pair = comparable(known, known.version, old)
     if isinstance(pair, str):
         return pair
     newest, before = pair
@@ -224,7 +225,7 @@ def _of_one_set(known: Known, version: str) -> list[Evaluation]:
     return sorted(same, key=lambda e: e.mode != "index")
 
 
-def _pair(known: Known, version: str, other: str) -> tuple[Evaluation, Evaluation] | str:
+def comparable(known: Known, version: str, other: str) -> tuple[Evaluation, Evaluation] | str:
     """The newest evaluations of two versions that may be compared; or why there are none."""
     mine, others = _of_one_set(known, version), known.sound(known.of(other, NDCG))
     for one in mine:

@@ -10,11 +10,12 @@ from datetime import datetime
 import psycopg
 from psycopg import sql
 
-from embedmig.database import Connection, ident, whoami
+from embedmig.database import Connection, clock, ident, whoami
 from embedmig.database.registry import SpaceRecord
 from embedmig.gates.evidence import Evaluation, Known, Pair, verdicts
+from embedmig.gates.quality_verdict import QualityVerdict, quality_verdict
 from embedmig.gates.thresholds import Evidence
-from embedmig.types import Verdict
+from embedmig.types import GONE, Verdict
 
 READS_KEPT = 10_000  # shadow reads of one version; older ones are forgotten
 
@@ -75,15 +76,36 @@ class EvidenceTable:
         """Keeps an evaluation; ``measured_by`` and ``measured_at`` are those of this moment."""
         query = sql.SQL(
             """insert into {} (collection, version, golden, golden_digest, k, mode, queries, metrics, latency_ms,
-                 completeness, measured_by, beside, worst)
-               values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+                 completeness, measured_by, beside, worst, scores)
+               values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
         ).format(self.evals_table)
         values = (
             collection, found.version, found.golden, found.golden_digest, found.k, found.mode, found.queries,
             json.dumps(found.metrics), json.dumps(found.latency_ms), found.completeness, whoami(), found.beside,
-            json.dumps(found.worst, ensure_ascii=False),
+            json.dumps(found.worst, ensure_ascii=False), found.scores,
         )  # fmt: skip
         conn.execute(query, values)
+
+    def scores(self, conn: Connection, collection: str, found: Evaluation) -> list[float] | None:
+        """Each question's nDCG of an evaluation that was read here; None where they were not kept."""
+        query = sql.SQL(
+            "select scores from {} where (collection, version, mode, measured_at) = (%s, %s, %s, %s) limit 1"
+        )
+        values = (collection, found.version, found.mode, found.measured_at)
+        row = conn.execute(query.format(self.evals_table), values).fetchone()
+        return row[0] if row else None
+
+    def quality(self, conn: Connection, records: Sequence[SpaceRecord], completeness: float) -> QualityVerdict | None:
+        """Of one collection's version that is shown, beside the one that was shown before; None where none is shown."""
+        active = next((record for record in records if record.state == "active"), None)
+        if active is None:
+            return None
+        before = [record for record in records if record.state in ("retained", *GONE) and record.state_since]
+        last = max(before, key=lambda one: (one.live, str(one.state_since)), default=None)
+        name = active.collection
+        known = Known(name, active.version, clock(conn), completeness, evals=self.evals(conn, name))
+        replaced = last.version if last else None
+        return quality_verdict(known, replaced, lambda found: self.scores(conn, name, found))
 
     def add_read(self, conn: Connection, read: ShadowRead) -> None:
         query = sql.SQL(

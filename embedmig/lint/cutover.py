@@ -15,6 +15,7 @@ from embedmig.operations.gate import Gate
 from embedmig.operations.recording import Call
 from embedmig.operations.retire_space import RetireSpace
 
+MEASURES = {"ndcg_at_10", "overlap_at_10"}  # thresholds that say how well a version finds
 RETENTION_DAYS = 7  # a week of traffic: what only Monday morning shows has been seen by then
 
 
@@ -86,6 +87,32 @@ def retire_with_flip(subject: Subject) -> Iterator[Violation]:
             message = f"{retired.version} is retired by the revision that flips the alias of {retired.collection!r}"
             fix = "retire it in a revision of its own, or by hand: embedmig retire"
             yield Violation(reading.script.path, call.line, message, fix)
+
+
+@rule("EM020")
+def quality_not_measured(subject: Subject) -> Iterator[Violation]:
+    """A flip away from a version without any gate on quality: a worse model would pass. Scripts that are applied are history."""
+    judged: set[tuple[str, str]] = set()
+    for reading in subject.readings:
+        gates = [call.operation for call in reading.upgrade if isinstance(call.operation, Gate)]
+        judged |= {(gate.collection, gate.version) for gate in gates if MEASURES.intersection(gate.evidence.given)}
+        if reading.script.revision not in (subject.applied or {}):
+            yield from _unmeasured(reading, judged)
+
+
+def _unmeasured(reading: Reading, judged: set[tuple[str, str]]) -> Iterator[Violation]:
+    for call in reading.upgrade:
+        match call.operation:
+            case FlipAlias(collection, str(version)) if (collection, version) not in judged:
+                shown = reading.before.aliases.get(collection)
+                if shown not in (None, version):
+                    yield Violation(
+                        reading.script.path,
+                        call.line,
+                        f"the alias of {collection!r} moves from {shown} to {version}, and no gate asks how well that finds",
+                        f"embedmig eval {collection} --make-golden 200 draws a golden set; then "
+                        "op.gate(…, ndcg_at_10=within(0.01, of=OLD))",
+                    )
 
 
 @rule("EM021")

@@ -9,12 +9,16 @@ from embedmig.config.toml_values import parse_duration
 from embedmig.database import Connection, clock
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import GateClosed, PlanError
-from embedmig.events import GateEvaluated
+from embedmig.events import GateEvaluated, Notice
 from embedmig.gates import conditions
+from embedmig.gates.evidence import NDCG
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.gates.measuring import measure
 from embedmig.gates.thresholds import NO_THRESHOLDS, Evidence, Within
+from embedmig.operations import evaluating
 from embedmig.operations.base import Context, Operation, PlannedState, Run
+from embedmig.quality import golden
+from embedmig.quality.answers import without_unknown
 from embedmig.types import Verdict
 
 
@@ -65,13 +69,39 @@ class Gate(Operation):
             sync.once(only=self.version)
         asked = self.thresholds(run.context)
         verdicts = evaluate(run.context, run.conn, record, asked)
-        verdicts += evaluate_evidence(run.context, run.conn, record, self.evidence, asked.completeness)
+        verdicts += self._evidence(run, record, asked.completeness)
         run.verdicts.extend(verdicts)
         run.report(GateEvaluated(self.version, verdicts))
         if shut := conditions.closed(verdicts):
             reasons = "; ".join(map(conditions.reason, shut))
             raise GateClosed(f"the gate on {self.version} is closed: {reasons}", hint=shut[0].advice)
         return conditions.line(verdicts)
+
+    def _evidence(self, run: Run, record: SpaceRecord, completeness: float) -> list[Verdict]:
+        """By what was measured; where nDCG is asked for and nothing measured opens the gate, it is measured now."""
+        found = evaluate_evidence(run.context, run.conn, record, self.evidence, completeness)
+        if all(verdict.passed for verdict in found if verdict.name == NDCG) or not self._measure(run, record):
+            return found
+        return evaluate_evidence(run.context, run.conn, record, self.evidence, completeness)
+
+    def _measure(self, run: Run, record: SpaceRecord) -> bool:
+        """Measures the version, and the one that it is compared with, on the collection's golden set; False where there is none."""
+        path = evaluating.default_set(run.context.config, self.collection)
+        if not path.exists():
+            return False
+        others = [self.evidence.ndcg_at_10.of] if isinstance(self.evidence.ndcg_at_10, Within) else []
+        records = [record, *(run.record(self.collection, version) for version in others)]
+        notices: list[str] = []
+        asked, left_out = without_unknown(run.conn, run.context.source(run.conn, self.collection), golden.read(path))
+        found = [
+            one
+            for each in records
+            for one in evaluating.measure_version(run.context, run.conn, each, asked, 10, notices)
+        ]
+        evaluating.keep_evaluations(run.context, self.collection, found, notices)
+        for said in (*left_out, *notices):
+            run.report(Notice(said))
+        return True
 
     def thresholds(self, context: Context) -> conditions.Thresholds:
         """The script's, or those of ``[gates]``."""

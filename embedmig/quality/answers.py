@@ -73,7 +73,7 @@ def evaluation(
     found = Evaluation(
         version, golden.name, golden.digest, k, "exact" if exact else "index", len(golden.questions),
         {name: summary(values) for name, values in scores.items()}, latencies(answers.milliseconds), completeness,
-        worst=worst(golden, scores),
+        worst=worst(golden, scores), scores=[float(one) for one in scores[f"ndcg@{k}"]],
     )  # fmt: skip
     return found, scores
 

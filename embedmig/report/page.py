@@ -97,6 +97,8 @@ def problems(status: Status) -> list[str]:
         if collection.capture not in ("installed", "watermark", "none"):
             why = f" ({collection.capture_note})" if collection.capture_note else ""
             found.append(f"{name}: capture is {collection.capture}{why}: changes may go unnoticed")
+        if collection.quality and collection.quality.answer == "worse":
+            found.append(f"{name}: {collection.quality.words}; embedmig downgrade -1 goes back")
         found += [f"{name}: {collection.alias_fault}"] if collection.alias_fault else []
         found += [
             f"{name}: {space.version}: {space.fault}; {space.hint or ''}" for space in collection.spaces if space.fault

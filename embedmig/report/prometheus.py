@@ -17,6 +17,8 @@ HELP = {
     "embedmig_source_rows": "Eligible rows of the source.",
     "embedmig_capture_ok": "1 if changes of the source are captured.",
     "embedmig_flip_milliseconds": "What the last flip took.",
+    "embedmig_quality_worse": "1 if the active version is worse than the one it replaced, 0 if that was measured and is not so.",
+    "embedmig_quality_difference": "Mean nDCG@10 of the active version less that of the one it replaced.",
     "embedmig_space_active": "1 for the version that the alias shows.",
     "embedmig_space_vectors": "Vectors in the space.",
     "embedmig_space_completeness": "Share of eligible rows that are complete.",
@@ -61,6 +63,10 @@ def _collection(name: str, found: CollectionStatus) -> Iterator[Sample]:
     yield "embedmig_capture_ok", labels, float(found.capture in ("installed", "watermark"))
     if found.flip_ms is not None:
         yield "embedmig_flip_milliseconds", labels, found.flip_ms
+    if found.quality and found.quality.difference is not None:
+        compared = labels | {"version": found.quality.version, "of": found.quality.of or ""}
+        yield "embedmig_quality_worse", compared, float(found.quality.answer == "worse")
+        yield "embedmig_quality_difference", compared, found.quality.difference
     for space in found.spaces:
         if space.state not in GONE and not space.fault:
             yield from _space({"collection": name, "version": space.version}, space)

@@ -16,6 +16,7 @@ from embedmig.commands.status import CollectionStatus, Rollback, SpaceStatus, St
 from embedmig.engine.sync import Synced
 from embedmig.formatting import percent, plural, size
 from embedmig.gates.conditions import UNKNOWN_EDITS
+from embedmig.gates.quality_verdict import QualityVerdict
 from embedmig.revisions.states import in_words
 from embedmig.types import GONE, Estimate, Verdict
 
@@ -89,13 +90,22 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
         table.add_row(
             Text(space.state, style=STATE_STYLE.get(space.state, "")), space.version, *_figures(space), _notes(space),
         )  # fmt: skip
-    lines = [_capture(found)]
+    lines = [quality_line(found.quality)] if found.quality else []
+    lines.append(_capture(found))
     lines += [Text(found.alias_fault, style="bold red")] if found.alias_fault else []
     lines += [_fault(f"{space.version}: {space.fault}", space.hint) for space in found.spaces if space.fault]
     lines += _differences(found)
     lines += [Text(found.held_back, style="yellow")] if found.held_back else []
     lines += [_rollback(found.rollback)] if found.rollback else []
     return Group(head, table, *lines)
+
+
+QUALITY_STYLE = {"better": "bold green", "worse": "bold red", "first version": ""}
+
+
+def quality_line(found: QualityVerdict, label: str = "quality") -> Text:
+    """Green for a version alone that was shown to be better."""
+    return Text(f"{label} {found.words}", style=QUALITY_STYLE.get(found.answer, "yellow"))
 
 
 def _capture(found: CollectionStatus) -> Text:

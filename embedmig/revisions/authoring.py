@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 LINE = 100
+DROP = 0.01  # nDCG@10 that a new version may lose; what is written into its gate
 _ALWAYS_SHOWN = ("collection", "model", "version", "dimensions", "normalize", "metric", "storage")
 
 
@@ -39,16 +40,26 @@ class Body:
 Strategy = Literal["all-at-once", "parallel", "lazy"]
 
 
-def space_body(space: Space, old: str | None, gates: GateDefaults, strategy: Strategy = "all-at-once") -> Body:
+def space_body(
+    space: Space, old: str | None, gates: GateDefaults, strategy: Strategy = "all-at-once", *, judged: bool = False
+) -> Body:
     """A move to ``space`` from the version ``old``, a tag; None: the collection has no version yet.
 
     ``all-at-once`` fills, gates and flips. ``parallel`` leaves the flip to a later revision: both versions are kept
-    fresh and can be read. ``lazy`` embeds first what readers find.
+    fresh and can be read. ``lazy`` embeds first what readers find. ``judged``: there is a golden set that the gate can measure on.
     """
     freshness = format_duration(gates.freshness)
     return Body(
         "space.py.j2",
-        {"new": space, "old": old, "completeness": gates.completeness, "freshness": freshness, "strategy": strategy},
+        {
+            "new": space,
+            "old": old,
+            "completeness": gates.completeness,
+            "freshness": freshness,
+            "strategy": strategy,
+            "judged": judged,
+            "drop": DROP,
+        },
     )
 
 

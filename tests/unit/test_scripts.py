@@ -130,11 +130,25 @@ def test_a_move_to_a_new_model_has_the_shape_of_the_design(tmp_path):
         "def upgrade() -> None:\n"
         "    op.create_space(NEW)\n    op.backfill(NEW)\n"
         "    op.create_index(NEW, m=16, ef_construction=64)\n"
+        '    # Quality is not in this gate: there is no golden set in evals/docs.yaml. "embedmig eval docs --make-golden 200"\n'
+        "    # draws a first one; then add to the gate: ndcg_at_10=within(0.01, of=OLD), from embedmig import within.\n"
         '    op.gate(NEW, completeness=0.995, freshness="15m")\n'
         '    op.flip_alias("docs", to=NEW)\n\n\n'
         "def downgrade() -> None:\n"
         '    op.gate(OLD, collection="docs", completeness=0.995)  # rollback must be fresh too\n'
         '    op.flip_alias("docs", to=OLD)\n'
+    )
+
+
+def test_where_there_is_a_golden_set_the_gate_asks_for_quality(tmp_path):
+    source = written(tmp_path, space_body(NEW, OLD.tag, GateDefaults(), judged=True))
+    assert "from embedmig import Space, op, within\n" in source
+    assert "ndcg_at_10=within(0.01, of=OLD)," in source
+    assert (
+        "op.gate"
+        not in written(tmp_path, space_body(NEW, OLD.tag, GateDefaults(), "parallel", judged=True)).split(
+            "def downgrade"
+        )[1]
     )
 
 

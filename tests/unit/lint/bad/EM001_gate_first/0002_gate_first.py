@@ -11,7 +11,7 @@ NEW = Space(collection="docs", model="wordllama/l2-supercat", version="0.4", dim
 
 def upgrade() -> None:
     op.create_space(NEW)
-    op.gate(NEW, completeness=0.995)
+    op.gate(NEW, completeness=0.995, ndcg_at_10=0.3)
     op.backfill(NEW)
     op.create_index(NEW)
     op.flip_alias("docs", to=NEW)

@@ -21,7 +21,7 @@ def upgrade() -> None:
     op.create_space(NEW)
     op.backfill(NEW)
     op.create_index(NEW, m=16, ef_construction=64)
-    op.gate(NEW, completeness=0.995, freshness="15m")
+    op.gate(NEW, completeness=0.995, freshness="15m", ndcg_at_10=0.3)
     op.flip_alias("docs", to=NEW)
 
 

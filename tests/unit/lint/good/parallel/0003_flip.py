@@ -10,7 +10,7 @@ NEW = "wordllama-l2-supercat@0.4/dim-64/norm-l2"
 
 
 def upgrade() -> None:
-    op.gate(NEW, collection="docs", completeness=0.999, freshness="1m")
+    op.gate(NEW, collection="docs", completeness=0.999, freshness="1m", ndcg_at_10=0.3)
     op.flip_alias("docs", to=NEW)
 
 

@@ -13,7 +13,7 @@ def upgrade() -> None:
     op.create_space(NEW)
     op.backfill(NEW)
     op.create_index(NEW)
-    op.gate(NEW, completeness=0.995)
+    op.gate(NEW, completeness=0.995, ndcg_at_10=0.3)
     op.flip_alias("docs", to=NEW)
 
 

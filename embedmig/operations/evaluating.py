@@ -1,4 +1,4 @@
-"""What eval and compare share: which golden set, its queries in a model's terms, and keeping what was measured."""
+"""Measuring versions on a golden set, as eval, compare and gates do: which set, its queries in a model's terms, and keeping what was measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 
-from embedmig.commands.project import Project
+from embedmig.config import Config
 from embedmig.database import Connection, first_line
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders.encoder import Encoded
@@ -16,7 +16,7 @@ from embedmig.formatting import plural
 from embedmig.gates.evidence import Evaluation
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.operations.base import Context
-from embedmig.quality.answers import encode
+from embedmig.quality.answers import answer, encode, evaluation
 from embedmig.quality.golden import GoldenSet
 from embedmig.stores.presence import require_vectors
 from embedmig.stores.search import Resolved, resolve_space
@@ -24,10 +24,10 @@ from embedmig.stores.search import Resolved, resolve_space
 MAX_K = 1000
 
 
-def default_set(project: Project, collection: str) -> Path:
+def default_set(config: Config, collection: str) -> Path:
     """``evals/COLLECTION.yaml`` beside the configuration."""
-    project.config.collection(collection)
-    return project.config.path.parent / "evals" / f"{collection}.yaml"
+    config.collection(collection)
+    return config.path.parent / "evals" / f"{collection}.yaml"
 
 
 def check_k(k: int) -> None:
@@ -56,6 +56,29 @@ def encoded_queries(
             f"{record.version}: no vector, so nothing found, for {plural(len(encoded.rejected), 'query', 'queries')} ({first})"
         )
     return resolved, encoded
+
+
+def measure_version(
+    context: Context,
+    conn: Connection,
+    record: SpaceRecord,
+    asked: GoldenSet,
+    k: int,
+    notices: list[str],
+    *,
+    exact_only: bool = False,
+) -> list[Evaluation]:
+    """Exact search, and index search beside it so that the index's loss is not blamed on the model."""
+    resolved, encoded = encoded_queries(context, conn, record, asked, notices)
+    completeness = completeness_of(context, conn, record)
+    modes = [True] if exact_only or not has_index(context, conn, record) else [True, False]
+    if not exact_only and len(modes) == 1:
+        notices.append(f"{record.version} has no valid index: measured by exact search alone")
+    found = []
+    for exact in modes:
+        answers = answer(conn, resolved, encoded, k, exact=exact)
+        found.append(evaluation(asked, record.version, answers, k, exact=exact, completeness=completeness)[0])
+    return found
 
 
 def completeness_of(context: Context, conn: Connection, record: SpaceRecord) -> float:
