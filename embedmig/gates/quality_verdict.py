@@ -35,6 +35,10 @@ Scores = Callable[[Evaluation], Sequence[float] | None]
 
 def quality_verdict(known: Known, replaced: str | None, scores: Scores) -> QualityVerdict:
     """``replaced`` is the version that was shown before; None: there was none."""
+    if not all(known.of(version, NDCG) for version in (known.version, replaced) if version):
+        return QualityVerdict(
+            "not measured", f"not measured: embedmig eval {known.collection}", known.version, replaced
+        )
     if replaced is None:
         return _alone(known)
     pair = comparable(known, known.version, replaced)
@@ -51,7 +55,7 @@ def quality_verdict(known: Known, replaced: str | None, scores: Scores) -> Quali
 def _alone(known: Known) -> QualityVerdict:
     found = known.sound(known.of(known.version, NDCG))
     if not found:
-        why = f"not measured: {known.version} was not evaluated yet: embedmig eval {known.collection} --version {known.version}"
+        why = f"not measured on enough of the corpus: complete it, then embedmig eval {known.collection}"
         return QualityVerdict("not measured", why, known.version)
     measured = found[0].metrics[NDCG]
     words = f"nDCG@10 {measured['value']:.3f} on {found[0].golden}; there is no earlier version to compare it with"
