@@ -13,8 +13,9 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from embedmig.cli.anywhere import options_first
 from embedmig.cli.application import app, settings
-from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO, EmbedmigError, RunSuperseded
+from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO, EmbedmigError, RunSuperseded, UsageError
 
 # Importing them adds their commands, in the order of --help.
 # isort: off
@@ -48,8 +49,11 @@ def main() -> None:
 
 def _run() -> int | str | None:
     """The exit code of the command; raises OSError where its output can't be written."""
+    arguments = options_first(sys.argv[1:])
     try:
-        app()
+        if "--json" in arguments or os.environ.get("EMBEDMIG_JSON"):
+            return _run_for_programs(arguments)
+        app(arguments)
     except SystemExit as ended:
         return ended.code
     except RunSuperseded as error:
@@ -66,6 +70,18 @@ def _run() -> int | str | None:
             raise
         return _unexpected(error)
     return 0
+
+
+def _run_for_programs(arguments: list[str]) -> int:
+    """A line that can't be parsed is an error document too."""
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # Typer's own errors of usage have it, whichever Click they come from
+            raise
+        settings.json = True
+        command = getattr(getattr(error, "ctx", None), "command_path", None) or "embedmig"
+        return _explain(UsageError(error.format_message(), hint=f"{command} --help"))
 
 
 def _unwritable(error: OSError) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from embedmig.commands.project import Project
 from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists
@@ -15,8 +17,32 @@ def find_space(
 ) -> SpaceRecord:
     project.config.collection(collection)
     found = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []
-    live = [record for record in found if record.live and version in (None, record.version)]
+    live = [record for record in found if record.live]
+    if version is not None:
+        return named(live, found, collection, version)
     if not live:
-        known = ", ".join(record.version for record in found) or "none"
-        raise UnknownTarget(f"collection {collection!r} has no space {version or ''}".rstrip(), hint=f"known: {known}")
+        raise UnknownTarget(f"collection {collection!r} has no space", hint=f"known: {_tags(found)}")
     return live[-1]
+
+
+def named(among: Sequence[SpaceRecord], every: Sequence[SpaceRecord], collection: str, name: str) -> SpaceRecord:
+    """The version that is called by its full tag, by the revision that made it, or by a part of the tag that no other has.
+
+    Raises :class:`UnknownTarget` naming those there are.
+    """
+    for found in (
+        [record for record in among if record.version == name],
+        [record for record in among if record.revision == name],
+        [record for record in among if name in record.version],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnknownTarget(
+                f"{name!r} is a part of {len(found)} versions of {collection!r}", hint=f"one of {_tags(found)}"
+            )
+    raise UnknownTarget(f"collection {collection!r} has no space {name}", hint=f"known: {_tags(every)}")
+
+
+def _tags(records: Sequence[SpaceRecord]) -> str:
+    return ", ".join(record.version for record in records) or "none"

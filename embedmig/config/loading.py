@@ -23,6 +23,7 @@ from embedmig.errors import ConfigError
 from embedmig.types import Chunk, Space
 
 FILE_NAME = "embedmig.toml"
+PYPROJECT = "pyproject.toml"
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
     :class:`ConfigError` with the key's name and its line.
     """
     file = TomlFile.read(Path(path or environ.get("EMBEDMIG_CONFIG") or find_file(Path.cwd())))
+    if file.path.name == PYPROJECT:
+        file = _tool_table(file)
     root = file.section((), file.document, _ROOT)
     main = file.section(("embedmig",), root.get("embedmig", {}), _MAIN)
     return Config(
@@ -169,14 +172,41 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
 
 
 def find_file(folder: Path) -> Path:
-    """``embedmig.toml`` in ``folder``, else in the nearest parent that has one, up to the repository's root.
+    """``embedmig.toml`` in ``folder``, or a ``pyproject.toml`` with ``[tool.embedmig]``; else in the nearest parent that has one of
+    them, up to the repository's root.
 
     Outside a repository no parent is looked at. Where there is none, the path that ``folder`` would have.
     """
     searched = [folder]
     if root := next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), None):
         searched += [parent for parent in folder.parents if parent.is_relative_to(root)]
-    return next((place / FILE_NAME for place in searched if (place / FILE_NAME).is_file()), Path(FILE_NAME))
+    for place in searched:
+        if (place / FILE_NAME).is_file():
+            return place / FILE_NAME
+        if (place / PYPROJECT).is_file() and _has_tool_table(place / PYPROJECT):
+            return place / PYPROJECT
+    return Path(FILE_NAME)
+
+
+def _has_tool_table(path: Path) -> bool:
+    """Whether a ``pyproject.toml`` speaks of embedmig; one that is no TOML is somebody else's business."""
+    try:
+        return isinstance(TomlFile.read(path).document.get("tool", {}).get("embedmig"), dict)
+    except (ConfigError, AttributeError):
+        return False
+
+
+def _tool_table(file: TomlFile) -> TomlFile:
+    """``[tool.embedmig]`` as a file of its own: the keys of ``[embedmig]`` stand directly in it."""
+    prefix = ("tool", "embedmig")
+    table = file.document.get("tool", {}).get("embedmig")
+    if not isinstance(table, dict):
+        raise ConfigError(f"{file.path}: has no [tool.embedmig]", hint="embedmig init   writes an embedmig.toml")
+    main = {key: value for key, value in table.items() if key in _MAIN}
+    rest = {key: value for key, value in table.items() if key not in _MAIN}
+    found = {at[2:]: line for at, line in file.lines.items() if at[:2] == prefix and len(at) > 2}
+    lines = {("embedmig", *at) if at[0] in _MAIN else at: line for at, line in found.items()}
+    return TomlFile(file.path, {"embedmig": main, **rest}, lines)
 
 
 _ROOT: dict[str, Check] = dict.fromkeys(

@@ -86,7 +86,7 @@ def test_every_option_of_a_command_is_in_the_reference_and_the_reference_has_no_
 
 
 def test_the_options_before_the_command_and_their_variables_are_in_the_reference() -> None:
-    text = section(read("commands.md"), "## Options before the command")
+    text = section(read("commands.md"), "## Options of every command")
     root = typer.main.get_command(app)
     assert described_options(text) - {"--help"} == options_of(root)
     variables = {f"EMBEDMIG_{name}" for name in ("CONFIG", "DATABASE", "JSON", "NO_COLOR", "DEBUG")}

@@ -426,3 +426,33 @@ def test_the_file_is_looked_for_in_the_parents_up_to_the_repository_root(
     nearer.write_text('[embedmig]\ndatabase = "embedded"\n')
     assert load(environ={}).path == nearer
     assert load(environ={}).migrations == inner.parent / "migrations"
+
+
+# --- pyproject.toml -----------------------------------------------------------------------------------------
+
+
+def test_pyproject_holds_the_same_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    source = '[project]\nname = "shop"\n\n[tool.embedmig]\ndatabase = "embedded"\nschema = "vectors"\n\n'
+    source += '[tool.embedmig.collections.docs]\ntable = "documents"\nkey = "id"\ntext = "body"\nalias = "found"\n'
+    (tmp_path / "pyproject.toml").write_text(source)
+    monkeypatch.chdir(tmp_path / "deep" / "er")
+    found = load(environ={})
+    assert (found.database, found.schema) == ("embedded", "vectors")
+    assert found.migrations == (tmp_path / "migrations").resolve()
+    assert found.collection("docs").alias == "found"
+    (tmp_path / "pyproject.toml").write_text(source.replace('key = "id"', "key = 7"))
+    with pytest.raises(ConfigError, match=r"pyproject.toml:10: collections.docs.key must be"):
+        load(environ={})
+    (tmp_path / "embedmig.toml").write_text('[embedmig]\ndatabase = "embedded"\n')
+    assert load(environ={}).collections == {}
+
+
+def test_a_pyproject_of_another_tool_is_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.other]\nx = 1\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"embedmig.toml: there is no such file"):
+        load(environ={})
+    with pytest.raises(ConfigError, match=r"has no \[tool.embedmig\]"):
+        load(tmp_path / "pyproject.toml", environ={})
