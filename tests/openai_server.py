@@ -83,6 +83,7 @@ class Stats:
     in_batches: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
+    alone: int = 0  # requests that came when none was in flight
     sizes: Counter[int] = field(default_factory=Counter)
     seen: Counter[str] = field(default_factory=Counter)
     slow: list[int] = field(default_factory=list)
@@ -414,6 +415,7 @@ class OpenAIServer:
         stats, fault = self.stats, self.api.script.popleft() if self.api.script else {}
         stats.requests += 1
         stats.faults += bool(fault)
+        stats.alone += not stats.in_flight
         stats.in_flight += 1
         stats.most_in_flight = max(stats.most_in_flight, stats.in_flight)
         try:

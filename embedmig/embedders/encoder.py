@@ -59,6 +59,7 @@ class Encoder:
     def __init__(self, space: Space, embedder: Embedder) -> None:
         self.space = space
         self.embedder = embedder
+        self._measuring: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     @property
     def limits(self) -> Limits:
@@ -117,15 +118,29 @@ class Encoder:
         return spread(Encoded(vectors, done.tokens, done.truncated, rejected), places, unfit)
 
     async def _embed_all(self, texts: list[str], role: Role) -> Encoded:
-        """In as many requests as it takes; the first one alone and small, where the server's speed is not known."""
+        """In as many requests as it takes. While the server's speed is not known, texts that are more than may be sent
+        then go request by request, and whoever else has as many waits: what the answers show holds for all.
+        """
         done: list[Encoded] = []
-        first: Limits | None = getattr(self.embedder, "first", None)
-        if first is not None and texts:
-            head = next(pack(texts, first, self._tokens_of))
-            done.append(await self._embed(head, role))
-            texts = texts[len(head) :]
+        if self._first(texts) < len(texts):
+            async with self._measured_by_one():
+                while (count := self._first(texts)) < len(texts):
+                    done.append(await self._embed(texts[:count], role))
+                    texts = texts[count:]
         packs = list(self._pack(texts))
         return join(done + await together([self._embed(part, role) for part in packs], self.limits.concurrency))
+
+    def _first(self, texts: list[str]) -> int:
+        """How many of the texts may be sent now: all, where the server's speed is known."""
+        first: Limits | None = getattr(self.embedder, "first", None)
+        return len(texts) if first is None else len(next(pack(texts, first, self._tokens_of), texts))
+
+    def _measured_by_one(self) -> asyncio.Lock:
+        """The running loop's lock: one that was waited for in another can't be used here."""
+        loop = asyncio.get_running_loop()
+        if self._measuring is None or self._measuring[0] is not loop:
+            self._measuring = loop, asyncio.Lock()
+        return self._measuring[1]
 
     @property
     def _tokens_of(self) -> Callable[[str], int]:

@@ -89,6 +89,7 @@ class OpenAIEmbedder:
             policy=Policy(give_up_after=settings.give_up_after, slow=settings.timeout / 2),
             slow_start=settings.base_url is not None,
         )
+        self._pacer.raise_to(self._profile.at_once)
         self._tokens = TokenEstimate()
         self._client: AsyncOpenAI | None = None
         self._made_for: tuple[asyncio.AbstractEventLoop, str] | None = None
@@ -101,12 +102,10 @@ class OpenAIEmbedder:
 
     @property
     def first(self) -> Limits | None:
-        """What one request may hold before there is any answer to tell the server's speed by; None where it is known."""
-        if self._settings.base_url is None or self._profile.seconds_per_token is not None:
+        """What one request may hold while the server's speed is not known; None where it is."""
+        if self._settings.base_url is None:
             return None
-        limits = self.limits
-        tokens = min(FIRST_TOKENS, limits.tokens_per_request or FIRST_TOKENS)
-        return replace(limits, batch_size=min(FIRST_TEXTS, limits.batch_size), tokens_per_request=tokens)
+        return self._profile.first(self._configured, self._settings.timeout)
 
     def share(self, budget: RateBudget) -> None:
         """From here on stays within a budget that other workers share."""
@@ -217,7 +216,11 @@ class OpenAIEmbedder:
             raise InputRefused("the text has a lone surrogate and can't be sent as UTF-8") from error
         self._pacer.observe(rate_limit_headers(raw.headers), tokens)
         answer = self._read(raw.content, raw.headers, texts)
-        self._profile.answered(len(texts), tokens, time.monotonic() - began, dialect)
+        took = time.monotonic() - began
+        self._profile.answered(len(texts), tokens, took, dialect)
+        limits = self.limits
+        if 2 * len(texts) >= limits.batch_size or 2 * tokens >= (limits.tokens_per_request or MAX_TOKENS_PER_REQUEST):
+            self._pacer.raise_to(self._profile.full_answered(took, self._settings.timeout))
         return answer
 
     def _read(self, body: bytes, headers: Any, texts: list[str]) -> Answer:

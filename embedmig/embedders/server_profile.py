@@ -50,6 +50,7 @@ class Dialect:
 class ServerProfile:
     """One server and model. ``settled``: it has answered in this dialect. ``accepted`` and
     ``accepted_tokens`` are the most that it has answered at once; ``batch_size``, ``tokens_per_request`` and ``tokens_per_text`` are the limits that it has shown.
+    ``at_once`` is how many full requests are answered in a share of the time-out, if it works on one after the other.
     """
 
     dialect: Dialect
@@ -62,6 +63,7 @@ class ServerProfile:
     tokens_per_text: int | None = None
     seconds_per_token: float | None = None
     usual_tokens: float = 1.0
+    at_once: int = 1
     answers: int = 0
     billed: bool = True
     _late: int = 0
@@ -76,6 +78,18 @@ class ServerProfile:
             tokens_per_request=least(configured.tokens_per_request, self.tokens_per_request, in_time),
             tokens_per_text=least(configured.tokens_per_text, self.tokens_per_text),
         )
+
+    def first(self, configured: Limits, timeout: float) -> Limits | None:
+        """What a request may hold while the server's speed is not known; None once it is: a full request will be answered
+        in time, or one of half of what is then possible was.
+        """
+        limits = self.limits(configured, timeout)
+        if self.seconds_per_token is None:
+            tokens = least(FIRST_TOKENS, limits.tokens_per_request)
+            return replace(limits, batch_size=min(FIRST_TEXTS, limits.batch_size), tokens_per_request=tokens)
+        in_time = SHARE * timeout / self.seconds_per_token
+        full = configured.batch_size * self.usual_tokens
+        return None if in_time >= full or 2 * self.accepted_tokens >= in_time else limits
 
     def _texts_in(self, tokens: int | None) -> int | None:
         """How many texts of the usual length that is."""
@@ -103,7 +117,13 @@ class ServerProfile:
         if known or texts == 1:
             return False
         self.seconds_per_token = max(self.seconds_per_token or 0.0, timeout / max(1, tokens))
+        self.at_once = 1
         return True
+
+    def full_answered(self, seconds: float, timeout: float) -> int:
+        """A request of at least half the size of any was answered; returns how many at once may be sent."""
+        self.at_once = max(self.at_once, int(SHARE * timeout / max(seconds, 1e-6)))
+        return self.at_once
 
     def takes_at_most(self, texts: int, where: str) -> None:
         """It refused a request for the number of its texts."""

@@ -226,6 +226,16 @@ def test_a_server_that_does_one_text_at_a_time_is_used_at_that_speed() -> None:
         assert len(server.stats.slow) <= 2 * len(texts), "little is asked for in vain"
 
 
+def test_a_quick_server_is_used_in_full_once_a_small_request_and_a_full_one_are_answered() -> None:
+    texts = words(64 + 66 * 160)
+    with OpenAIServer(dimensions=WIDE, latency=0.1) as server:
+        encoder = reached(server, batch_size=160, concurrency=32)
+        assert right(encode(encoder, texts), texts)
+        assert server.stats.sizes == {64: 1, 160: 66}, "small at first, then full"
+        assert server.stats.most_in_flight == 32
+        assert server.stats.alone <= 5, "one small request, two full ones, and twice 32 at once"
+
+
 def test_a_request_that_was_never_answered_in_time_is_not_repeated_as_it_is() -> None:
     texts = words(16)
     with OpenAIServer(dimensions=WIDE, seconds_per_text=0.1) as server:

@@ -23,7 +23,8 @@ class Limiter:
     """How many calls run at once: one more a round of successes, half as many when the API refuses (AIMD).
 
     It begins at the maximum, which costs a server that can't bear it one round of refusals; with ``slow_start``, for
-    servers of which nothing is known, it begins at one and doubles in each round until something speaks against it.
+    servers of which nothing is known, it begins at one, doubles in each round until something speaks against it, and
+    goes up at once to what an answer shows that the server bears.
     Refusals of calls that began before the last decrease tell nothing new: one congestion,
     one decrease.
     """
@@ -62,6 +63,11 @@ class Limiter:
     def grow(self) -> None:
         """A call succeeded."""
         self.go_to(self._level + (1.0 if self._slow_start else 1.0 / self._level))
+
+    def raise_to(self, level: int) -> None:
+        """So many calls at once are shown to be borne, where nothing has spoken against more."""
+        if self._slow_start:
+            self.go_to(max(self._level, level))
 
     def stay(self) -> None:
         """No more calls at once than now, and from here on slower growth."""

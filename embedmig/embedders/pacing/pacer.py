@@ -145,6 +145,10 @@ class Pacer:
         self._limiter.shrink()
         self._changed_at = self._clock()
 
+    def raise_to(self, level: int) -> None:
+        """An answer shows that the API bears so many calls at once; nothing where something spoke against more."""
+        self._limiter.raise_to(level)
+
     def settle(self, estimated: int, used: int) -> None:
         """Tells what a call really took where ``run`` was given an estimate."""
         self.budget.give_back(estimated - used)
@@ -193,6 +197,7 @@ class Pacer:
         elif level is None:
             self._limiter.grow()
         elif level != self._limiter.level:
+            self._limiter.stay()
             self._limiter.go_to(level)
             self._changed_at = now
 
