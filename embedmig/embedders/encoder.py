@@ -71,6 +71,11 @@ class Encoder:
         """How the API's limits hold the provider back, for a progress display; None for local models."""
         return getattr(self.embedder, "pace", None)
 
+    @property
+    def first(self) -> Limits | None:
+        """What one request may hold while the speed of the provider's server is not known; None where it is."""
+        return getattr(self.embedder, "first", None)
+
     def news(self) -> list[str]:
         """What was found out about the provider's server since this was asked last, to be said once."""
         return getattr(self.embedder, "news", list)()
@@ -122,17 +127,17 @@ class Encoder:
         then go request by request, and whoever else has as many waits: what the answers show holds for all.
         """
         done: list[Encoded] = []
-        if self._first(texts) < len(texts):
+        if self._sent_first(texts) < len(texts):
             async with self._measured_by_one():
-                while (count := self._first(texts)) < len(texts):
+                while (count := self._sent_first(texts)) < len(texts):
                     done.append(await self._embed(texts[:count], role))
                     texts = texts[count:]
         packs = list(self._pack(texts))
         return join(done + await together([self._embed(part, role) for part in packs], self.limits.concurrency))
 
-    def _first(self, texts: list[str]) -> int:
+    def _sent_first(self, texts: list[str]) -> int:
         """How many of the texts may be sent now: all, where the server's speed is known."""
-        first: Limits | None = getattr(self.embedder, "first", None)
+        first = self.first
         return len(texts) if first is None else len(next(pack(texts, first, self._tokens_of), texts))
 
     def _measured_by_one(self) -> asyncio.Lock:

@@ -31,7 +31,7 @@ from embedmig.embedders.pacing import (
     retry_after,
 )
 from embedmig.embedders.refusals import Refusal, ServerRefusal, in_answer, one_line, refusal_of, too_long
-from embedmig.embedders.server_profile import FIRST_TEXTS, FIRST_TOKENS, Dialect, least, profile_of
+from embedmig.embedders.server_profile import Dialect, least, profile_of
 from embedmig.embedders.tokens import TokenEstimate, counted_and_allowed, estimate_tokens
 from embedmig.errors import (
     BadAnswer,
@@ -218,9 +218,7 @@ class OpenAIEmbedder:
         answer = self._read(raw.content, raw.headers, texts)
         took = time.monotonic() - began
         self._profile.answered(len(texts), tokens, took, dialect)
-        limits = self.limits
-        if 2 * len(texts) >= limits.batch_size or 2 * tokens >= (limits.tokens_per_request or MAX_TOKENS_PER_REQUEST):
-            self._pacer.raise_to(self._profile.full_answered(took, self._settings.timeout))
+        self._pacer.raise_to(self._profile.bears(tokens, took, self.limits, self._settings.timeout))
         return answer
 
     def _read(self, body: bytes, headers: Any, texts: list[str]) -> Answer:

@@ -12,6 +12,8 @@ from embedmig.types import Limits
 
 FIRST_TEXTS, FIRST_TOKENS = 64, 512
 """In the first request to a server whose speed is not known."""
+EVIDENCE = 8
+"""How many times as large a request may be as one whose answer tells its time."""
 SHARE = 0.25
 """Of the time-out: what a request is expected to take at most."""
 USUAL = 0.2
@@ -50,7 +52,8 @@ class Dialect:
 class ServerProfile:
     """One server and model. ``settled``: it has answered in this dialect. ``accepted`` and
     ``accepted_tokens`` are the most that it has answered at once; ``batch_size``, ``tokens_per_request`` and ``tokens_per_text`` are the limits that it has shown.
-    ``at_once`` is how many full requests are answered in a share of the time-out, if it works on one after the other.
+    ``at_once`` is how many of the largest requests are answered in a share of the time-out, even one after the other.
+    ``known``: a larger request would not show its speed to be much better.
     """
 
     dialect: Dialect
@@ -64,6 +67,7 @@ class ServerProfile:
     seconds_per_token: float | None = None
     usual_tokens: float = 1.0
     at_once: int = 1
+    known: bool = False
     answers: int = 0
     billed: bool = True
     _late: int = 0
@@ -80,16 +84,13 @@ class ServerProfile:
         )
 
     def first(self, configured: Limits, timeout: float) -> Limits | None:
-        """What a request may hold while the server's speed is not known; None once it is: a full request will be answered
-        in time, or one of half of what is then possible was.
-        """
+        """What a request may hold while the server's speed is not known; None once it is."""
         limits = self.limits(configured, timeout)
         if self.seconds_per_token is None:
             tokens = least(FIRST_TOKENS, limits.tokens_per_request)
             return replace(limits, batch_size=min(FIRST_TEXTS, limits.batch_size), tokens_per_request=tokens)
-        in_time = SHARE * timeout / self.seconds_per_token
-        full = configured.batch_size * self.usual_tokens
-        return None if in_time >= full or 2 * self.accepted_tokens >= in_time else limits
+        full = limits.batch_size == configured.batch_size <= EVIDENCE * self.accepted
+        return None if self.known or full else limits
 
     def _texts_in(self, tokens: int | None) -> int | None:
         """How many texts of the usual length that is."""
@@ -102,11 +103,12 @@ class ServerProfile:
         self.usual_tokens += (1.0 if not self.answers else USUAL) * (max(1, tokens) / texts - self.usual_tokens)
         self.answers += 1
         self._late = 0
-        rate = seconds / max(1, tokens)
-        if self.seconds_per_token is None or rate < self.seconds_per_token:
+        rate, best = seconds / max(1, tokens), self.seconds_per_token
+        self.known = self.known or (best is not None and rate > best / 2)
+        if best is None or rate < best:
             self.seconds_per_token = rate
         else:
-            self.seconds_per_token += SLOWER * (rate - self.seconds_per_token)
+            self.seconds_per_token = best + SLOWER * (rate - best)
 
     def timed_out(self, texts: int, tokens: int, timeout: float) -> bool:
         """A request was not answered in time. Whether it was too large to be: nothing of its size ever was answered, or
@@ -120,9 +122,13 @@ class ServerProfile:
         self.at_once = 1
         return True
 
-    def full_answered(self, seconds: float, timeout: float) -> int:
-        """A request of at least half the size of any was answered; returns how many at once may be sent."""
-        self.at_once = max(self.at_once, int(SHARE * timeout / max(seconds, 1e-6)))
+    def bears(self, tokens: int, seconds: float, limits: Limits, timeout: float) -> int:
+        """How many of the largest requests may be sent at once, after an answer to ``tokens`` in ``seconds``."""
+        full = least(round(limits.batch_size * self.usual_tokens), limits.tokens_per_request) or tokens
+        if EVIDENCE * tokens >= full:
+            self.at_once = max(
+                self.at_once, int(SHARE * timeout / (max(seconds, 1e-6) * max(1.0, full / max(1, tokens))))
+            )
         return self.at_once
 
     def takes_at_most(self, texts: int, where: str) -> None:

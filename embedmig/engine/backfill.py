@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -187,19 +187,18 @@ class Backfill:
 
     async def _requests(self) -> AsyncIterator[Request]:
         """One range after another; before each, and every second, what has changed."""
-        size = self.encoder.limits.batch_size
         self._live_looked = float("-inf")
         held: KeyRange | None = None
         while not self._pipeline.halting():
-            async for live in self._live(size):
+            async for live in self._live():
                 yield live
             held = await asyncio.to_thread(self._ranges.claim, self._reading)
             if held is None:
                 return
-            async for request in self._range(held, size):
+            async for request in self._range(held):
                 yield request
 
-    async def _range(self, held: KeyRange, size: int) -> AsyncIterator[Request]:
+    async def _range(self, held: KeyRange) -> AsyncIterator[Request]:
         """Pages from the source in key order, as requests, and at last the end of the range.
 
         The upper key is fixed, so that writers who never stop can't keep it from ending: what they write is captured.
@@ -208,10 +207,9 @@ class Backfill:
         while True:
             limit = self._page_rows
             page = await asyncio.to_thread(self.store.missing_page, self._reading, after, held.upto, limit)
-            size = self.encoder.limits.batch_size  # as has been learnt of the server meanwhile
-            for request in requests_of(page, self.store, size):
+            for request in requests_of(page, self.store, self._pipeline.request_size):
                 if self.clock() - self._live_looked >= LIVE_SECONDS:
-                    async for live in self._live(size):
+                    async for live in self._live():
                         yield live
                 await self._throttle.wait(self._reading, len(request.rows))
                 if self.clock() - renewed >= self.settings.lease / 4:
@@ -219,7 +217,7 @@ class Backfill:
                     await asyncio.to_thread(self._renew, held)
                 if self._pipeline.halting() or held.over:
                     return
-                for rest in self._without_embedded(request, size):
+                for rest in self._without_embedded(request):
                     yield replace(rest, range=held, number=number)
                     number += 1
             if page:
@@ -238,15 +236,17 @@ class Backfill:
             return
         held.over = True
 
-    async def _live(self, size: int) -> AsyncIterator[Request]:
+    async def _live(self) -> AsyncIterator[Request]:
         """What goes before the row copy: changes, and then, where the order is hot, what readers found."""
         changes, until = Changes(self.registry, self.store), self.clock() + LIVE_SECONDS
-        async for request in live_requests(self._reading, changes, size, lambda: self.clock() < until):
+        async for request in live_requests(
+            self._reading, changes, self._pipeline.request_size, lambda: self.clock() < until
+        ):
             self._remember(request)
             yield request
         while self.order == "hot" and await asyncio.to_thread(changes.has_hot, self._reading):
-            claims = await asyncio.to_thread(changes.claim_hot, self._reading, size)
-            async for request in requests_for(self._reading, changes, claims, size):
+            claims = await asyncio.to_thread(changes.claim_hot, self._reading, self._pipeline.request_size())
+            async for request in requests_for(self._reading, changes, claims, self._pipeline.request_size):
                 self._remember(request)
                 yield request
         self._live_looked = self.clock()
@@ -257,12 +257,14 @@ class Backfill:
         while len(self._embedded) > REMEMBERED:
             del self._embedded[next(iter(self._embedded))]
 
-    def _without_embedded(self, request: Request, size: int) -> list[Request]:
+    def _without_embedded(self, request: Request) -> Iterable[Request]:
         """The request, or what is left of it, without rows that went first as they are."""
         if not self._embedded:
             return [request]
         rows = [row for row in request.rows if (row.key, row.content_hash) not in self._embedded]
-        return [request] if len(rows) == len(request.rows) else requests_of(rows, self.store, size)
+        return (
+            [request] if len(rows) == len(request.rows) else requests_of(rows, self.store, self._pipeline.request_size)
+        )
 
     # --- the rest
 
@@ -316,7 +318,7 @@ class Backfill:
 
 
 async def live_requests(
-    conn: Connection, changes: Changes, size: int, more: Callable[[], bool] = lambda: True
+    conn: Connection, changes: Changes, size: Callable[[], int], more: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[Request]:
     """The changes that wait for a space now, as requests; rows that are gone are removed on the way.
 
@@ -329,7 +331,7 @@ async def live_requests(
     while (
         left > 0
         and more()
-        and (claims := await asyncio.to_thread(changes.claim, conn, min(max(size, CLAIM_ROWS), left)))
+        and (claims := await asyncio.to_thread(changes.claim, conn, min(max(size(), CLAIM_ROWS), left)))
     ):
         left -= len(claims)
         async for request in requests_for(conn, changes, claims, size):
@@ -337,7 +339,7 @@ async def live_requests(
 
 
 async def requests_for(
-    conn: Connection, changes: Changes, claims: Sequence[Claim], size: int
+    conn: Connection, changes: Changes, claims: Sequence[Claim], size: Callable[[], int]
 ) -> AsyncIterator[Request]:
     """What of claimed changes has to be embedded, as requests that settle them."""
     wanted = await asyncio.to_thread(changes.settle_unneeded, conn, claims)

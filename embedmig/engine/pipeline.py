@@ -102,6 +102,10 @@ class Pipeline:
         """Whether a feed should give no more."""
         return self.failure is not None or self.context.stop.is_set()
 
+    def request_size(self) -> int:
+        """Pieces of a request, as far as has been learnt of the model's server."""
+        return self.encoder.limits.batch_size
+
     async def run(self, feed: AsyncIterator[Request]) -> None:
         """One reader, as many requests in flight as the embedder takes, one writer.
 
@@ -147,6 +151,8 @@ class Pipeline:
             try:
                 async for request in feed:
                     await todo.put(request)
+                    if self.encoder.first is not None:
+                        await todo.join()  # its answer shows how large the next may be
             except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
                 self._fail(error)
             for _ in workers:
@@ -174,18 +180,22 @@ class Pipeline:
 
     async def _embed_all(self, todo: asyncio.Queue[Request | None], done: asyncio.Queue[Embedded | None]) -> None:
         while (request := await todo.get()) is not None:
-            if self.failure is not None:
-                await self._release(request)  # drain: the feed may be waiting for room
-                continue
-            if request.range is not None and request.range.over:
-                continue  # taken over: what the model made of it would be refused
-            try:
-                with self._busy():
-                    embedded = await self._embed(request)
-                await done.put(embedded)
-            except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
-                self._fail(error)
-                await self._release(request)
+            await self._embed_one(request, done)
+            todo.task_done()
+
+    async def _embed_one(self, request: Request, done: asyncio.Queue[Embedded | None]) -> None:
+        if self.failure is not None:
+            await self._release(request)  # drain: the feed may be waiting for room
+            return
+        if request.range is not None and request.range.over:
+            return  # taken over: what the model made of it would be refused
+        try:
+            with self._busy():
+                embedded = await self._embed(request)
+            await done.put(embedded)
+        except Exception as error:  # noqa: BLE001  kept, and raised when what is in flight has been written
+            self._fail(error)
+            await self._release(request)
 
     async def _embed(self, request: Request) -> Embedded:
         if not request.rows:
@@ -367,23 +377,25 @@ def frozen_objects() -> Iterator[None]:
 # --- requests -------------------------------------------------------------------------------------------------
 
 
-def requests_of(rows: Sequence[Row], store: Manifest, size: int) -> list[Request]:
-    """Whole rows together until a request has ``size`` pieces; a row of many chunks may overfill it, and the encoder splits it."""
-    requests: list[Request] = []
+def requests_of(rows: Sequence[Row], store: Manifest, size: Callable[[], int]) -> Iterator[Request]:
+    """Whole rows together until a request has ``size`` pieces, which is asked anew for each, as it may be learnt meanwhile;
+    a row of many chunks may overfill it, and the encoder splits it.
+    """
     some: list[Row] = []
     owners: list[Row] = []
     pieces: list[Piece] = []
+    most = size()
     for row in rows:
         these = pieces_of(row.text, store.space.chunk)
-        if pieces and len(pieces) + len(these) > size:
-            requests.append(assemble(some, owners, pieces))
+        if pieces and len(pieces) + len(these) > most:
+            yield assemble(some, owners, pieces)
             some, owners, pieces = [], [], []
+            most = size()
         some.append(row)
         owners.extend([row] * len(these))
         pieces.extend(these)
     if some:
-        requests.append(assemble(some, owners, pieces))
-    return requests
+        yield assemble(some, owners, pieces)
 
 
 def assemble(rows: Sequence[Row], owners: Sequence[Row], pieces: Sequence[Piece]) -> Request:

@@ -137,8 +137,8 @@ class Sync:
 
     async def _embed(self, reading: Connection, pipeline: Pipeline, throttle: Throttle) -> None:
         async def feed() -> AsyncIterator[Request]:
-            size = pipeline.encoder.limits.batch_size
-            async for request in live_requests(reading, Changes(self.registry, pipeline.store), size):
+            changes = Changes(self.registry, pipeline.store)
+            async for request in live_requests(reading, changes, pipeline.request_size):
                 await throttle.wait(reading, len(request.rows))
                 yield request
                 if pipeline.halting():
