@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import sys
 import tempfile
@@ -32,8 +33,14 @@ UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errn
 """Errors that a stream of output meets: a full disk, a quota, a closed pipe."""
 
 
+SELDOM = 20_000, 50, 100
+"""How often Python's collector runs: imports make hundreds of thousands of objects that stay, and it would walk through them
+several times before a command begins."""
+
+
 def main() -> None:
     """The console script: every error is shown here, once, and becomes the exit code."""
+    gc.set_threshold(*SELDOM)
     for name in ("stdout", "stderr"):
         if (stream := getattr(sys, name)) is None:  # closed by the caller
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  as long as the process lives

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embedmig.commands.dry_run import PlannedRevision
-from embedmig.commands.history import HistoryEntry
-from embedmig.commands.project import PartlyDone
-from embedmig.commands.search import SearchResult
-from embedmig.commands.status import CollectionStatus, Rollback, SpaceStatus, Status
-from embedmig.engine.sync import Synced
 from embedmig.formatting import percent, plural, size
 from embedmig.gates.conditions import UNKNOWN_EDITS
 from embedmig.gates.quality_verdict import QualityVerdict
 from embedmig.revisions.states import in_words
 from embedmig.types import GONE, Estimate, Verdict
+
+if TYPE_CHECKING:  # a table of one command doesn't wait for all others
+    from embedmig.commands.dry_run import PlannedRevision
+    from embedmig.commands.history import HistoryEntry
+    from embedmig.commands.project import PartlyDone
+    from embedmig.commands.search import SearchResult
+    from embedmig.commands.status import CollectionStatus, Rollback, SpaceStatus, Status
+    from embedmig.engine.sync import Synced
 
 STATE_STYLE = {
     "active": "bold green",
