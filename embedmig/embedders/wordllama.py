@@ -6,12 +6,10 @@ https://github.com/dleemiller/WordLlama. Names: ``l2-supercat`` stands for the p
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embedmig.config.settings import EmbedderSettings
 from embedmig.embedders.weights import hash_files, is_prefix, package_folder
@@ -21,6 +19,7 @@ from embedmig.types import Answer, Limits, Role, Space, Vectors
 
 if TYPE_CHECKING:
     import numpy as np
+    from tokenizers import Tokenizer
 else:
     np = Later("numpy")
 
@@ -28,10 +27,9 @@ BATCH_SIZE = 1024
 CONCURRENCY = 2  # tokenizing is Rust without the GIL, pooling is numpy with it: two threads overlap
 
 TRAINED_CUTS = (64, 128, 256, 512, 1024)
-"""Widths to which the supercat models were trained to be cut (Matryoshka): the package's ``WordLlamaModels``, whose import
-takes a second that ``status`` does not have."""
+"""Widths to which the supercat models were trained to be cut (Matryoshka): the package's ``WordLlamaModels``."""
 
-_models: dict[tuple[str, int], Any] = {}
+_models: dict[tuple[Path, int], tuple[Vectors, Tokenizer]] = {}
 _loading = threading.Lock()
 
 
@@ -47,14 +45,13 @@ class WordLlama:
         folder = package_folder("wordllama")
         if folder is None:
             raise MissingExtra("wordllama", "wordllama")
-        self._space = space
-        self._config = space.name.replace("-", "_")
-        self._folder = folder
-        self._weights, self._tokenizer, width = find_files(folder, self._config)
-        if space.dimensions not in dimensions_of(self._config, width):
+        config = space.name.replace("-", "_")
+        self._space, self._folder = space, folder
+        self._weights, self._tokenizer, width = find_files(folder, config)
+        if space.dimensions not in dimensions_of(config, width):
             raise EmbedderMisconfigured(
                 f"{space.model} has no {space.dimensions} dimensions",
-                hint=f"one of {', '.join(map(str, dimensions_of(self._config, width)))}",
+                hint=f"one of {', '.join(map(str, dimensions_of(config, width)))}",
             )
         self.limits = Limits(settings.batch_size or BATCH_SIZE, settings.concurrency or CONCURRENCY)
 
@@ -63,22 +60,21 @@ class WordLlama:
         return await asyncio.to_thread(self._embed, texts)
 
     def _embed(self, texts: list[str]) -> Answer:
-        model = self._model()
-        encodings = model.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ids = [encoding.ids for encoding in encodings]
-        return Answer(means(model.embedding, ids), sum(map(len, ids)))
+        matrix, tokenizer = self._model()
+        ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return Answer(means(matrix, ids), sum(map(len, ids)))
 
-    def _model(self) -> Any:
-        key = (self._config, self._space.dimensions)
+    def _model(self) -> tuple[Vectors, Tokenizer]:
+        key = (self._weights, self._space.dimensions)
         with _loading:  # once a process: two threads would read 16 MB twice
             if key not in _models:
-                _models[key] = load(self._config, self._folder, self._space.dimensions, self._weights)
+                _models[key] = load(self._weights, self._tokenizer, self._space.dimensions)
             return _models[key]
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Exactly, from the model's own tokenizer."""
-        encodings = self._model().tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return sum(len(encoding.ids) for encoding in encodings)
+        _, tokenizer = self._model()
+        return sum(len(encoding.ids) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False))
 
     def weights(self) -> str:
         """SHA-256 over the matrix and the tokenizer that the package carries."""
@@ -86,6 +82,8 @@ class WordLlama:
 
     def check_version(self) -> None:
         """The version is that of the installed package, or its beginning up to a dot."""
+        from importlib import metadata
+
         installed = metadata.version("wordllama")
         if not is_prefix(self._space.version, installed):
             raise EmbedderMisconfigured(
@@ -117,23 +115,21 @@ def dimensions_of(config: str, width: int) -> list[int]:
     return [size for size in TRAINED_CUTS if size <= width] if config.endswith("_supercat") else [width]
 
 
-def library() -> Any:
-    """The package; its import configures the root logger, which is the application's: that is undone."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    import wordllama
+def load(weights: Path, tokenizer: Path, dimensions: int) -> tuple[Vectors, Tokenizer]:
+    """The matrix ``(tokens, dimensions)`` float32, and the tokenizer without padding.
 
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    return wordllama
+    Read as the package reads them, but without the package: its import loads an HTTP client, takes longer than the model
+    itself, and configures the root logger, which is the application's.
+    """
+    from safetensors import safe_open
+    from tokenizers import Tokenizer
 
-
-def load(config: str, folder: Path, dimensions: int, weights: Path) -> Any:
-    """The package's own loader, from its own folder, cut to ``dimensions``."""
-    width = int(weights.stem.rpartition("_")[2])
-    model = library().WordLlama.load(config, cache_dir=folder, dim=width, trunc_dim=dimensions, disable_download=True)
-    model.tokenizer.no_padding()  # padding would be masked out again
-    return model
+    with safe_open(weights, framework="numpy") as file:
+        matrix = np.ascontiguousarray(file.get_slice("embedding.weight")[:, :dimensions], dtype=np.float32)
+    found = Tokenizer.from_file(str(tokenizer))
+    found.no_truncation()
+    found.no_padding()  # padding would be masked out again
+    return matrix, found
 
 
 def means(matrix: Vectors, ids: list[list[int]]) -> Vectors:

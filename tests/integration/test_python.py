@@ -12,7 +12,10 @@ import pytest
 import embedmig
 from tests.project import NEW_TAG, OLD_TAG, Project
 
-HEAVY = ("alembic", "sqlalchemy", "numpy", "openai", "httpx", "wordllama", "jinja2", "yaml")
+HEAVY = (
+    "alembic", "sqlalchemy", "numpy", "openai", "httpx", "requests", "wordllama", "safetensors", "tokenizers", "jinja2", "yaml",
+    "embedmig.reading",
+)  # fmt: skip
 
 WATCHED = """
 import sys
@@ -96,7 +99,9 @@ def test_a_command_loads_no_library_that_it_does_not_need(filled: Project) -> No
     found = {command: loaded(filled, WATCHED.format(arguments=command.split(), heavy=HEAVY)) for command in LIGHT}
     assert {command: libraries for command, libraries in found.items() if libraries} == {}
     searched = loaded(filled, WATCHED.format(arguments=["search", "docs", "shock wave"], heavy=HEAVY))
-    assert searched & {"alembic", "sqlalchemy", "openai"} == set()
+    assert searched & {"alembic", "sqlalchemy", "openai", "requests", "wordllama"} == set(), (
+        "a model's files, and not its package"
+    )
 
 
 def test_importing_embedmig_loads_nothing_beside_the_standard_library(project: Project) -> None:

