@@ -159,7 +159,7 @@ class Runner:
             conn = stack.enter_context(self.context.database.connect("runner", lock_timeout=True))
             refuse_standby(conn)
             check_suitable(conn)
-            if schema.installed(conn, self.context.database.schema):
+            if schema.installed(conn, self.context.database.schema) not in (None, schema.HEAD):
                 schema.upgrade(self.context.database)  # an older embedmig's tables: before anything reads them
             steps = plan_steps(conn)
             plan = plan_of(self.context, conn, offline=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from embedmig.commands.project import Project, applied_heads, ignore, progress_of
+from embedmig.commands.project import Project, applied_revisions, ignore, progress_of
 from embedmig.database import Connection, translated
 from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.errors import PlanError, SourceError, UnknownTarget
@@ -56,32 +56,34 @@ def run_to(
     """Runs what lies between the applied heads and ``target``, under the run lock."""
     began, context = time.monotonic(), project.context(start=True)
     ran: list[str] = []
+    applied: set[str] = set()  # when it has ended
     moved: set[str] = set()
 
     def steps(conn: Connection) -> list[Step]:
         found = steps_between(project, conn, context, direction, target)
-        if direction == "upgrade":
-            for said in refuse_unwritten(project, conn, context, found):
-                (report or ignore)(Notice(said))
         ran[:] = [step.script.revision for step in found]
+        before = applied_revisions(context, conn).keys()
+        applied.update(before | set(ran) if direction == "upgrade" else before - set(ran))
+        if direction == "upgrade":
+            for said in refuse_unwritten(project, conn, context, found, applied):
+                (report or ignore)(Notice(said))
         moved.update(one.collection for step in found for one in step.operations if isinstance(one, FlipAlias))
         return found
 
     Runner(context, report or ignore, stop, no_wait, workers).run(steps)
-    with translated("reading"), context.database.connect("read") as conn:
-        current = list(applied_heads(project, context, conn))
-        quality = dict(_qualities(context, conn, moved))
+    current = list(project.graph.applied_heads(applied))
+    quality = _qualities(context, moved) if moved else {}
     if direction == "downgrade" and ran and not current:
         (report or ignore)(Notice(LEFT_AT_BASE))
     return RunResult(direction, ran, current, time.monotonic() - began, quality)
 
 
-def _qualities(context: Context, conn: Connection, moved: Iterable[str]) -> Iterator[tuple[str, QualityVerdict]]:
+def _qualities(context: Context, moved: Iterable[str]) -> dict[str, QualityVerdict]:
     """Of each collection whose alias shows something."""
     kept, needed = EvidenceTable(context.database.schema), context.config.gates.completeness
-    for name in sorted(moved):
-        if found := kept.quality(conn, context.registry.spaces(conn, name), needed):
-            yield name, found
+    with translated("reading"), context.database.connect("read") as conn:
+        found = {name: kept.quality(conn, context.registry.spaces(conn, name), needed) for name in sorted(moved)}
+    return {name: quality for name, quality in found.items() if quality}
 
 
 LEFT_AT_BASE = (
@@ -90,13 +92,13 @@ LEFT_AT_BASE = (
 )
 
 
-def refuse_unwritten(project: Project, conn: Connection, context: Context, steps: list[Step]) -> list[str]:
+def refuse_unwritten(
+    project: Project, conn: Connection, context: Context, steps: list[Step], applied: set[str]
+) -> list[str]:
     """Raises :class:`PlanError` where the configuration asks for what needs a revision that nobody wrote, and the steps are
-    all there are. Returns which other differences they leave as they are, in words.
+    all there are. ``applied`` is what is applied when they have run. Returns which other differences they leave as they
+    are, in words.
     """
-    applied = {name for name, one in progress_of(context, conn).items() if one.state == "applied"} | {
-        step.script.revision for step in steps
-    }
     whole = applied >= set(project.graph.scripts)
     operations = [operation for step in steps for operation in step.operations]
     flipped = {operation.collection for operation in operations if isinstance(operation, FlipAlias)}
