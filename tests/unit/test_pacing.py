@@ -337,6 +337,15 @@ def test_a_server_of_which_nothing_is_known_is_asked_once_at_first_and_twice_as_
     assert levels == [1, 2, 4, 8, 16]
 
 
+def test_what_an_answer_shows_to_be_borne_is_asked_at_once_until_something_speaks_against_it() -> None:
+    paced = pacer(Time(), slow_start=True, concurrency=16)
+    paced.raise_to(8)
+    assert paced.state.level == 8
+    paced.slow_down()
+    paced.raise_to(16)
+    assert paced.state.level == 4
+
+
 def test_answers_that_come_only_just_in_time_mean_fewer_calls_at_once() -> None:
     time = Time()
     paced = pacer(time, policy=Policy(slow=30.0))
