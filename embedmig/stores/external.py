@@ -23,6 +23,7 @@ from embedmig.errors import (
     OutcomeUnknown,
     PlaceMissing,
     PlanError,
+    StoreError,
     StoreThrottled,
     StoreUnreachable,
     VectorRefused,
@@ -365,9 +366,17 @@ class ExternalStore(ABC):
         return f"not SQL: {self.kind} builds it"
 
     def build_index(self, conn: Connection, options: IndexOptions, build: IndexBuild) -> str:
-        """Starts it and looks until it is valid. A stop leaves the store to go on by itself; repeated, it is waited for again."""
+        """Starts it and looks until it is valid. A stop leaves the store to go on by itself; repeated, it is waited for again.
+
+        Raises :class:`StoreError` where the store has given it up.
+        """
         self.attempt(lambda: self.start_index(options))
         while (status := self.attempt(self.index_status)).state != "valid":
+            if status.state == "invalid":
+                raise StoreError(
+                    f"{self.settings.name} has given up the index of {self.collection!r}: {status.why}",
+                    hint="fix the cause in the store, then run the same command again",
+                )
             build.guard()
             build.report(Progress("indexing", status.indexed or 0, status.total or 0, ""))
             if build.stop.wait(POLL_SECONDS):
