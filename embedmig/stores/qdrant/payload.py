@@ -1,0 +1,82 @@
+"""Ids, paths into payloads, values and conditions as Qdrant has them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import date, datetime, time
+from typing import TYPE_CHECKING, Any
+
+from embedmig.lazy import Later
+
+if TYPE_CHECKING:
+    from qdrant_client import models
+else:
+    models = Later("qdrant_client.models")
+
+PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+SMALLEST, LARGEST = -(2**63), 2**63 - 1  # of an integer in a payload
+
+
+def native(one: str) -> int | str:
+    """Qdrant's ids are UUIDs or whole numbers; embedmig's own are UUIDs."""
+    return int(one) if one.isdecimal() else one
+
+
+def path(name: str) -> str:
+    """A field at the top of a payload, whatever its name: dots and brackets would lead into it."""
+    return name if PLAIN.fullmatch(name) else f'"{name}"'
+
+
+def payload_type(base: str) -> str:
+    """The payload index for a type of PostgreSQL."""
+    name = base.removeprefix("pg_catalog.").lower()
+    if name in ("smallint", "integer", "bigint", "int2", "int4", "int8"):
+        return "integer"
+    if name in ("real", "double precision", "float4", "float8"):
+        return "float"
+    if name in ("boolean", "bool"):
+        return "bool"
+    return "datetime" if name.startswith("timestamp") else "keyword"
+
+
+def payload_value(value: Any) -> Any:
+    """As JSON has it; what JSON has not, as text."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return value if SMALLEST <= value <= LARGEST else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, list | tuple | set | frozenset):
+        return [payload_value(one) for one in value]
+    return json.dumps(value, default=str, sort_keys=True) if isinstance(value, dict) else str(value)
+
+
+def as_text(value: Any) -> Any:
+    """A value of the key, or several, as :data:`KEY` has them."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return [as_text(one) for one in value]
+    return str(value).lower() if isinstance(value, bool) else str(payload_value(value))
+
+
+def condition(field: str, value: Any) -> Any:
+    """That a field has a value; of a list, one of them."""
+    if isinstance(value, list | tuple | set | frozenset):
+        # min_should, because a filter with nothing in `should` lets everything through
+        return models.Filter(
+            min_should=models.MinShould(conditions=[condition(field, one) for one in value], min_count=1)
+        )
+    if (
+        value is None
+    ):  # a NULL is not in the payload, as Qdrant itself has it after a change to null; [] counts as empty too
+        return models.IsEmptyCondition(is_empty=models.PayloadField(key=field))
+    if isinstance(value, datetime):
+        return models.FieldCondition(key=field, range=models.DatetimeRange(gte=value, lte=value))
+    wanted = payload_value(value)
+    if isinstance(wanted, float):
+        return models.FieldCondition(key=field, range=models.Range(gte=wanted, lte=wanted))
+    return models.FieldCondition(key=field, match=models.MatchValue(value=wanted))
