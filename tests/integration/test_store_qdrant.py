@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +23,7 @@ from embedmig.config import Collection
 from embedmig.config.settings import StoreSettings
 from embedmig.database import Connection, Database
 from embedmig.errors import (
+    ConfigError,
     Interrupted,
     MissingExtra,
     OutcomeUnknown,
@@ -45,7 +45,17 @@ from embedmig.stores.qdrant import QdrantStore
 from embedmig.stores.qdrant import store as qdrant_store
 from embedmig.stores.qdrant.client import open_client
 from embedmig.testing import STORE_PROMISES, StorePromise
-from embedmig.testing.store_promises import CHUNKED, OTHER, SPACE, assert_holds, batch_of, ids_of, rows_of, unit
+from embedmig.testing.store_promises import (
+    CHUNKED,
+    OTHER,
+    SPACE,
+    assert_holds,
+    batch_of,
+    ids_of,
+    rows_of,
+    threads,
+    unit,
+)
 from embedmig.types import Space
 from tests.doubles.qdrant.process import QdrantDouble
 from tests.waiting import wait_until
@@ -56,7 +66,8 @@ BODY = Column("body", "text", True)
 COLUMNS = (
     Column("lang", "text", False), Column("pages", "integer", False), Column("price", "double precision", False),
     Column("open", "boolean", False), Column("seen", "timestamp with time zone", False), Column("odd.name [1]", "text", False),
-    Column("tags", "text[]", False),
+    Column("tags", "text[]", False), Column("made", "timestamp without time zone", False), Column("cost", "numeric", False),
+    Column("sizes", "integer[]", False),
 )  # fmt: skip
 SERVERS = ["double", *(["real"] if "EMBEDMIG_QDRANT_URL" in os.environ else [])]
 SECRET = "secret-key-of-the-double"
@@ -78,7 +89,14 @@ class QdrantUnderTest:
         return nullcontext(NO_CONN)
 
     def open(self, space: Space) -> QdrantStore:
-        settings = StoreSettings("qdrant", "qdrant", self.url, self.api_key, "QDRANT_KEY", **self.settings)
+        settings = StoreSettings(
+            name="qdrant",
+            kind="qdrant",
+            url=self.url,
+            api_key=self.api_key,
+            api_key_variable="QDRANT_KEY",
+            **self.settings,
+        )
         docs = Collection(
             "docs", table="docs", key=("id",), text=("body",), alias="docs_search", store_alias=f"{self.prefix}alias"
         )
@@ -127,6 +145,23 @@ def double(session_double: QdrantDouble) -> Iterator[QdrantDouble]:
     session_double.recover()
 
 
+@pytest.fixture(scope="module")
+def module_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantDouble]:
+    """Another, which wants a key and may be killed."""
+    server = QdrantDouble(tmp_path_factory.mktemp("own"), SECRET)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_double(module_double: QdrantDouble) -> Iterator[QdrantDouble]:
+    """Alive and without faults."""
+    yield module_double
+    if module_double.process is None:
+        module_double.start()
+    module_double.recover()
+
+
 @pytest.fixture(params=SERVERS)
 def bench(request: pytest.FixtureRequest) -> Iterator[QdrantUnderTest]:
     """Wherever a user would run it."""
@@ -172,6 +207,7 @@ def test_qdrant_keeps_the_promises(promise: StorePromise, bench: QdrantUnderTest
 
 # --- what points say, and what can be asked of them ---------------------------------------------------------------
 
+MADE = datetime(2026, 1, 1)  # noqa: DTZ001  a column without time zone
 SEEN = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
 
 
@@ -180,8 +216,9 @@ def with_columns(bench: QdrantUnderTest) -> QdrantStore:
     bench.columns = COLUMNS
     store, batch = bench.open(SPACE), batch_of(SPACE, rows_of(range(3)))
     values: list[dict[str, Any]] = [
-        {"lang": "de", "pages": 3, "price": 1.5, "open": True, "seen": SEEN, "odd.name [1]": 'a"b', "tags": ["x", "y"]},
-        {"lang": "en", "pages": 2**40, "price": Decimal("9.99"), "open": False, "seen": None, "odd.name [1]": None, "tags": []},
+        {"lang": "de", "pages": 3, "price": 1.5, "open": True, "seen": SEEN, "odd.name [1]": 'a"b', "tags": ["x", "y"],
+         "made": MADE, "cost": Decimal("9.90"), "sizes": [1, 2]},
+        {"lang": "en", "pages": 2**40, "price": 3.0, "open": False, "seen": None, "odd.name [1]": None, "tags": []},
         {"lang": None, "pages": 3, "price": 0.1, "open": None, "seen": SEEN + timedelta(1), "odd.name [1]": "c", "tags": ["z"]},
     ]  # fmt: skip
     store.create(NO_CONN)
@@ -196,12 +233,12 @@ def test_points_say_key_chunk_content_version_and_columns(bench: QdrantUnderTest
     assert first.payload == {
         "embedmig_key": ["0"], "embedmig_chunk": 0, "embedmig_hash": row.content_hash.hex(), "embedmig_version": SPACE.tag,
         "lang": "de", "pages": 3, "price": 1.5, "open": True, "seen": "2026-03-29T01:30:00+00:00", "odd.name [1]": 'a"b',
-        "tags": ["x", "y"],
+        "tags": ["x", "y"], "made": "2026-01-01T00:00:00", "cost": "9.90", "sizes": [1, 2], "id": "0",
     }  # fmt: skip
     held = [point for page in store.held(["embedmig_key", "odd.name [1]", "price"]) for point in page]
     assert {point.payload["embedmig_key"][0]: point.payload["price"] for point in held} == {
         "0": 1.5,
-        "1": "9.99",
+        "1": 3.0,
         "2": 0.1,
     }
     assert sum('"' in point.payload.get("odd.name [1]", "") for point in held) == 1
@@ -212,7 +249,8 @@ def test_points_say_key_chunk_content_version_and_columns(bench: QdrantUnderTest
     ("where", "keys"),
     [
         ({"lang": "de"}, {"0"}), ({"lang": ["de", "en"]}, {"0", "1"}), ({"lang": None}, {"2"}), ({"lang": []}, set()),
-        ({"pages": 3}, {"0", "2"}), ({"pages": 2**40}, {"1"}), ({"price": 0.1}, {"2"}), ({"price": Decimal("9.99")}, {"1"}),
+        ({"pages": 3}, {"0", "2"}), ({"pages": 2**40}, {"1"}), ({"price": 0.1}, {"2"}), ({"price": 3}, {"1"}), ({"price": Decimal(3)}, {"1"}),
+        ({"cost": Decimal("9.90")}, {"0"}), ({"made": MADE}, {"0"}), ({"sizes": 2}, {"0"}),
         ({"open": True}, {"0"}), ({"open": False}, {"1"}), ({"seen": SEEN}, {"0"}),
         ({"seen": SEEN.astimezone(timezone(timedelta(hours=2)))}, {"0"}), ({"odd.name [1]": 'a"b'}, {"0"}),
         ({"odd.name [1]": ["c", None]}, {"1", "2"}), ({"tags": "y"}, {"0"}), ({"id": 1}, {"1"}), ({"id": [0, 2]}, {"0", "2"}),
@@ -352,6 +390,27 @@ def test_a_collection_made_anew_with_other_dimensions_refuses_points(bench: Qdra
     assert store.count(NO_CONN) == 0
 
 
+@pytest.mark.parametrize("options", [{"shards": "two"}, {"replicas": True}, {"on_disk": 1}, {"vector": 3}], ids=repr)
+def test_options_of_another_type_are_refused_before_anything_is_made(
+    options: dict[str, Any], doubled: QdrantUnderTest
+) -> None:
+    doubled.settings = {"options": options}
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        doubled.open(SPACE)
+
+
+def test_a_collection_is_made_as_the_options_say(doubled: QdrantUnderTest) -> None:
+    doubled.settings = {
+        "options": {"shards": 2, "replicas": 3, "write_consistency": 2, "on_disk": True, "vector": "text"}
+    }
+    store, batch = filled(doubled)
+    params = doubled.client().get_collection(store.name).config.params
+    assert (params.shard_number, params.replication_factor, params.write_consistency_factor) == (2, 3, 2)
+    assert isinstance(params.vectors, dict)
+    assert params.vectors["text"].on_disk
+    assert_holds(store, NO_CONN, batch)
+
+
 @pytest.mark.parametrize("name", ['say "hi"', "embedmig_key"])
 def test_columns_that_a_payload_can_not_hold_are_refused(name: str, doubled: QdrantUnderTest) -> None:
     doubled.columns = (Column(name, "text", False),)
@@ -372,6 +431,46 @@ def test_a_flip_to_a_collection_that_is_gone_leaves_the_alias_alone(bench: Qdran
     for _ in range(2):
         store.remove_alias(store.alias_name)
         assert store.alias(NO_CONN) is None
+
+
+def test_a_collection_that_is_dropped_takes_its_alias_with_it(bench: QdrantUnderTest) -> None:
+    """As one that is restored from a snapshot has none (#6754)."""
+    store, batch = filled(bench)
+    store.set_alias(NO_CONN)
+    store.drop(NO_CONN)
+    assert store.alias(NO_CONN) is None
+    store.create(NO_CONN)
+    store.upsert(NO_CONN, batch)
+    assert store.alias(NO_CONN) is None
+
+
+def test_a_program_that_reads_by_the_alias_and_the_version_never_mixes_them(bench: QdrantUnderTest) -> None:
+    """What the documentation tells programs without the Reader: filter on the version encoded for, and ask again when nothing is found."""
+    stores = {SPACE.tag: filled(bench)[0], OTHER.tag: filled(bench, OTHER)[0]}
+    one, other = stores.values()
+    one.set_alias(NO_CONN)
+    done, reads, seconds = threading.Event(), [0], [0]
+
+    def read() -> None:
+        client, version = bench.client(), SPACE.tag
+        while not done.is_set():
+            found: list[Any] = []
+            while not found:
+                only = models.FieldCondition(key="embedmig_version", match=models.MatchValue(value=version))
+                found = client.query_points(
+                    one.alias_name, query=[0.5] * SPACE.dimensions, query_filter=models.Filter(must=[only]), limit=5
+                ).points
+                if not found:  # the other version's encoder, then
+                    version = OTHER.tag if version == SPACE.tag else SPACE.tag
+                    seconds[0] += 1
+            assert {point.payload["embedmig_version"] for point in found} == {version}
+            reads[0] += 1
+
+    with threads(read, read) as failed:
+        while (reads[0] < 100 or not seconds[0]) and not failed:
+            other.set_alias(NO_CONN)
+            one.set_alias(NO_CONN)
+        done.set()
 
 
 def test_an_alias_may_not_have_the_name_of_a_collection(bench: QdrantUnderTest) -> None:
@@ -511,14 +610,6 @@ def test_a_large_batch_is_sent_in_requests_within_the_limits(
 # --- a server that can't be asked ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def own_double(tmp_path: Path) -> Iterator[QdrantDouble]:
-    """One that wants a key and may be killed."""
-    server = QdrantDouble(tmp_path / "qdrant", SECRET)
-    yield server
-    server.kill()
-
-
 def test_a_wrong_key_is_refused_and_never_told(own_double: QdrantDouble, capsys: pytest.CaptureFixture[str]) -> None:
     right = QdrantUnderTest(own_double.url, SECRET).open(SPACE)
     assert right.server_version() == "1.19.0"
@@ -569,6 +660,13 @@ def test_an_answer_of_something_else_names_the_url(doubled: QdrantUnderTest) -> 
     with pytest.raises(StoreError, match="not Qdrant") as refused:
         store.server_version()
     assert "url" in (refused.value.hint or "")
+
+
+def test_an_address_that_is_none_is_refused_without_telling_it() -> None:
+    password = uuid.uuid4().hex
+    with pytest.raises(ConfigError) as refused:
+        QdrantUnderTest(f"ftp://user:{password}@host").open(SPACE).count(NO_CONN)
+    assert password not in "".join(traceback.format_exception(refused.value))
 
 
 def test_the_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, doubled: QdrantUnderTest) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from embedmig.config.settings import StoreSettings
 from embedmig.errors import (
+    ConfigError,
     MissingExtra,
     OutcomeUnknown,
     PlaceMissing,
@@ -32,7 +33,12 @@ class RequestRefused(StoreError):
 @contextmanager
 def asking(settings: StoreSettings) -> Iterator[QdrantClient]:
     """The client; its errors become embedmig's own."""
-    client = open_client(os.getpid(), settings.url, checked_key(settings), math.ceil(settings.timeout))
+    try:
+        client = open_client(os.getpid(), settings.url, checked_key(settings), math.ceil(settings.timeout))
+    except ValueError:  # whose text may quote the address, which may hold a password
+        raise ConfigError(
+            f"[stores.{settings.name}] url is no address that Qdrant's client takes", hint="https://HOST:6333"
+        ) from None
     from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import ApiException
 

@@ -6,9 +6,11 @@ import json
 import math
 import re
 from datetime import date, datetime, time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from embedmig.lazy import Later
+from embedmig.source import Column
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -29,9 +31,9 @@ def path(name: str) -> str:
     return name if PLAIN.fullmatch(name) else f'"{name}"'
 
 
-def payload_type(base: str) -> str:
-    """The payload index for a type of PostgreSQL."""
-    name = base.removeprefix("pg_catalog.").lower()
+def payload_type(column: Column) -> str:
+    """The payload index for a column of PostgreSQL, or for the elements of an array."""
+    name = (column.base or column.type).removeprefix("pg_catalog.").removesuffix("[]").lower()
     if name in ("smallint", "integer", "bigint", "int2", "int4", "int8"):
         return "integer"
     if name in ("real", "double precision", "float4", "float8"):
@@ -57,25 +59,27 @@ def payload_value(value: Any) -> Any:
 
 
 def as_text(value: Any) -> Any:
-    """A value of the key, or several, as :data:`KEY` has them."""
+    """A value of the key, or several, as points have it."""
     if isinstance(value, list | tuple | set | frozenset):
         return [as_text(one) for one in value]
     return str(value).lower() if isinstance(value, bool) else str(payload_value(value))
 
 
-def condition(field: str, value: Any) -> Any:
-    """That a field has a value; of a list, one of them."""
+def condition(name: str, value: Any, kind: str = "keyword") -> Any:
+    """That a column has a value; of a list, one of them. ``kind`` is the column's payload index."""
+    field = path(name)
     if isinstance(value, list | tuple | set | frozenset):
         # min_should, because a filter with nothing in `should` lets everything through
-        return models.Filter(
-            min_should=models.MinShould(conditions=[condition(field, one) for one in value], min_count=1)
-        )
+        either = [condition(name, one, kind) for one in value]
+        return models.Filter(min_should=models.MinShould(conditions=either, min_count=1))
     if (
         value is None
     ):  # a NULL is not in the payload, as Qdrant itself has it after a change to null; [] counts as empty too
         return models.IsEmptyCondition(is_empty=models.PayloadField(key=field))
     if isinstance(value, datetime):
         return models.FieldCondition(key=field, range=models.DatetimeRange(gte=value, lte=value))
+    if kind == "float" and isinstance(value, float | int | Decimal):
+        return models.FieldCondition(key=field, range=models.Range(gte=float(value), lte=float(value)))
     wanted = payload_value(value)
     if isinstance(wanted, float):
         return models.FieldCondition(key=field, range=models.Range(gte=wanted, lte=wanted))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from embedmig.config.settings import StoreSettings
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import (
+    ConfigError,
     OutcomeUnknown,
     PlaceMissing,
     PlanError,
@@ -65,6 +66,7 @@ INDEXING_THRESHOLD = 10_000
 
 DISTANCES: dict[Metric, str] = {"cosine": "Cosine", "l2": "Euclid", "ip": "Dot"}
 METRICS: dict[str, Metric] = {distance: metric for metric, distance in DISTANCES.items()}
+OPTIONS: dict[str, type] = {"shards": int, "replicas": int, "write_consistency": int, "on_disk": bool, "vector": str}
 DURABLE: dict[str, Any] = {"wait": True, "ordering": "strong"}
 """Of every change of points: applied when it is answered, and in one order on all replicas."""
 
@@ -78,10 +80,13 @@ class QdrantStore(ExternalStore):
         dimensions=65_536, indexed_dimensions=65_536, metrics=frozenset(("cosine", "l2", "ip")), filters=True, alias=True,
         same_transaction=False,
     )  # fmt: skip
-    options: ClassVar[frozenset[str]] = frozenset(("shards", "replicas", "write_consistency", "on_disk", "vector"))
+    options: ClassVar[frozenset[str]] = frozenset(OPTIONS)
 
     def __init__(self, source: Source, record: SpaceRecord, settings: StoreSettings) -> None:
         super().__init__(source, record, settings)
+        for name, kind in OPTIONS.items():
+            if type(settings.options.get(name)) not in (kind, type(None)):
+                raise ConfigError(f"[stores.{settings.name}.options] {name} must be of type {kind.__name__}")
         self.vector: str | None = settings.options.get("vector")
         self.seconds = math.ceil(settings.timeout)
         self.building = False
@@ -123,9 +128,9 @@ class QdrantStore(ExternalStore):
     def check_source(cls, source: Source) -> None:
         """A path into a payload can't have a quotation mark in a name."""
         super().check_source(source)
-        if quoted := [column.name for column in source.columns if '"' in column.name]:
+        if quoted := [column.name for column in (*source.key, *source.columns) if '"' in column.name]:
             raise PlanError(
-                f"columns: Qdrant can't filter by the name {quoted[0]!r}", hint="rename it, or leave it out of columns"
+                f"Qdrant can't filter by the name {quoted[0]!r}", hint="rename it, or leave it out of columns"
             )
 
     def info(self) -> models.CollectionInfo:
@@ -164,7 +169,7 @@ class QdrantStore(ExternalStore):
             if self.describe() is None:
                 raise
         for column in self.source.columns:
-            self.index_payload(path(column.name), payload_type(column.base or column.type))
+            self.index_payload(path(column.name), payload_type(column))
         self.index_payload(VERSION, "keyword")
 
     def create_without_indexes(self) -> None:
@@ -222,8 +227,9 @@ class QdrantStore(ExternalStore):
             self.put_request(points[half:])
 
     def payload(self, point: Point) -> dict[str, Any]:
-        """What is said of a point. A column that is NULL is left out."""
+        """What is said of a point. A column that is NULL is left out; the key's are texts."""
         columns = {name: payload_value(value) for name, value in point.columns.items() if value is not None}
+        columns |= {column.name: text for column, text in zip(self.source.key, point.key, strict=True)}
         own = {KEY: list(point.key), CHUNK: point.chunk, HASH: point.content_hash.hex(), VERSION: self.space.tag}
         return columns | own
 
@@ -280,17 +286,17 @@ class QdrantStore(ExternalStore):
         return Near(str(point.id), tuple(said.get(KEY, ())), said.get(CHUNK, 0), content_hash, distance)
 
     def conditions(self, where: Mapping[str, Any]) -> models.Filter | None:
-        """Columns by their own fields, the key's by their place in :data:`KEY`. Raises :class:`UsageError`."""
-        keys = [column.name for column in self.source.key]
-        columns = [column.name for column in self.source.columns]
-        must: list[Any] = []
-        for name, value in where.items():
-            if name in columns:
-                must.append(condition(path(name), value))
-            elif name in keys:
-                must.append(condition(f"{KEY}[{keys.index(name)}]", as_text(value)))
-            else:
-                raise UsageError(f"there is no column {name!r}", hint=f"there is {', '.join(keys + columns)}")
+        """All of them. Raises :class:`UsageError` for a column that points don't have."""
+        keys = {column.name for column in self.source.key}
+        kinds = {column.name: payload_type(column) for column in self.source.columns}
+        if unknown := [name for name in where if name not in keys and name not in kinds]:
+            raise UsageError(
+                f"there is no column {unknown[0]!r}", hint=f"there is {', '.join(sorted(keys | set(kinds)))}"
+            )
+        must: list[Any] = [
+            condition(name, as_text(value)) if name in keys else condition(name, value, kinds[name])
+            for name, value in where.items()
+        ]
         return models.Filter(must=must) if must else None
 
     def total(self) -> int:
