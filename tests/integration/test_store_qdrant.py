@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from embedmig import testing
 from embedmig.config import Collection
@@ -306,9 +307,8 @@ def test_distances_are_as_pgvector_has_them(metric: Any, bench: QdrantUnderTest)
 
 def test_rows_are_found_though_their_chunks_fill_the_first_answer(bench: QdrantUnderTest) -> None:
     store, batch = bench.open(CHUNKED), batch_of(CHUNKED, rows_of(range(4)))
-    near, far = np.ones(SPACE.dimensions), -np.ones(SPACE.dimensions)
-    far[0] = 1
-    many = [Point(str(uuid.uuid4()), ("0",), chunk, b"h", unit(near[None])[0]) for chunk in range(30)]
+    near = unit(np.ones((1, SPACE.dimensions), np.float32))[0]
+    many = [Point(str(uuid.uuid4()), ("0",), chunk, b"h", near) for chunk in range(30)]
     store.create(NO_CONN)
     store.upsert(NO_CONN, batch)
     store.put_all(many)
@@ -323,7 +323,7 @@ def test_columns_change_without_the_vector(bench: QdrantUnderTest) -> None:
     before = store.fetch(NO_CONN, ids)
     gone, new = str(uuid.uuid4()), {"lang": "fr", "pages": None, "tags": ["z"]}
     store.set_columns({ids[0]: new, ids[1]: new, gone: new})
-    said = {point.id: point.payload for page in store.held(None) for point in page}
+    said = {point.id: dict(point.payload) for page in store.held(None) for point in page}
     assert [said[one]["lang"] for one in ids[:2]] == ["fr", "fr"]
     assert said[ids[0]] | {"embedmig_chunk": 0, "tags": ["z"]} == said[ids[0]]
     assert "pages" not in said[ids[0]]
@@ -471,6 +471,8 @@ def test_a_program_that_reads_by_the_alias_and_the_version_never_mixes_them(benc
             other.set_alias(NO_CONN)
             one.set_alias(NO_CONN)
         done.set()
+    with pytest.raises(UnexpectedResponse, match="400"):  # where dimensions differ, it is told
+        bench.client().query_points(one.alias_name, query=[0.5] * (SPACE.dimensions + 1))
 
 
 def test_an_alias_may_not_have_the_name_of_a_collection(bench: QdrantUnderTest) -> None:
