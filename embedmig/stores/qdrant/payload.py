@@ -74,7 +74,7 @@ def condition(name: str, value: Any, kind: str = "keyword") -> Any:
         return models.Filter(min_should=models.MinShould(conditions=either, min_count=1))
     if (
         value is None
-    ):  # a NULL is not in the payload, as Qdrant itself has it after a change to null; [] counts as empty too
+    ):  # it is not in the payload, and Qdrant itself takes a field away that is set to null; [] counts as empty
         return models.IsEmptyCondition(is_empty=models.PayloadField(key=field))
     if isinstance(value, datetime):
         return models.FieldCondition(key=field, range=models.DatetimeRange(gte=value, lte=value))
