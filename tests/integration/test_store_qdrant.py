@@ -252,7 +252,7 @@ def test_points_say_key_chunk_content_version_and_columns(bench: QdrantUnderTest
         ({"lang": "de"}, {"0"}), ({"lang": ["de", "en"]}, {"0", "1"}), ({"lang": None}, {"2"}), ({"lang": []}, set()),
         ({"pages": 3}, {"0", "2"}), ({"pages": 2**40}, {"1"}), ({"price": 0.1}, {"2"}), ({"price": 3}, {"1"}), ({"price": Decimal(3)}, {"1"}),
         ({"cost": Decimal("9.90")}, {"0"}), ({"made": MADE}, {"0"}), ({"sizes": 2}, {"0"}),
-        ({"open": True}, {"0"}), ({"open": False}, {"1"}), ({"seen": SEEN}, {"0"}),
+        ({"open": True}, {"0"}), ({"open": False}, {"1"}), ({"seen": SEEN}, {"0"}), ({"seen": SEEN.isoformat()}, {"0"}),
         ({"seen": SEEN.astimezone(timezone(timedelta(hours=2)))}, {"0"}), ({"odd.name [1]": 'a"b'}, {"0"}),
         ({"odd.name [1]": ["c", None]}, {"1", "2"}), ({"tags": "y"}, {"0"}), ({"id": 1}, {"1"}), ({"id": [0, 2]}, {"0", "2"}),
         ({"id": 2, "pages": 3}, {"2"}), ({"id": "0 or true"}, set()),
@@ -279,6 +279,8 @@ def shared(request: pytest.FixtureRequest) -> Iterator[QdrantStore]:
 def test_a_column_that_is_not_there_is_refused(shared: QdrantStore) -> None:
     with pytest.raises(UsageError, match="colour"):
         shared.search(NO_CONN, [0.5] * SPACE.dimensions, 3, where={"colour": "red"})
+    with pytest.raises(UsageError, match="yesterday"):
+        shared.search(NO_CONN, [0.5] * SPACE.dimensions, 3, where={"seen": "yesterday"})
 
 
 def test_a_key_of_two_columns_is_found_by_either_in_its_place(bench: QdrantUnderTest) -> None:

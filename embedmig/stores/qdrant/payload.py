@@ -9,6 +9,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from embedmig.errors import UsageError
 from embedmig.lazy import Later
 from embedmig.source import Column
 
@@ -76,11 +77,24 @@ def condition(name: str, value: Any, kind: str = "keyword") -> Any:
         value is None
     ):  # it is not in the payload, and Qdrant itself takes a field away that is set to null; [] counts as empty
         return models.IsEmptyCondition(is_empty=models.PayloadField(key=field))
-    if isinstance(value, datetime):
-        return models.FieldCondition(key=field, range=models.DatetimeRange(gte=value, lte=value))
+    if isinstance(value, datetime) or kind == "datetime":
+        moment = as_moment(name, value)
+        return models.FieldCondition(key=field, range=models.DatetimeRange(gte=moment, lte=moment))
     if kind == "float" and isinstance(value, float | int | Decimal):
         return models.FieldCondition(key=field, range=models.Range(gte=float(value), lte=float(value)))
     wanted = payload_value(value)
     if isinstance(wanted, float):
         return models.FieldCondition(key=field, range=models.Range(gte=wanted, lte=wanted))
     return models.FieldCondition(key=field, match=models.MatchValue(value=wanted))
+
+
+def as_moment(name: str, value: Any) -> datetime:
+    """A time stamp, or its ISO text. Raises :class:`UsageError`."""
+    if isinstance(value, datetime):
+        return value
+    try:
+        return datetime.fromisoformat(str(value))
+    except ValueError as error:
+        raise UsageError(
+            f"{name} is compared with {value!r}, which is no time stamp", hint="2026-01-31T12:00:00+00:00"
+        ) from error

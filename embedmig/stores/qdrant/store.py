@@ -271,9 +271,10 @@ class QdrantStore(ExternalStore):
 
     def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
         """Searches by the graph, where there is one, or compares with every vector."""
+        wanted = self.conditions(where)
         with self.asking() as client:
             found = client.query_points(
-                self.collection, query=list(vector), using=self.vector, limit=limit, query_filter=self.conditions(where),
+                self.collection, query=list(vector), using=self.vector, limit=limit, query_filter=wanted,
                 search_params=models.SearchParams(exact=exact), with_payload=[KEY, CHUNK, HASH],
             )  # fmt: skip
         return [self.near_of(point) for point in found.points]
