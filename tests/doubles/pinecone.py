@@ -73,12 +73,11 @@ class Faults:
     """More is answered 413 (client 10.2, PayloadTooLargeError)."""
     rate: int = 100
     """Requests of one kind a second and namespace; more are answered 429 (database-limits)."""
-    retry_after: float | None = None
-    """The header of a 429."""
     numbers: bool = True
     """Whether answers have LSN headers: client 10.0 and indexes on pods have none (client 10.2, ResponseInfo)."""
     failing: list[dict[str, Any]] = field(default_factory=list)
-    """``path``: a pattern; ``times``; ``status``: what is answered, None cuts the connection; ``applied``: after the work was done.
+    """``path``: a pattern; ``times``; ``status``: what is answered, None cuts the connection; ``headers``; ``applied``: after the
+    work was done.
 
     An unknown outcome is a cut connection, or a 5xx, with the work done or not.
     """
@@ -87,9 +86,9 @@ class Faults:
 class Refused(Exception):
     """Answered with this status."""
 
-    def __init__(self, status: int, said: str, **headers: str) -> None:
+    def __init__(self, status: int, said: str) -> None:
         super().__init__(said)
-        self.status, self.headers = status, headers
+        self.status = status
 
 
 @dataclass
@@ -175,6 +174,10 @@ class Service:
         match entry["what"]:
             case "create":
                 self.indexes[name] = Index(name, entry["request"], at)
+                if (
+                    self.indexes[name].vector[0] == LEGACY
+                ):  # there, unlike that of a document index (client 10.2, describe_namespace)
+                    self.indexes[name].namespaces["__default__"] = Namespace()
             case "remove":
                 self.indexes[name].gone_at = at
             case "gone":
@@ -315,8 +318,7 @@ class Service:
         recent = self.recent[index.name, namespace, what]
         recent[:] = [at for at in recent if at > time.monotonic() - 1]
         if len(recent) >= self.faults.rate:
-            after = {} if self.faults.retry_after is None else {"retry_after": str(self.faults.retry_after)}
-            raise Refused(429, f"You've reached the max {what} requests per second for namespace {namespace}", **after)
+            raise Refused(429, f"You've reached the max {what} requests per second for namespace {namespace}")
         recent.append(time.monotonic())
 
     # --- the documents API
@@ -566,7 +568,7 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 status, said, headers = self.route(raw)
             except Refused as error:
-                status, headers = error.status, {name.replace("_", "-"): value for name, value in error.headers.items()}
+                status, headers = error.status, {}
                 said = {"error": {"code": CODES[status], "message": str(error)}, "status": status}
             except (ValueError, TypeError, msgspec.MsgspecError, PineconeError) as error:  # by a model of the client
                 status, said, headers = 400, {"error": {"code": CODES[400], "message": str(error)}, "status": 400}, {}
@@ -587,13 +589,13 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(401, "Invalid API Key")
         failing = self.failing(url.path)
         if failing and not failing.get("applied"):
-            return failing.get("status") or 0, failed(failing), {}
+            return failed(failing)
         if parts[0] == "i":
             said, headers = self.service.data(parts[1], self.command, parts[2:], body, len(raw))
             status = 200
         else:
             (status, said), headers = self.service.control(self.command, parts, body), {}
-        return (failing.get("status") or 0, failed(failing), {}) if failing else (status, said, headers)
+        return failed(failing) if failing else (status, said, headers)
 
     def failing(self, path: str) -> dict[str, Any] | None:
         """The fault that this request meets; it is one less of its kind."""
@@ -628,8 +630,10 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = answer  # noqa: N815
 
 
-def failed(fault: Mapping[str, Any]) -> dict[str, Any]:
-    return {"error": {"code": CODES.get(fault.get("status") or 0, "INTERNAL"), "message": "a fault of the double's"}}
+def failed(fault: Mapping[str, Any]) -> tuple[int, Any, dict[str, str]]:
+    status = fault.get("status") or 0
+    said = {"error": {"code": CODES.get(status, "INTERNAL"), "message": "a fault of the double's"}}
+    return status, said, dict(fault.get("headers", {}))
 
 
 def main(folder: str, port: str = "0") -> None:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from embedmig.stores.pinecone.spaces import Namespace
 
 
+class PointTooLarge(VectorRefused):
+    """Pinecone refuses a request that is as large as this point."""
+
+
 class Client:
     """Thread-safe. ``opened`` is what this process knows to be there: (index, namespace) → how it is read and written."""
 
@@ -75,8 +79,9 @@ class Client:
 
     def forget(self, index: str) -> None:
         """What was known of an index is looked up again."""
-        for place in [place for place in self.opened if place[0] == index]:
-            self.opened.pop(place, None)
+        for place in list(self.opened):
+            if place[0] == index:
+                self.opened.pop(place, None)
 
     @contextmanager
     def reading(self, index: str) -> Iterator[None]:
@@ -126,7 +131,9 @@ class Client:
             return PlaceMissing(message)
         if isinstance(error, client.UnauthorizedError | client.ForbiddenError):
             return self._forbidden(error, message)
-        if isinstance(error, client.PayloadTooLargeError) or status in (400, 422):
+        if isinstance(error, client.PayloadTooLargeError):
+            return PointTooLarge(message)
+        if status in (400, 422):
             return VectorRefused(message)
         return StoreError(message)
 

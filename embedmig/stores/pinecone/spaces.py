@@ -40,8 +40,12 @@ class Match:
 class Namespace(Protocol):
     """What both APIs can do. Fields are what a point says beside its vector; ``None`` asks for all of them."""
 
+    index: Index
     dimensions: int
     metric: Metric
+
+    def size(self) -> int | None:
+        """Its bytes, about, 0 before they are counted; None where there is no such namespace."""
 
     def ids(self, token: str | None, prefix: str | None = None) -> tuple[list[str], str | None]:
         """A page of ids in their order, and what the next one is asked with; None: that was the last."""
@@ -146,6 +150,9 @@ class Documents:
     def count(self) -> int:
         return counted(self.index, self.namespace)
 
+    def size(self) -> int | None:
+        return size_of(self.index, self.namespace)
+
     # --- what embedmig's own indexes need
 
     def upsert(self, documents: Sequence[Mapping[str, Any]]) -> int | None:
@@ -220,6 +227,19 @@ class Vectors:
 
     def count(self) -> int:
         return counted(self.index, self.namespace)
+
+    def size(self) -> int | None:
+        return size_of(self.index, self.namespace)
+
+
+def size_of(index: Index, namespace: str) -> int | None:
+    """Of a namespace that is there."""
+    from pinecone import NotFoundError
+
+    try:
+        return index.describe_namespace(name=namespace).size_bytes
+    except NotFoundError:
+        return None
 
 
 def _some(fields: Fields, names: Sequence[str] | None) -> Fields:

@@ -11,9 +11,9 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from embedmig.errors import OutcomeUnknown, PlaceMissing, PlanError, StoreUnsuitable, VectorRefused
 from embedmig.source import Source
@@ -30,7 +30,7 @@ from embedmig.stores.external import (
     Point,
     pages,
 )
-from embedmig.stores.pinecone.client import Client, connect
+from embedmig.stores.pinecone.client import Client, PointTooLarge, connect
 from embedmig.stores.pinecone.points import (
     VECTOR,
     Document,
@@ -48,9 +48,13 @@ from embedmig.types import Metric, Space
 NAMESPACE = "embedmig"  # in an index of the space's own
 DEFAULT = "__default__"  # where applications write that name none
 NAME_LENGTH = 45
+ANSWER_BYTES = 2_000_000
 LOOK_SECONDS = (0.02, 0.5)  # between two looks at whether a write is seen
 PATCHES = 100  # updates a second that a namespace takes
-VECTOR_BYTES = 2_000_000  # of one answer with vectors, about
+
+T = TypeVar("T")
+Trace = tuple[str, Mapping[str, Any]]
+"""A point's id and what it says of itself, by which a filter finds it."""
 
 
 class PineconeStore(ExternalStore):
@@ -137,11 +141,11 @@ class PineconeStore(ExternalStore):
     def _open(self, *, again: bool = False) -> Namespace:
         """How it is read and written; looked up once a process. Raises :class:`PlaceMissing`."""
         client, place = self._client, self._place
-        if again:
+        found = None if again else client.opened.get(place)
+        if found is None:
             client.opened.pop(place, None)
-        if place not in client.opened:
-            client.opened[place] = self._look(client)
-        return client.opened[place]
+            found = client.opened[place] = self._look(client)
+        return found
 
     def _look(self, client: Client) -> Namespace:
         index, namespace = self._place
@@ -149,19 +153,11 @@ class PineconeStore(ExternalStore):
         if model is None or model.host is None or model.status.state == "Terminating":
             raise PlaceMissing(f"index {index!r} is not in {self.settings.name}")
         found = open_namespace(client.index(model.host), model, namespace)
-        if isinstance(found, Documents) and not self._has_namespace(found):
+        with client.translated():
+            there = found.size() is not None
+        if not there:
             raise PlaceMissing(f"namespace {namespace!r} is not in index {index!r} of {self.settings.name}")
         return found
-
-    def _has_namespace(self, found: Documents) -> bool:
-        from pinecone import NotFoundError
-
-        with self._client.translated():
-            try:
-                found.index.describe_namespace(name=found.namespace)
-            except NotFoundError:
-                return False
-        return True
 
     def create_collection(self) -> None:
         """The index, once one of the name that is being removed is gone; and the namespace."""
@@ -180,12 +176,8 @@ class PineconeStore(ExternalStore):
                 f"not {self.space.dimensions} by {self.space.metric}",
                 hint="spaces of other dimensions or another metric need another index",
             )
-        if isinstance(opened, Documents) and not self._has_namespace(opened):
-            with self._client.reading(index):
-                try:
-                    opened.index.create_namespace(name=namespace)
-                except ConflictError:  # somebody else has made it
-                    return
+        with self._client.reading(index), suppress(ConflictError):  # a conflict: it is there, or somebody else makes it
+            opened.index.create_namespace(name=namespace)
 
     def _index_is_ready(self, index: str) -> bool:
         from pinecone import ConflictError
@@ -219,252 +211,201 @@ class PineconeStore(ExternalStore):
         from pinecone import NotFoundError
 
         index, namespace = self._place
-        try:
-            opened = self._open(again=True)
-        except PlaceMissing:
-            opened = None
-        whole = index == self.collection
-        with self._client.translated():
-            try:
-                if whole and self._client.describe(index) is not None:
-                    self._client.control.indexes.delete(index, timeout=-1)
-                elif isinstance(opened, Documents):
-                    opened.index.delete_namespace(name=namespace)
-            except NotFoundError:
-                pass
+        if index == self.collection:
+            self._delete_index(index)
+            self._until(lambda: self._client.describe(index) is None, f"index {index!r} is still being removed")
+            return
+        with suppress(PlaceMissing), self._client.reading(index), suppress(NotFoundError):
+            self._open(again=True).index.delete_namespace(name=namespace)
+        self._until(lambda: self.describe() is None, f"namespace {namespace!r} is still being removed")
+
+    def _delete_index(self, index: str) -> None:
+        from pinecone import NotFoundError
+
         self._client.forget(index)
-        self._until(partial(self._is_gone, index, whole=whole), f"{self.collection!r} is being removed")
+        model = self._client.describe(index)
+        if model is not None and model.status.state != "Terminating":
+            with self._client.translated(), suppress(NotFoundError):
+                self._client.control.indexes.delete(index, timeout=-1)
 
-    def _is_gone(self, index: str, *, whole: bool) -> bool:
-        return self._client.describe(index) is None if whole else self.describe() is None
+    # --- requests, and waiting until what was written is seen
 
-    # --- waiting
+    def _ask(self, call: Callable[[Namespace], T]) -> T:
+        """To the index' own host; repeated while it may be."""
+
+        def once() -> T:
+            with self._client.reading(self._place[0]):
+                return call(self._open())
+
+        return self.attempt(once)
+
+    def _tell(self, call: Callable[[Documents], T]) -> T:
+        """The same, of an index that embedmig writes into."""
+
+        def documents(opened: Namespace) -> T:
+            if isinstance(opened, Documents):
+                return call(opened)
+            raise StoreUnsuitable(
+                f"index {self._place[0]!r} of {self.settings.name} is one of Pinecone's vectors API: embedmig reads it and "
+                "marks its points, and writes and removes none"
+            )
+
+        return self._ask(documents)
 
     def _until(self, seen: Callable[[], bool], doing: str) -> None:
         """Looks until it is so. Raises :class:`OutcomeUnknown` after ``timeout`` seconds of the configuration."""
         until, pause = self.patience.clock() + self.settings.timeout, LOOK_SECONDS[0]
         while not seen():
             if self.patience.clock() + pause > until:
-                raise OutcomeUnknown(f"{self.settings.name}: {doing}, still after {self.settings.timeout:g} s")
+                raise OutcomeUnknown(f"{self.settings.name}: {doing} after {self.settings.timeout:g} s")
             self.patience.sleep(pause)
             pause = min(pause * 2, LOOK_SECONDS[1])
 
-    @contextmanager
-    def _reading(self) -> Iterator[Namespace]:
-        """Requests in the block; their errors are translated."""
-        with self._client.reading(self._place[0]):
-            yield self._open()
-
-    def _own(self) -> Documents:
-        opened = self._open()
-        if not isinstance(opened, Documents):
-            raise StoreUnsuitable(
-                f"index {self._place[0]!r} of {self.settings.name} is one of Pinecone's vectors API: embedmig reads it and marks "
-                "its points, and writes none",
-            )
-        return opened
-
-    def _wait_until_searched(self, written: int | None) -> None:
+    def _until_searched(self, written: int | None) -> None:
         """A write without a number can't be waited for, and so is no promise."""
         if written is None:
             raise StoreUnsuitable(
                 f"{self.settings.name} does not say which number a write has (x-pinecone-request-lsn)",
-                hint='pip install "embedmig[pinecone]" brings a client that reads it; a proxy must let the header pass',
+                hint='pip install "embedmig[pinecone]" brings a client that reads it; a proxy has to let the header pass',
             )
+        self._until(
+            lambda: (self._ask(lambda opened: opened.reached()) or 0) >= written, f"write {written} is not searched"
+        )
 
-        def reached() -> bool:
-            with self._reading() as opened:
-                return (opened.reached() or 0) >= written
+    def _until_seen(self, written: int | None, ids: Sequence[str], last: Trace | None, *, there: bool) -> None:
+        """By searches; by fetches of all; by listings and counts as of the last one, since they see writes in their order."""
+        self._until_searched(written)
+        waiting = set(ids)
 
-        self._until(reached, f"write {written} is not in the index yet")
+        def fetched() -> bool:
+            for some in pages(sorted(waiting), FETCH_IDS):
+                found = self._ask(lambda opened: opened.fields(some, [CHUNK])).keys()  # noqa: B023  called at once
+                waiting.difference_update(found if there else set(some) - found)
+            return not waiting
+
+        def listed() -> bool:
+            return (ids[-1] in self._ask(lambda opened: opened.ids(None, prefix=ids[-1]))[0]) is there
+
+        def counted() -> bool:
+            return last is None or (last[0] in self._tell(lambda own: own.matching(found_by(last[1])))[0]) is there
+
+        state = "written is not" if there else "removed is still"
+        self._until(fetched, f"what was {state} fetched")
+        self._until(listed, f"what was {state} listed")
+        self._until(counted, f"what was {state} counted")
 
     # --- points
 
     def put(self, points: Sequence[Point]) -> None:
         """Sent in as many requests as the limits make necessary, each repeated alone; then waited for."""
-        own = self._own()
         documents = [document(point, self.space.tag) for point in points]
-        written: int | None = None
-        for some in requests(documents):
-            written = self._send(own, some)
-        self._wait_until_searched(written)
-        lacking = {one.id for one in documents}
-
-        def fetched() -> bool:
-            with self._reading() as opened:
-                for some in pages(sorted(lacking), FETCH_IDS):
-                    lacking.difference_update(opened.fields(some, [CHUNK]))
-            return not lacking
-
-        self._until(fetched, "what was written is not fetched yet")
-        self._until(partial(self._listed, documents[-1].id, there=True), "what was written is not listed yet")
+        written = [self._send(some) for some in requests(documents)]
         last = documents[-1]
-        self._until(partial(self._counted, last.id, last.body, there=True), "what was written is not counted yet")
+        self._until_seen(written[-1], [one.id for one in documents], (last.id, last.body), there=True)
 
-    def _send(self, own: Documents, documents: Sequence[Document]) -> int | None:
-        """One request; halves of it where the server finds it too large, whatever the limit is today."""
+    def _send(self, documents: Sequence[Document]) -> int | None:
+        """One request; in halves where the server finds it too large, whatever its limit is today."""
+        bodies = [one.body for one in documents]
         try:
-            return self.attempt(partial(self._upsert, own, documents))
-        except _TooLarge as error:
+            return self._tell(lambda own: own.upsert(bodies))
+        except PointTooLarge:
             if len(documents) == 1:
-                raise VectorRefused(f"{self.space.tag}: one point is larger than a request may be") from error
+                raise
             half = len(documents) // 2
-            self._send(own, documents[:half])
-            return self._send(own, documents[half:])
-
-    def _upsert(self, own: Documents, documents: Sequence[Document]) -> int | None:
-        from pinecone import PayloadTooLargeError
-
-        with self._client.reading(self._place[0]):
-            try:
-                return own.upsert([one.body for one in documents])
-            except PayloadTooLargeError as error:
-                raise _TooLarge from error
-
-    def _listed(self, one: str, *, there: bool) -> bool:
-        with self._reading() as opened:
-            return (one in opened.ids(None, prefix=one)[0]) is there
-
-    def _counted(self, one: str, fields: Mapping[str, Any], *, there: bool) -> bool:
-        own = self._own()
-        with self._client.reading(self._place[0]):
-            return (one in own.matching(found_by(fields))[0]) is there
+            self._send(documents[:half])
+            return self._send(documents[half:])
 
     def remove(self, ids: Sequence[str]) -> None:
-        """Waited for as writes are. What no fetch knew is removed too: it may be on its way."""
-        own = self._own()
+        """Waited for as writes are. What no fetch knows is removed too: it may be on its way."""
         written: int | None = None
-        gone: tuple[str, Mapping[str, Any]] | None = None
+        gone: Trace | None = None
         for some in pages(ids, FETCH_IDS):
-            with self._reading():
-                known = own.fields(some, [KEY, CHUNK, HASH])
-                written = self.attempt(partial(self._delete, own, some))
-            gone = max(known.items(), default=gone, key=lambda item: item[0])
-        if written is None:
-            return
-        self._wait_until_searched(written)
-        self._until(partial(self._unfetched, list(ids)), "what was removed is fetched still")
-        self._until(partial(self._listed, ids[-1], there=False), "what was removed is listed still")
-        if gone:
-            self._until(partial(self._counted, *gone, there=False), "what was removed is counted still")
-
-    def _delete(self, own: Documents, ids: Sequence[str]) -> int | None:
-        with self._client.reading(self._place[0]):
-            return own.delete(ids)
-
-    def _unfetched(self, ids: Sequence[str]) -> bool:
-        with self._reading() as opened:
-            return not any(opened.fields(some, [CHUNK]) for some in pages(ids, FETCH_IDS))
+            known = self._tell(lambda own: own.fields(some, [KEY, CHUNK, HASH]))  # noqa: B023  called at once
+            written = self._tell(lambda own: own.delete(some))  # noqa: B023
+            gone = next(iter(known.items()), gone)
+        if ids:
+            self._until_seen(written, ids, gone, there=False)
 
     def held(self, fields: Sequence[str] | None = ()) -> Iterator[Sequence[Held]]:
         """Ids by 100; where fields are asked for, each page of ids is fetched."""
         token: str | None = None
-        found = False
+        found = 0
         while True:
-            ids, token = self.attempt(partial(self._list, token))
-            found = found or bool(ids)
-            if ids:
-                yield self._with_fields(ids, fields)
+            ids, token = self._ask(lambda opened: opened.ids(token))  # noqa: B023  called at once
+            found += len(ids)
+            if fields is None or fields:
+                known = self._ask(lambda opened: opened.fields(ids, fields)) if ids else {}  # noqa: B023
+                yield [Held(one, known[one]) for one in ids if one in known]
+            else:
+                yield [Held(one, {}) for one in ids]
             if token is None:
                 break
+        self._look_again_if_empty(found)
+
+    def _look_again_if_empty(self, found: int) -> None:
+        """A namespace that is not there is read as if it had no points. Raises :class:`PlaceMissing`."""
         if not found:
-            self._open(again=True)  # none, or no such place?
-
-    def _list(self, token: str | None) -> tuple[list[str], str | None]:
-        with self._reading() as opened:
-            return opened.ids(token)
-
-    def _with_fields(self, ids: Sequence[str], fields: Sequence[str] | None) -> list[Held]:
-        if fields is not None and not fields:
-            return [Held(one, {}) for one in ids]
-        known = self.attempt(partial(self._fields, ids, fields))
-        return [Held(one, known[one]) for one in ids if one in known]
-
-    def _fields(self, ids: Sequence[str], fields: Sequence[str] | None) -> Mapping[str, Mapping[str, Any]]:
-        with self._reading() as opened:
-            return opened.fields(ids, fields)
+            self.attempt(lambda: self._open(again=True))
 
     def vectors(self, ids: Sequence[str]) -> Mapping[str, Sequence[float]]:
         """As many at once as an answer of about 2 MB holds."""
-        size = max(1, min(FETCH_IDS, VECTOR_BYTES // (self.space.dimensions * 12)))
+        size = max(1, min(FETCH_IDS, ANSWER_BYTES // (self.space.dimensions * 12)))
         found: dict[str, Sequence[float]] = {}
         for some in pages(ids, size):
-            with self._reading() as opened:
-                found |= opened.vectors(some)
-        if not found:
-            self._open(again=True)
+            found |= self._ask(lambda opened: opened.vectors(some))  # noqa: B023  called at once
+        self._look_again_if_empty(len(found))
         return found
 
     def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
-        """Approximate, whatever is asked for: Pinecone has no exact search. At most 10,000."""
-        del exact
+        """At most 10,000, and approximate whatever is asked for: Pinecone has no exact search."""
         if any(isinstance(value, list | tuple | set) and not value for value in where.values()):
             return []
-        with self._reading() as opened:
-            matches = opened.search(vector, min(limit, TOP_K), (KEY, CHUNK, HASH), condition(self.source, where))
-            metric = opened.metric
-        if not matches:
-            self._open(again=True)
+        wanted, most = condition(self.source, where), min(limit, TOP_K)
+        found = self._ask(lambda opened: opened.search(vector, most, (KEY, CHUNK, HASH), wanted))
+        self._look_again_if_empty(len(found) or len(where))  # a filter may well find none
         return [
             Near(
                 one.id,
                 tuple(one.fields.get(KEY, ())),
                 int(one.fields.get(CHUNK, 0)),
                 bytes.fromhex(one.fields.get(HASH, "")),
-                distance(metric, one.score),
+                distance(self.space.metric, one.score),
             )
-            for one in matches
+            for one in found
         ]
 
     def total(self) -> int:
-        """Of embedmig's own by a filter that all points match, a page at a time; of an adopted one by the index' statistics."""
+        """Of embedmig's own by a filter that all points match; of an adopted one by the index' statistics, which lag."""
         if self.record.adopted:
-            with self._reading() as opened:
-                return opened.count()
-        own, token, total = self._own(), None, 0
+            return self._ask(lambda opened: opened.count())
+        ours, token, total = {VERSION: {"$eq": self.space.tag}}, None, 0
         while True:
-            ids, token = self.attempt(partial(self._matching, own, token))
+            ids, token = self._tell(lambda own: own.matching(ours, token))  # noqa: B023  called at once
             total += len(ids)
             if token is None:
                 break
-        if not total:
-            self._open(again=True)
+        self._look_again_if_empty(total)
         return total
-
-    def _matching(self, own: Documents, token: str | None) -> tuple[list[str], str | None]:
-        with self._client.reading(self._place[0]):
-            return own.matching({VERSION: {"$eq": self.space.tag}}, token)
 
     def set_columns(self, columns: Mapping[str, Mapping[str, Any]]) -> None:
         """Seen by every later search; a listing with fields may show the old ones for a moment."""
         self._patch({one: {name: encoded(value) for name, value in some.items()} for one, some in columns.items()})
 
     def set_version(self, ids: Sequence[str], version: str) -> None:
-        """100 points a request; one a request by the vectors API, which takes 100 a second."""
+        """100 points a request; by the vectors API one, of which it takes 100 a second."""
         self._patch({one: {VERSION: version} for one in ids})
 
     def _patch(self, patches: Mapping[str, Mapping[str, Any]]) -> None:
         """A request that is refused for the time being is repeated alone: what came before it is not sent again."""
         written: int | None = None
         for some in pages([(one, fields) for one, fields in patches.items() if fields], PATCHES):
-            written = self.attempt(partial(self._update, dict(some)))
+            written = self._ask(lambda opened: opened.update(dict(some)))  # noqa: B023  called at once
         if written is not None:
-            self._wait_until_searched(written)
-
-    def _update(self, patches: Mapping[str, Mapping[str, Any]]) -> int | None:
-        with self._reading() as opened:
-            return opened.update(patches)
+            self._until_searched(written)
 
     def size_bytes(self) -> int | None:
-        """About; None before Pinecone has counted."""
-        from pinecone import NotFoundError
-
-        with self._reading() as opened:
-            index: Any = opened
-            try:
-                return index.index.describe_namespace(name=self._place[1]).size_bytes or None
-            except NotFoundError:
-                return None
+        """About, as Pinecone counts; None before it has."""
+        return self._ask(lambda opened: opened.size()) or None
 
     # --- index and alias
 
@@ -490,10 +431,6 @@ class PineconeStore(ExternalStore):
 
     def remove_alias(self, name: str) -> None:
         """There is none."""
-
-
-class _TooLarge(Exception):
-    """A request was over the server's limit."""
 
 
 def distance(metric: Metric, score: float) -> float:
