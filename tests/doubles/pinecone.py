@@ -586,7 +586,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.administer(parts[0], body)
         self.service.asked.append({"method": self.command, "path": url.path, "bytes": len(raw)})
         if self.headers.get("Api-Key") != KEY:
-            raise Refused(401, "Invalid API Key")
+            raise Refused(401, f"Invalid API Key {self.headers.get('Api-Key')}")  # as a proxy might: it must not be printed
         failing = self.failing(url.path)
         if failing and not failing.get("applied"):
             return failed(failing)

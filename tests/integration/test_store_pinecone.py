@@ -248,7 +248,7 @@ def test_what_has_an_unknown_outcome_is_sent_again(
         else:
             store.delete(conn, ids_of(store, batch))
             assert not list(store.list_ids(conn))
-        assert len(double.asked(f"documents/{what}")) == 2  # the client itself repeats nothing
+        assert len(double.asked(f"documents/{what}")) == 2
 
 
 def test_a_refusal_for_the_time_being_is_waited_out_as_long_as_it_says(
@@ -260,7 +260,7 @@ def test_a_refusal_for_the_time_being_is_waited_out_as_long_as_it_says(
         throttled = {"path": "documents/upsert", "times": 2, "status": 429, "headers": {"retry-after": "3.5"}}
         double.fault(failing=[throttled])
         store.upsert(conn, batch)
-        assert pauses[:2] == [3.5, 3.5]
+        assert pauses[:2] == [3.5, 3.5]  # the client itself repeats nothing
         double.fault(failing=[throttled | {"times": 100}])
         store.patience = Patience(0.0)  # type: ignore[attr-defined]
         with pytest.raises(StoreThrottled) as refused:

@@ -109,7 +109,7 @@ class Client:
         try:
             yield
         except PineconeError as error:
-            raise self._translation(error) from error
+            raise self._translation(error) from (None if self._key in str(error) else error)
 
     def _translation(self, error: PineconeError) -> StoreError:
         """By class and status; the text is the server's and decides nothing."""
