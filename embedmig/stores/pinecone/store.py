@@ -165,10 +165,10 @@ class PineconeStore(ExternalStore):
 
         index, namespace = self._place
         self._client.forget(index)
-        self._until(partial(self._index_is_ready, index), f"index {index!r} is being made")
+        self._until(partial(self._index_is_ready, index), f"index {index!r} is still being made")
         model = self._client.describe(index)
         if model is None or model.host is None:
-            raise OutcomeUnknown(f"index {index!r} was made and is gone")
+            raise OutcomeUnknown(f"index {index!r} was there and is gone")
         opened = open_namespace(self._client.index(model.host), model, namespace)
         if (opened.dimensions, opened.metric) != (self.space.dimensions, self.space.metric):
             raise VectorRefused(
@@ -178,6 +178,7 @@ class PineconeStore(ExternalStore):
             )
         with self._client.reading(index), suppress(ConflictError):  # a conflict: it is there, or somebody else makes it
             opened.index.create_namespace(name=namespace)
+        self._until(lambda: self.describe() is not None, f"namespace {namespace!r} is still being made")
 
     def _index_is_ready(self, index: str) -> bool:
         from pinecone import ConflictError
