@@ -586,7 +586,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.administer(parts[0], body)
         self.service.asked.append({"method": self.command, "path": url.path, "bytes": len(raw)})
         if self.headers.get("Api-Key") != KEY:
-            raise Refused(401, f"Invalid API Key {self.headers.get('Api-Key')}")  # as a proxy might: it must not be printed
+            raise Refused(
+                401, f"Invalid API Key {self.headers.get('Api-Key')}"
+            )  # as a proxy might: it must not be printed
         failing = self.failing(url.path)
         if failing and not failing.get("applied"):
             return failed(failing)
