@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,8 @@ def text(value: Any) -> str:
         return bytes(value).hex()
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        value = value.astimezone(UTC)  # one spelling of one moment, for filters
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 

@@ -48,6 +48,7 @@ from embedmig.types import Metric, Space
 NAMESPACE = "embedmig"  # in an index of the space's own
 DEFAULT = "__default__"  # where applications write that name none
 NAME_LENGTH = 45
+NAME_BYTES = 64  # of a field
 ANSWER_BYTES = 2_000_000
 LOOK_SECONDS = (0.02, 0.5)  # between two looks at whether a write is seen
 PATCHES = 100  # updates a second that a namespace takes
@@ -112,11 +113,12 @@ class PineconeStore(ExternalStore):
         """Names that Pinecone keeps for itself are refused too."""
         super().check_source(source)
         taken = {VECTOR, *(key_field(place) for place in range(len(source.key)))}
-        for column in source.columns:
-            if column.name in taken or re.match(r"[_$]", column.name) or len(column.name.encode()) > 64:
+        for column in (*source.key, *source.columns):
+            if column.name in taken or re.match(r"[_$]", column.name) or len(column.name.encode()) > NAME_BYTES:
                 raise PlanError(
-                    f"columns: {column.name!r} can't be the name of a field in Pinecone",
-                    hint="names there have at most 64 bytes and begin with neither '_' nor '$'; leave it out of columns",
+                    f"column {column.name!r} can't be the name of a field in Pinecone",
+                    hint=f"names there have at most {NAME_BYTES} bytes and begin with neither '_' nor '$': rename it, or leave it "
+                    "out of columns",
                 )
 
     @classmethod
