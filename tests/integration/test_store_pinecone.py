@@ -30,6 +30,7 @@ from embedmig.config import Collection
 from embedmig.config.settings import StoreSettings
 from embedmig.database import Connection
 from embedmig.errors import (
+    MissingExtra,
     OutcomeUnknown,
     PlaceMissing,
     PlanError,
@@ -315,6 +316,27 @@ def test_a_wrong_key_and_a_missing_one_are_named_and_never_printed(bench: Pineco
         assert refused.value.hint
         said = "".join(traceback.format_exception(refused.value)) + repr(store) + repr(store.settings)
         assert secret not in said
+
+
+def test_a_missing_client_is_named_with_the_extra_that_brings_it(
+    bench: PineconeUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pinecone", None)
+    bench.options = dict(SHARED)
+    store = replace(bench, url="http://127.0.0.1:1", opened=[]).store(SPACE, "anything")
+    points = store.points_of(batch_of(SPACE, rows_of(range(1))))
+    calls = (
+        lambda: store.put(points),
+        store.server_version,
+        store.create_collection,
+        store.drop_collection,
+        store.describe,
+        store.total,
+    )
+    for call in calls:
+        with pytest.raises(MissingExtra) as missing:
+            call()
+        assert missing.value.hint == 'pip install "embedmig[pinecone]"'
 
 
 def test_a_service_that_can_not_be_reached_is_asked_until_patience_ends(bench: PineconeUnderTest) -> None:

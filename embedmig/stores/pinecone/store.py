@@ -93,10 +93,11 @@ class PineconeStore(ExternalStore):
 
     def server_version(self) -> str:
         """There is one service; the client says which version of its API it speaks."""
+        client = self._client
         import pinecone
 
-        with self._client.translated():
-            self._client.control.indexes.list().to_list()
+        with client.translated():
+            client.control.indexes.list().to_list()
         return f"client {pinecone.__version__}"
 
     @staticmethod
@@ -163,10 +164,10 @@ class PineconeStore(ExternalStore):
 
     def create_collection(self) -> None:
         """The index, once one of the name that is being removed is gone; and the namespace."""
-        from pinecone import ConflictError
-
         index, namespace = self._place
         self._client.forget(index)
+        from pinecone import ConflictError
+
         self._until(partial(self._index_is_ready, index), f"index {index!r} is still being made")
         model = self._client.describe(index)
         if model is None or model.host is None:
@@ -211,21 +212,22 @@ class PineconeStore(ExternalStore):
 
     def drop_collection(self) -> None:
         """The index; of a shared one the namespace. Returns when it is gone."""
-        from pinecone import NotFoundError
-
         index, namespace = self._place
         if index == self.collection:
             self._delete_index(index)
             self._until(lambda: self._client.describe(index) is None, f"index {index!r} is still being removed")
             return
+        self._client.forget(index)
+        from pinecone import NotFoundError
+
         with suppress(PlaceMissing), self._client.reading(index), suppress(NotFoundError):
             self._open(again=True).index.delete_namespace(name=namespace)
         self._until(lambda: self.describe() is None, f"namespace {namespace!r} is still being removed")
 
     def _delete_index(self, index: str) -> None:
+        self._client.forget(index)
         from pinecone import NotFoundError
 
-        self._client.forget(index)
         model = self._client.describe(index)
         if model is not None and model.status.state != "Terminating":
             with self._client.translated(), suppress(NotFoundError):
@@ -301,6 +303,7 @@ class PineconeStore(ExternalStore):
 
     def put(self, points: Sequence[Point]) -> None:
         """Sent in as many requests as the limits make necessary, each repeated alone; then waited for."""
+        self.attempt(self._open)
         documents = [document(point, self.space.tag) for point in points]
         written = [self._send(some) for some in requests(documents)]
         last = documents[-1]
