@@ -136,6 +136,16 @@ class Config:
             hint=toml_values.did_you_mean(name, self.collections) or f"declared: {known}",
         )
 
+    def key_variables(self, *, but: str | None = None) -> frozenset[str]:
+        """The variables that hold API keys, but for the one of a provider."""
+        kept = self.embedders.get(but or "", EmbedderSettings()).api_key_variable
+        named = (settings.api_key_variable for settings in self.embedders.values())
+        return frozenset(name for name in named if name and name != kept)
+
+    def for_provider(self, provider: str) -> Config:
+        """The configuration as a process needs it that calls this provider's models and no others."""
+        return replace(self, embedders={name: to for name, to in self.embedders.items() if name == provider})
+
     def settings(self, provider: str) -> EmbedderSettings:
         """How to reach ``provider``; the defaults where the file says nothing about it."""
         found = self.embedders.get(provider, EmbedderSettings())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from embedmig.config import Config
+from embedmig.config import Config, hidden
 from embedmig.database.connections import Database
 from embedmig.errors import DatabaseFailed, DatabaseUnavailable, MissingExtra
 
@@ -26,7 +26,8 @@ def open_database(config: Config, *, start: bool = True) -> Database:
     """The database of a configuration; the embedded one is started if it isn't running and ``start`` is true."""
     if config.database != "embedded":
         return Database(config.database, config.schema, config.connect, config.address)
-    return Database(embedded_url(config.data_dir / "postgres", start=start), config.schema, config.connect)
+    with hidden(config.key_variables()):  # the server lives on after the command: it needs no API key
+        return Database(embedded_url(config.data_dir / "postgres", start=start), config.schema, config.connect)
 
 
 def embedded_url(folder: Path, *, start: bool = True) -> str:

@@ -17,7 +17,7 @@ from typing import Literal
 from embedmig.config import ThrottleSettings
 from embedmig.config.settings import BackfillSettings
 from embedmig.database import Connection, Database, translated
-from embedmig.database.registry import Registry
+from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.engine.context import RunContext, SpendingLimit, Spent
@@ -46,7 +46,7 @@ class WorkerPool:
     there were no workers.
     """
 
-    def start(self, collection: str, version: str, order: Order, spent: Spent) -> None:
+    def start(self, record: SpaceRecord, order: Order, spent: Spent) -> None:
         """Has them claim ranges of the space."""
 
     def news(self) -> list[str]:
@@ -131,7 +131,7 @@ class Backfill:
     def _led(self) -> Iterator[None]:
         """While this lasts, the pool is at work."""
         spent = Spent(self._before, self.limit.spent)
-        self.pool.start(self.store.record.collection, self.store.record.version, self.order, spent)
+        self.pool.start(self.store.record, self.order, spent)
         try:
             yield
         finally:

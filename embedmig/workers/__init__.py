@@ -12,7 +12,7 @@ from typing import Literal
 from embedmig.config import Config
 from embedmig.database import Database, translated
 from embedmig.database.ledger import Ledger
-from embedmig.database.registry import Registry
+from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.engine.backfill import NoWorkers, Order, WorkerPool
 from embedmig.engine.context import RunContext, Spent
 from embedmig.errors import UnknownTarget
@@ -33,6 +33,12 @@ class Task:
     version: str
     order: Order
     spent: Spent
+
+    @classmethod
+    def of(cls, config: Config, database: Database, record: SpaceRecord, order: Order, spent: Spent) -> Task:
+        """Helping at a space, with no other key than that of its provider."""
+        reduced = config.for_provider(record.space.provider)
+        return cls(reduced, database, record.collection, record.version, order, spent)
 
 
 def pool_of(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from embedmig.config import Config
+from embedmig.config import Config, hidden
 from embedmig.config.settings import RaySettings
 from embedmig.database import Database
+from embedmig.database.registry import SpaceRecord
 from embedmig.engine.backfill import Order, WorkerPool
 from embedmig.engine.context import Spent
 from embedmig.errors import EXIT_FAILED, EmbedmigError, MissingExtra, UsageError, WorkersLost
@@ -47,17 +48,18 @@ class Cluster(WorkerPool):
         self._last: tuple[int, str] | None = None
         self._started_ray = False
 
-    def start(self, collection: str, version: str, order: Order, spent: Spent) -> None:
+    def start(self, record: SpaceRecord, order: Order, spent: Spent) -> None:
         """Connects to the cluster, or starts one on this machine, and places the workers on it."""
         settings, ray = self._config.ray, self._ray
-        self._connect(settings)
+        with hidden(self._config.key_variables(but=record.space.provider)):  # what Ray starts here inherits them
+            self._connect(settings)
         actor = ray.remote(
             num_cpus=settings.num_cpus,
             num_gpus=settings.num_gpus,
             resources=dict(settings.resources),
             max_concurrency=2,  # one call works, the other stops it
         )(Worker)
-        task = ray.put(Task(self._config, self._database, collection, version, order, spent))
+        task = ray.put(Task.of(self._config, self._database, record, order, spent))
         self._actors = [actor.remote() for _ in range(self._count)]
         self._at_work = {one.run.remote(task): number for number, one in enumerate(self._actors, 1)}
         room = room_for(settings, ray.cluster_resources())

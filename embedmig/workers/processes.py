@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
-from embedmig.config import Config
+from embedmig.config import Config, environment_without
 from embedmig.database import Database
+from embedmig.database.registry import SpaceRecord
 from embedmig.engine.backfill import Order, WorkerPool
 from embedmig.engine.context import Spent
 from embedmig.errors import EXIT_INTERRUPTED, EmbedmigError
@@ -49,10 +50,11 @@ class Processes(WorkerPool):
         self._config, self._database, self._others = config, database, others
         self._workers: list[Process] = []
 
-    def start(self, collection: str, version: str, order: Order, spent: Spent) -> None:
+    def start(self, record: SpaceRecord, order: Order, spent: Spent) -> None:
         """Starts them, and writes to each what it is to do."""
-        task = pickle.dumps(Task(self._config, self._database, collection, version, order, spent))
-        self._workers = [begin(task) for _ in range(self._others)]
+        task = Task.of(self._config, self._database, record, order, spent)
+        environment = environment_without(self._config.key_variables(but=record.space.provider))
+        self._workers = [begin(pickle.dumps(task), environment) for _ in range(self._others)]
 
     def news(self) -> list[str]:
         """Of those that ended otherwise than well."""
@@ -78,7 +80,7 @@ class Processes(WorkerPool):
         self._workers = []
 
 
-def begin(task: bytes) -> Process:
+def begin(task: bytes, environment: dict[str, str]) -> Process:
     """A process with its task. A session of its own: Ctrl-C is the leader's to pass on."""
     said = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
     process = subprocess.Popen(
@@ -87,6 +89,7 @@ def begin(task: bytes) -> Process:
         stdout=subprocess.DEVNULL,
         stderr=said,
         start_new_session=True,
+        env=environment,
     )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it is dead already, and will be found so

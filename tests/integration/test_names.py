@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -146,3 +147,16 @@ def test_the_embedded_server_runs_in_any_folder(own_folder: Path, server_url: st
     finally:
         run("server", "stop")
     assert not (folder / ".embedmig/postgres/postmaster.pid").exists()
+
+
+@pytest.mark.one_server
+def test_the_embedded_server_gets_no_api_key(own_folder: Path, server_url: str) -> None:
+    (own_folder / "embedmig.toml").write_text(
+        '[embedmig]\ndatabase = "embedded"\n[embedders.openai]\napi_key = "env:THE_KEY"\n'
+    )
+    subprocess.run([COMMAND, "server", "start"], cwd=own_folder, env=os.environ | {"THE_KEY": "sk-secret"}, check=True)
+    try:
+        pid = (own_folder / ".embedmig/postgres/postmaster.pid").read_text().split()[0]
+        assert b"sk-secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+    finally:
+        subprocess.run([COMMAND, "server", "stop"], cwd=own_folder, check=True)

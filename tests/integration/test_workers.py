@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -141,6 +142,29 @@ def test_more_workers_than_ranges_do_what_one_does(project: Project, model: Mode
     project.expect_exact(embed=unit_vectors)
     assert project.one("select count(*) from embedmig.ranges") == 2
     assert len(model.asked) == 60
+
+
+KEYS = """
+[embedders.python]
+batch_size = 8
+api_key = "env:OWN_KEY"
+[embedders.openai]
+api_key = "env:OTHERS_KEY"
+"""
+
+
+def test_a_worker_gets_the_key_of_its_own_provider_and_no_other(
+    project: Project, model: Model, conn: psycopg.Connection
+) -> None:
+    project.configure(CONFIG, RANGES + KEYS)
+    project.environment |= {"OWN_KEY": "sk-own", "OTHERS_KEY": "sk-others"}
+    with at_work(project, model, conn, "upgrade --workers 2", workers=2) as (started, found):
+        (worker,) = found - {started[0].pid}
+        environment = Path(f"/proc/{worker}/environ").read_bytes()
+        assert b"sk-own" in environment
+        assert b"sk-others" not in environment
+    ended(started[0])
+    expect_the_sum_of_one(project, conn)
 
 
 PAID = """

@@ -18,7 +18,11 @@ from embedmig import Reader
 from embedmig.cli import main
 from embedmig.config import load, mask, parse_address, scrub
 from embedmig.database import Database
+from embedmig.database.registry import SpaceRecord, definition_of
+from embedmig.engine.context import Spent
 from embedmig.errors import EmbedmigError
+from embedmig.types import Space
+from embedmig.workers import Task
 
 MARK = "Zq7"
 """Stands in every piece of every password, so that a piece is found as the whole is."""
@@ -100,3 +104,20 @@ def test_a_message_of_the_driver_is_shown_without_what_it_repeats() -> None:
         assert scrub(f'password "{spelling}" is bad', address) == 'password "***" is bad'
     with pytest.raises(psycopg.ProgrammingError):  # libpq itself repeats what it can't read: never to be passed on
         psycopg.connect("postgresql://ann:se%cret@127.0.0.1/x")
+
+
+def test_what_a_worker_is_told_has_the_key_of_its_own_provider_alone(tmp_path: Path) -> None:
+    (tmp_path / "embedmig.toml").write_text(
+        '[embedmig]\ndatabase = "postgresql:///x"\n'
+        '[embedders.openai]\napi_key = "env:OWN"\n[embedders.python]\napi_key = "env:OTHER"\n'
+    )
+    config = load(tmp_path / "embedmig.toml", environ={"OWN": "sk-own", "OTHER": f"sk-{MARK}"})
+    space = Space(collection="docs", model="openai/m", version="1", dimensions=8)
+    record = SpaceRecord(
+        1, "docs", space.tag, "", "0001", "building", False, ("", "", "", ""), "", definition_of(space), (), "", None
+    )
+    told = pickle.dumps(Task.of(config, Database(config.database, config.schema), record, "key", Spent()))
+    assert b"sk-own" in told
+    assert MARK.encode() not in told
+    assert config.key_variables(but="openai") == {"OTHER"}
+    assert config.key_variables() == {"OWN", "OTHER"}
