@@ -49,6 +49,11 @@ class Collection:
     rescan: float | None = None
     store_alias: str | None = None
 
+    @property
+    def bare_table(self) -> str:
+        """The table's name as the catalog has it, without its schema."""
+        return toml_values.cut(toml_values.folded(self.table))
+
 
 @dataclass(frozen=True)
 class GateDefaults:

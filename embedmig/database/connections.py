@@ -37,13 +37,14 @@ DEFAULTS: dict[str, Any] = {
 @dataclass(frozen=True, repr=False)
 class Database:
     """Where the ledger, the spaces and the source tables are. ``renew`` gives the address anew for every connection: a password
-    that has changed since is then the new one.
+    that has changed since is then the new one. ``tables`` are the names of the source tables, without their schemas.
     """
 
     url: str
     schema: str
     settings: ConnectSettings = field(default_factory=ConnectSettings)
     renew: Callable[[], str] | None = field(default=None, compare=False)
+    tables: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Database({self.masked!r}, {self.schema!r})"
@@ -71,7 +72,7 @@ class Database:
         if isinstance(opened, UsageError):
             raise opened
         try:
-            settings = wanted_settings(self.settings, own=own, lock_timeout=lock_timeout)
+            settings = wanted_settings(self.settings, own=own, lock_timeout=lock_timeout, tables=self.tables)
             if not prepare(opened, settings):
                 opened.prepare_threshold = None  # what one session has prepared, the pool's next one lacks
                 if own and not self.shares_sessions(opened):

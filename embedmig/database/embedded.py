@@ -24,10 +24,12 @@ STOP_SECONDS = 60.0
 
 def open_database(config: Config, *, start: bool = True) -> Database:
     """The database of a configuration; the embedded one is started if it isn't running and ``start`` is true."""
+    tables = tuple(collection.bare_table for collection in config.collections.values())
     if config.database != "embedded":
-        return Database(config.database, config.schema, config.connect, config.address)
+        return Database(config.database, config.schema, config.connect, config.address, tables)
     with hidden(config.key_variables()):  # the server lives on after the command: it needs no API key
-        return Database(embedded_url(config.data_dir / "postgres", start=start), config.schema, config.connect)
+        url = embedded_url(config.data_dir / "postgres", start=start)
+    return Database(url, config.schema, config.connect, tables=tables)
 
 
 def embedded_url(folder: Path, *, start: bool = True) -> str:

@@ -95,8 +95,8 @@ def translation(error: psycopg.Error, doing: str) -> DatabaseFailed:
 
 
 ROW_SECURITY = (
-    "a policy hides rows from this role, so that nothing could be counted or filled: ALTER ROLE … BYPASSRLS, or a role that owns "
-    "the table without FORCE ROW LEVEL SECURITY (docs/privileges.md)"
+    "a policy hides rows from this role, so that nothing could be counted or filled: a policy USING (true) for it, ALTER ROLE … "
+    "BYPASSRLS, or a role that owns the table without FORCE ROW LEVEL SECURITY (docs/privileges.md)"
 )
 
 

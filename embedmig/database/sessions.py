@@ -6,6 +6,7 @@ Texts, keys and hashes must not depend on who looks, and no limit that is meant 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import psycopg
 from psycopg import sql
@@ -52,16 +53,38 @@ SEARCH_PATH = sql.SQL(
 """The role's own path finds its tables; pg_catalog, not named, goes before it; and pgvector's schema comes last."""
 
 
-def wanted_settings(configured: ConnectSettings, *, own: bool, lock_timeout: bool) -> dict[str, str]:
-    """Each setting's name and value, in the order in which they are set: who it is comes first."""
-    role = {} if configured.role is None else {"role": configured.role}
+SHOWS_EVERY_ROW = sql.SQL(
+    """(select coalesce(bool_or(p.polpermissive and everything) and bool_and(p.polpermissive or everything), false)
+        from pg_policy p cross join lateral (select pg_get_expr(p.polqual, p.polrelid) = 'true' as everything) shown
+        where p.polrelid = c.oid and p.polcmd in ('r', '*')
+          and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'USAGE')))"""
+)
+"""Whether the policies of ``pg_class c`` surely hide no row from this role: one shows every row, and none restricts that."""
+
+ROW_SECURITY = sql.SQL(
+    """case when exists (select from pg_class c where c.relname = any({tables}) and row_security_active(c.oid) and {shows_every_row})
+            then 'on' else 'off' end"""
+)
+"""Off: the server refuses to read a table whose policies might hide rows, also where one is made in the middle of a run."""
+
+Value = str | sql.Composable
+
+
+def wanted_settings(
+    configured: ConnectSettings, *, own: bool, lock_timeout: bool, tables: Sequence[str] = ()
+) -> dict[str, Value]:
+    """Each setting's name and value, in the order in which they are set: who it is comes first. ``tables`` are the sources."""
+    role: dict[str, Value] = {} if configured.role is None else {"role": configured.role}
     if not own:
         return role | TEXT
-    limit = configured.lock_timeout if lock_timeout else "0"
-    return role | TEXT | OWN | {"statement_timeout": configured.statement_timeout, "lock_timeout": limit}
+    limits = {"statement_timeout": configured.statement_timeout, "lock_timeout": "0"}
+    if lock_timeout:
+        limits["lock_timeout"] = configured.lock_timeout
+    seen = ROW_SECURITY.format(tables=sql.Literal(list(tables)), shows_every_row=SHOWS_EVERY_ROW)
+    return role | TEXT | OWN | ({"row_security": seen} if tables else {}) | limits
 
 
-def prepare(conn: psycopg.Connection, wanted: dict[str, str], *, holds: bool = False) -> bool:
+def prepare(conn: psycopg.Connection, wanted: dict[str, Value], *, holds: bool = False) -> bool:
     """Gives the session its settings; False behind a pool, where most were left out unless ``holds``.
 
     Raises :class:`ConfigError` for a role that may not be taken. Any other setting that is refused is logged.
@@ -78,7 +101,7 @@ def prepare(conn: psycopg.Connection, wanted: dict[str, str], *, holds: bool = F
         return _set_singly(conn, wanted, holds=holds)
 
 
-def _set(conn: psycopg.Connection, wanted: dict[str, str], *, holds: bool) -> bool:
+def _set(conn: psycopg.Connection, wanted: dict[str, Value], *, holds: bool) -> bool:
     """One exchange. Behind a pool, whose process id is not the server's, only what the pool keeps for its client is set, unless
     ``holds``: the session is this client's alone.
     """
@@ -86,7 +109,8 @@ def _set(conn: psycopg.Connection, wanted: dict[str, str], *, holds: bool) -> bo
     parts: list[sql.Composable] = [ours]
     for name, value in wanted.items():
         if NEWER.get(name, 0) <= conn.info.server_version:
-            part = sql.SQL("set_config({}, {}, false)").format(sql.Literal(name), sql.Literal(value))
+            to = value if isinstance(value, sql.Composable) else sql.Literal(value)
+            part = sql.SQL("set_config({}, {}, false)").format(sql.Literal(name), to)
             parts.append(part if holds or name in KEPT_BY_POOLS else _if(ours, part))
     parts.append(SEARCH_PATH if holds else _if(ours, SEARCH_PATH))
     row = conn.execute(sql.SQL("select {}").format(sql.SQL(", ").join(parts)), prepare=False).fetchone()
@@ -98,7 +122,7 @@ def _if(condition: sql.Composable, value: sql.Composable) -> sql.Composed:
     return sql.SQL("case when {} then {} end").format(condition, value)
 
 
-def _set_singly(conn: psycopg.Connection, wanted: dict[str, str], *, holds: bool) -> bool:
+def _set_singly(conn: psycopg.Connection, wanted: dict[str, Value], *, holds: bool) -> bool:
     """Finds out which setting is refused."""
     direct = True
     for name, value in wanted.items():

@@ -21,6 +21,7 @@ from embedmig.database import Connection, first_line, ident, literal, scalar
 from embedmig.database.registry import Captured, Registry, SpaceRecord
 from embedmig.errors import SourceError
 from embedmig.source import Source, list_columns
+from embedmig.source.table import find_table
 from embedmig.source.triggers import Capture, Trigger
 
 CaptureState = Literal[
@@ -223,7 +224,7 @@ def state(conn: Connection, registry: Registry, source: Source) -> CaptureState:
 def health(conn: Connection, registry: Registry, source: Source) -> CaptureHealth:
     """The same with what is to be known about it."""
     name = source.collection.name
-    if source.filtered:
+    if source.row_security and find_table(conn, source.collection).filtered:  # now, not when the run began
         return CaptureHealth("incomplete", f"row-level security hides rows of {source.collection.table} from this role")
     if source.collection.capture == "watermark":
         return CaptureHealth("watermark")

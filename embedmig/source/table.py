@@ -16,6 +16,7 @@ from psycopg import sql
 
 from embedmig.config import Collection
 from embedmig.database import Connection, first_line, ident, literal, scalar
+from embedmig.database.sessions import SHOWS_EVERY_ROW
 from embedmig.errors import SourceError
 
 BLANK = sql.SQL(r"E' \t\n\r\f\x0B'")
@@ -74,7 +75,7 @@ class Source:
     partitioned: bool = False
     foreign: bool = False
     child: bool = False  # of a partitioned table, or by inheritance: it is written by way of its parents too
-    filtered: bool = False  # row-level security hides rows from this role
+    filtered: bool = False  # row-level security may hide rows from this role
     children: bool = False  # by inheritance: their rows are read with it, and written without it
     every: tuple[Column, ...] = ()
     changed_at: tuple[Column, ...] = ()  # one where changes are found by a watermark, none where by triggers
@@ -206,7 +207,7 @@ KINDS = {"v": "a view", "S": "a sequence", "i": "an index", "c": "a composite ty
 
 
 class Found(NamedTuple):
-    """What the catalog says of a table; ``filtered``: row-level security hides rows of it from this role."""
+    """What the catalog says of a table; ``filtered``: row-level security may hide rows of it from this role."""
 
     oid: int
     schema: str
@@ -218,16 +219,18 @@ class Found(NamedTuple):
     children: bool
 
 
+FIND_TABLE = sql.SQL(
+    """select c.oid::bigint, n.nspname, c.relname, c.relkind, c.relrowsecurity, row_security_active(c.oid) and not {},
+           exists (select from pg_inherits where inhrelid = c.oid),
+           c.relkind <> 'p' and exists (select from pg_inherits where inhparent = c.oid)
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %s::regclass"""
+).format(SHOWS_EVERY_ROW)
+
+
 def find_table(conn: Connection, collection: Collection) -> Found:
     """The table, found as SQL would find it. Raises :class:`SourceError`."""
     try:
-        row = conn.execute(
-            """select c.oid::bigint, n.nspname, c.relname, c.relkind, c.relrowsecurity, row_security_active(c.oid),
-                      exists (select from pg_inherits where inhrelid = c.oid),
-                      c.relkind <> 'p' and exists (select from pg_inherits where inhparent = c.oid)
-               from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %s::regclass""",
-            (collection.table,),
-        ).fetchone()
+        row = conn.execute(FIND_TABLE, (collection.table,)).fetchone()
     except (pg.UndefinedTable, pg.InvalidSchemaName, pg.SyntaxError, pg.InvalidName) as error:
         raise SourceError(
             f"collection {collection.name!r}: table {collection.table} is not there ({first_line(error)})",
@@ -319,7 +322,7 @@ def hidden_rows(source: Source) -> SourceError:
     """Rows that a policy hides would seem to be deleted."""
     return SourceError(
         f"collection {source.collection.name!r}: row-level security hides rows of {source.collection.table} from this role",
-        hint="run as a role that sees every row: the owner without FORCE ROW LEVEL SECURITY, or one with BYPASSRLS",
+        hint="run as a role that sees every row: by a policy USING (true) and no restrictive one, as the owner without FORCE ROW LEVEL SECURITY, or with BYPASSRLS",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -371,7 +372,9 @@ def test_what_cant_be_a_source_is_refused_before_anything_is_changed(project: Pr
     assert project.one("select count(*) from pg_trigger where not tgisinternal") == 0
 
 
-def test_row_level_security_that_hides_rows_is_refused_and_later_empties_no_space(project: Project) -> None:
+@pytest.fixture
+def ordinary_owner(project: Project) -> Iterator[Project]:
+    """The project as a role that is no superuser, which will own what it makes."""
     with project.connect() as conn:
         owner = f"owner_{conn.info.dbname}"
         conn.execute(
@@ -379,30 +382,56 @@ def test_row_level_security_that_hides_rows_is_refused_and_later_empties_no_spac
                 "create role {o} login; grant create, temporary on database {d} to {o}; grant usage, create on schema public to {o}"
             ).format(o=sql.Identifier(owner), d=sql.Identifier(conn.info.dbname))
         )
-    try:
-        superuser, project.url = (
-            project.url,
-            project.url.replace("postgres:@", f"{owner}:@").replace("postgres@", f"{owner}@"),
-        )
-        begin(
-            project,
-            "create table documents (id int primary key, tenant int, body text);"
-            "insert into documents select n, n % 2, 'body ' || n from generate_series(1, 10) n;"
-            "create policy half on documents using (tenant = 0); alter table documents enable row level security",
-            'table = "documents"\nkey = "id"\ntext = ["body"]\n',
-        )
-        write(project, "alter table documents force row level security")
-        with pytest.raises(SourceError, match="row-level security hides rows"):
-            embedmig.sync(project.opened(), "docs")
-        project.space_script("0002", "0001", dimensions=128)
-        with pytest.raises(SourceError, match="row-level security hides rows"):
-            embedmig.upgrade(project.opened())
-        write(project, "alter table documents no force row level security")
-        expect_same(project, "id")
-    finally:
-        project.url = superuser
-        with project.connect() as conn:
-            conn.execute(f"drop owned by {owner} cascade; drop role {owner}")  # type: ignore[call-overload]
+    superuser = project.url
+    project.url = superuser.replace("postgres:@", f"{owner}:@").replace("postgres@", f"{owner}@")
+    yield project
+    project.url = superuser
+    with project.connect() as conn:
+        conn.execute(f"drop owned by {owner} cascade; drop role {owner}")  # type: ignore[call-overload]
+
+
+UNDER_POLICIES = (
+    "create table documents (id int primary key, tenant int, body text);"
+    "insert into documents select n, n % 2, 'body ' || n from generate_series(1, 10) n;"
+    "alter table documents enable row level security;"
+)
+
+
+def test_row_level_security_that_hides_rows_is_refused_and_later_empties_no_space(ordinary_owner: Project) -> None:
+    project = ordinary_owner
+    half = "create policy half on documents using (tenant = 0)"
+    begin(project, UNDER_POLICIES + half, 'table = "documents"\nkey = "id"\ntext = ["body"]\n')
+    write(project, "alter table documents force row level security")
+    with pytest.raises(SourceError, match="row-level security hides rows"):
+        embedmig.sync(project.opened(), "docs")
+    project.space_script("0002", "0001", dimensions=128)
+    with pytest.raises(SourceError, match="row-level security hides rows"):
+        embedmig.upgrade(project.opened())
+    write(project, "alter table documents no force row level security")
+    expect_same(project, "id")
+
+
+def test_forced_row_level_security_is_no_hindrance_to_an_owner_whom_a_policy_shows_every_row(
+    ordinary_owner: Project,
+) -> None:
+    project = ordinary_owner
+    begin(
+        project,
+        UNDER_POLICIES + "alter table documents force row level security;"
+        "create policy half on documents using (tenant = 0);"
+        "create policy every on documents to current_user using (true)",
+        'table = "documents"\nkey = "id"\ntext = ["body"]\n',
+    )
+    write(project, "update documents set body = 'edited' where id in (3, 4); delete from documents where id = 5")
+    expect_same(project, "id")
+    assert project.one("select count(*) from docs_embeddings") == 9
+
+    write(project, "create policy own on documents as restrictive using (tenant = 1)")
+    assert "row-level security hides" in (embedmig.status(project.opened()).collections["docs"].error or "")
+    with pytest.raises(SourceError, match="row-level security hides rows"):
+        embedmig.sync(project.opened(), "docs")
+    write(project, "drop policy own on documents")
+    expect_same(project, "id")
 
 
 @pytest.mark.parametrize(
