@@ -318,10 +318,10 @@ def outbox_keys(source: Source, outbox: sql.Composable, at_most: int | None = No
     return sql.SQL(  # offset 0: each key is looked up, and the source is never read from end to end
         """select {single} as key, o.changed_at from {outbox} o where o.embedmig_upto is null union all
            select s.key, o.changed_at from {outbox} o cross join lateral generate_series({low}, {high}) embedmig_n
-           cross join lateral (select {key} as key from {source} s where s.{column} = embedmig_n::text::{type} offset 0) s"""
+           cross join lateral (select {key} as key from {source} s where s.{column} {equal} embedmig_n::text::{type} offset 0) s"""
     ).format(
         single=source.key_text("o"), key=source.key_text("s"), outbox=outbox, low=range_start(source), source=source.relation,
-        high=high, column=ident(column.name), type=literal(column.base),
+        high=high, column=ident(column.name), equal=column.operator("="), type=literal(column.base),
     )  # fmt: skip
 
 
