@@ -13,6 +13,7 @@ import pytest
 
 from embedmig import testing
 from embedmig.embedders import PROBE_TEXT, EmbedderSettings, create, providers
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoded, Encoder, pack, row_faults, unit
 from embedmig.embedders.tokens import estimate
 from embedmig.embedders.weights import is_prefix
@@ -22,6 +23,7 @@ from embedmig.errors import (
     EmbedderUnavailable,
     InputRefused,
     RequestTooLarge,
+    RunSuperseded,
     TextTooLong,
 )
 from embedmig.planning import prices
@@ -306,3 +308,15 @@ class Strict(FakeEmbedder):
             self.calls.append(texts)
             raise TextTooLong("too long", long)
         return await super().embed(texts, role)
+
+
+def test_a_run_that_lost_its_lock_leaves_no_request_half_done_in_its_loop() -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def superseded() -> None:
+        left.append(asyncio.create_task(asyncio.sleep(3600)))
+        raise RunSuperseded("the run lock was lost")
+
+    with pytest.raises(RunSuperseded):
+        wait_for(superseded())
+    assert left[0].cancelled()
