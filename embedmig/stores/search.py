@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
+
+import psycopg
+from psycopg import errors as pg
 
 from embedmig.config.settings import EmbedderSettings
-from embedmig.database import Connection
+from embedmig.database import Connection, first_line
 from embedmig.database.registry import AliasRecord, Registry
 from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
@@ -22,6 +26,9 @@ from embedmig.stores.manifest import Manifest
 from embedmig.stores.pgvector import search
 from embedmig.stores.presence import require_vectors
 from embedmig.types import Hit, Space
+
+WRONG_VALUE = (psycopg.DataError, pg.UndefinedFunction, pg.DatatypeMismatch, pg.IndeterminateDatatype)
+"""What the server says of a value that is not of its column's type; psycopg itself has no ``sqlstate`` for what it can't send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,17 @@ def nearest(
     where: Mapping[str, Any] | None = None,
 ) -> list[Hit]:
     """The ``k`` nearest rows by the space's own metric, filtered on its version. ``where`` gives values that key or columns of
-    the alias must have; a list: one of them. ``exact`` compares every vector. Raises :class:`UsageError` for an unknown column.
+    the alias must have; a list: one of them. ``exact`` compares every vector. Raises :class:`UsageError` for an unknown column,
+    for values that can't be compared with it, and for a ``k`` that is no number of rows.
     """
-    return search.nearest(conn, current.shown, vector, k, exact=exact, where=where)
+    if not isinstance(k, SupportsIndex) or index(k) < 0:
+        raise UsageError(f"k is {k!r}", hint="how many rows are wanted: a whole number, 0 or more")
+    try:
+        return search.nearest(conn, current.shown, vector, index(k), exact=exact, where=where)
+    except (psycopg.DataError, psycopg.ProgrammingError) as error:
+        if not where or not (isinstance(error, WRONG_VALUE) or error.sqlstate is None):
+            raise
+        raise UsageError(
+            f"where ({', '.join(where)}) can't be compared with what the alias shows: {first_line(error)}",
+            hint="give each value as its column's own type; a list means one of its values",
+        ) from error

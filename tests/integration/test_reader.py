@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -83,3 +84,16 @@ def test_a_search_before_the_first_flip_says_what_to_do(project: Project) -> Non
     project.documents(1)
     with Reader(project.url, "docs") as reader, pytest.raises(UsageError, match="shows no version yet"):
         reader.search("anything")
+
+
+@pytest.mark.parametrize(
+    ("k", "where"),
+    [(-1, None), ("3", None), (2.5, None), (3, {"id": "seven"}), (3, {"title": {"a": 1}}), (3, {"title": [1]})],
+    ids=str,
+)
+def test_a_search_that_is_asked_wrongly_says_what_is_wrong(moved: Project, k: Any, where: Any) -> None:
+    with Reader(moved.url, "docs") as reader:
+        with pytest.raises(UsageError) as wrong:
+            reader.search("a text", k=k, where=where)
+        assert wrong.value.hint
+        assert reader.search("a text", k=3)
