@@ -1,0 +1,12 @@
+"""Weaviate, spoken to by its official client: a collection per space, a point is an object with one vector.
+
+``client``      one connection a process and server; its errors as ours
+``properties``  columns as Weaviate's properties: names, types, values, filters
+``store``       :class:`WeaviateStore`
+"""
+
+from __future__ import annotations
+
+from embedmig.stores.weaviate.store import WeaviateStore
+
+__all__ = ["WeaviateStore"]

@@ -1,0 +1,596 @@
+"""A space in a collection of its own in Weaviate."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from embedmig.config.settings import StoreSettings
+from embedmig.database.registry import SpaceRecord
+from embedmig.errors import (
+    OutcomeUnknown,
+    PlaceMissing,
+    PlanError,
+    StoreError,
+    StoreThrottled,
+    StoreUnsuitable,
+    UsageError,
+    VectorRefused,
+)
+from embedmig.source import Source
+from embedmig.stores.external import (
+    CHUNK,
+    HASH,
+    KEY,
+    VERSION,
+    CollectionInfo,
+    ExternalStore,
+    Held,
+    IndexStatus,
+    Near,
+    Point,
+    pages,
+)
+from embedmig.stores.protocol import Capabilities, IndexOptions
+from embedmig.stores.weaviate.client import ask
+from embedmig.stores.weaviate.properties import (
+    NAME_CHARACTERS,
+    column_name,
+    declared,
+    plain,
+    property_name,
+    text,
+    types_of,
+)
+from embedmig.types import Metric, Space
+
+if TYPE_CHECKING:
+    from weaviate import WeaviateClient
+    from weaviate.collections import Collection
+    from weaviate.outputs.config import CollectionConfig
+
+T = TypeVar("T")
+
+VECTOR = "default"  # of collections of ours; also what the client calls the vector that has no name
+NOBODY = (
+    "00000000-0000-0000-0000-000000000000"  # before every id: with a cursor from the first page on, pages are in order
+)
+OLDEST = (1, 32)  # the first that has aliases
+LISTED, FETCHED, DELETED = 1_000, 500, 1_000  # points a request; the server stops a delete at 10,000 (#1915)
+PUT_POINTS, PUT_BYTES = 1_000, 8_000_000  # a request; gRPC takes 100 MB unless the server says less
+FOUND_MOST = 10_000  # by a search: QUERY_MAXIMUM_RESULTS
+WRITERS = 8  # requests at once where Weaviate has no bulk update
+SECONDS_READY = 0.2  # between two looks at an index that says it is ready: the first is sometimes wrong (client #1412)
+
+METRICS: Mapping[str, Metric] = {"cosine": "cosine", "l2-squared": "l2", "dot": "ip"}
+DIMENSIONS = re.compile(r"in (\d+) dimensions")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a collection is made of. ``vector`` is the one that is meant, None where it has no name; ``compared`` is how
+    many points a filter may leave for the server to compare them all, without the index; 0 where it never does so exactly.
+    """
+
+    vector: str | None
+    metric: Metric
+    properties: frozenset[str]
+    compared: int
+    description: str
+
+
+class WeaviateStore(ExternalStore):
+    """Every write goes to all replicas, so that whichever is asked next has seen it."""
+
+    kind: ClassVar[str] = "weaviate"
+    extra: ClassVar[str] = "weaviate"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        dimensions=65_535, indexed_dimensions=65_535, metrics=frozenset(("cosine", "l2", "ip")), filters=True, alias=True,
+        same_transaction=False,
+    )  # fmt: skip
+    options: ClassVar[frozenset[str]] = frozenset(("grpc", "replicas", "m", "ef_construction", "vector"))
+
+    def __init__(self, source: Source, record: SpaceRecord, settings: StoreSettings) -> None:
+        super().__init__(source, record, settings)
+        self.collection = capitalized(self.collection)
+        self.types = types_of(source.columns)
+        self.put_points = PUT_POINTS
+        self.known: Shape | None = None
+
+    # --- the server
+
+    def ask(self, call: Callable[[WeaviateClient], T]) -> T:
+        """One request. Raises errors of ours alone."""
+        return ask(self.settings, call)
+
+    def of_points(self, call: Callable[[Collection[Any, Any]], T]) -> T:
+        """One request to the collection. That it is missing is seen by looking for it: the answer alone does not tell."""
+        from weaviate.classes.config import ConsistencyLevel
+
+        try:
+            return self.ask(
+                lambda client: call(
+                    client.collections.use(self.collection).with_consistency_level(ConsistencyLevel.ALL)
+                )
+            )
+        except StoreError as error:
+            if type(error) is StoreError:
+                self.shape()
+            raise
+
+    def server_version(self) -> str:
+        """Too old where aliases are missing."""
+        version = str(self.ask(lambda client: client.get_meta())["version"])
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+            raise StoreUnsuitable(
+                f"Weaviate at stores.{self.settings.name} is {version}; aliases came with {'.'.join(map(str, OLDEST))}",
+                hint="upgrade the server",
+            )
+        return version
+
+    @staticmethod
+    def collection_name(space: Space, unique: str) -> str:  # noqa: ARG004
+        """Capitalised, as Weaviate would do by itself."""
+        return capitalized(unique if unique[0].isalpha() else f"E{unique}")
+
+    @classmethod
+    def check_source(cls, source: Source) -> None:
+        """By the length that names have when they are spelt out."""
+        super().check_source(source)
+        for column in source.columns:
+            if len(property_name(column.name)) > NAME_CHARACTERS:
+                raise PlanError(
+                    f"columns: {column.name!r} is longer than a property's name may be in Weaviate, where it must be spelt out",
+                    hint="rename it to letters a-z, digits and _, or leave it out of columns",
+                )
+
+    @classmethod
+    def describe_index(cls, space: Space, options: IndexOptions) -> str:  # noqa: ARG003
+        """The graph's parameters were said when the collection was made."""
+        return f"HNSW index of {space.tag} in weaviate, which is built with the collection"
+
+    @classmethod
+    def check_index(cls, space: Space, options: IndexOptions) -> None:
+        """Weaviate can't change the graph's parameters later."""
+        super().check_index(space, options)
+        default = IndexOptions()
+        if (options.m, options.ef_construction) != (default.m, default.ef_construction):
+            raise PlanError(
+                f"{space.tag}: m and ef_construction belong to the collection in weaviate, which is made before its index",
+                hint="leave them out of op.create_index, and say them as options of the store",
+            )
+
+    # --- the collection
+
+    def shape(self) -> Shape:
+        """As it is now. Raises :class:`PlaceMissing`."""
+        self.known = shape_of(self.ask(self._config), self.settings)
+        return self.known
+
+    def _config(self, client: WeaviateClient) -> CollectionConfig:
+        if not client.collections.exists(self.collection):
+            raise PlaceMissing(f"collection {self.collection!r} is not in {self.settings.name}")
+        config = client.collections.use(self.collection).config.get()
+        if config.name != self.collection:
+            raise StoreError(
+                f"{self.collection!r} is an alias of {config.name!r}", hint="say the collection's own name"
+            )
+        return config
+
+    def describe(self) -> CollectionInfo | None:
+        """Dimensions are those of the points. An empty collection that is not ours takes any."""
+        try:
+            shape = self.shape()
+            first = self.of_points(lambda points: points.query.fetch_objects(limit=1, include_vector=True, return_properties=[]))  # fmt: skip
+        except PlaceMissing:
+            return None
+        said = DIMENSIONS.search(shape.description)
+        dimensions = int(said[1]) if said else self.space.dimensions
+        if first.objects and (vector := first.objects[0].vector.get(shape.vector or VECTOR)):
+            dimensions = len(vector)
+        return CollectionInfo(dimensions, shape.metric)
+
+    def create_collection(self) -> None:
+        """With its index, uncompressed: a server's default may be another."""
+        from weaviate.classes.config import Configure, VectorDistances
+
+        def create(client: WeaviateClient) -> None:
+            if client.collections.exists(self.collection):
+                return
+            options, graph = self.settings.options, IndexOptions()
+            client.collections.create(
+                self.collection,
+                description=f"Made by embedmig: {self.space.tag} in {self.space.dimensions} dimensions",
+                properties=[declared(name, kind) for name, kind in self.types.items()],
+                inverted_index_config=Configure.inverted_index(index_null_state=True),
+                replication_config=Configure.replication(factor=int(options["replicas"])) if "replicas" in options else None,
+                vector_config=Configure.Vectors.self_provided(
+                    name=VECTOR,
+                    vector_index_config=Configure.VectorIndex.hnsw(
+                        distance_metric=VectorDistances({ours: theirs for theirs, ours in METRICS.items()}[self.space.metric]),
+                        max_connections=int(options.get("m", graph.m)),
+                        ef_construction=int(options.get("ef_construction", graph.ef_construction)),
+                        quantizer=Configure.VectorIndex.Quantizer.none(),
+                    ),
+                ),
+            )  # fmt: skip
+
+        self._unless_there(create)
+
+    def _unless_there(self, create: Callable[[WeaviateClient], None]) -> None:
+        """Two may do it at once: the second is refused."""
+        try:
+            self.ask(create)
+        except StoreError as error:
+            if type(error) is not StoreError or not self.ask(lambda client: client.collections.exists(self.collection)):
+                raise
+
+    def drop_collection(self) -> None:
+        """The answer is the same where nothing was dropped, as through an alias: so it is looked for afterwards."""
+        self.ask(lambda client: client.collections.delete(self.collection))
+        if self.ask(lambda client: client.collections.exists(self.collection)):
+            raise OutcomeUnknown(
+                f"collection {self.collection!r} is still in {self.settings.name} after it was deleted"
+            )
+
+    # --- points
+
+    def put(self, points: Sequence[Point]) -> None:
+        """The collection must be there first: Weaviate makes one by itself, of a shape that it guesses (#5973)."""
+        shape = self._with_properties(self.types)
+        for part in self._requests(points):
+            self._put(part, shape)
+
+    def _with_properties(self, types: Mapping[str, str]) -> Shape:
+        """Columns that came later, and adopted collections, lack some."""
+        shape = self.shape()
+        missing = [name for name in types if name not in shape.properties]
+        for name in missing:
+            self.of_points(lambda points, name=name: points.config.add_property(declared(name, types[name])))  # type: ignore[misc]
+        return self.shape() if missing else shape
+
+    def _requests(self, points: Sequence[Point]) -> Iterator[list[Point]]:
+        part: list[Point] = []
+        size = 0
+        for point in points:
+            weight = 4 * self.space.dimensions + sum(len(text(value)) for value in point.columns.values()) + 500
+            if part and (len(part) >= self.put_points or size + weight > PUT_BYTES):
+                yield part
+                part, size = [], 0
+            part.append(point)
+            size += weight
+        if part:
+            yield part
+
+    def _put(self, points: Sequence[Point], shape: Shape) -> None:
+        from weaviate.classes.data import DataObject
+        from weaviate.exceptions import WeaviateInsertManyAllFailedError
+
+        objects = [DataObject(self._payload(point), point.id, self._vector(point.vector, shape)) for point in points]
+
+        def insert(collection: Collection[Any, Any]) -> dict[int, str]:
+            try:
+                answer = collection.data.insert_many(objects)
+            except WeaviateInsertManyAllFailedError as error:
+                return dict.fromkeys(range(len(objects)), error.message)
+            return {place: one.message for place, one in answer.errors.items()}
+
+        try:
+            failed = self.of_points(insert)
+        except StoreThrottled:
+            self.put_points = max(
+                1, min(len(points), self.put_points) // 2
+            )  # too much at once, or the server has no memory left
+            raise
+        if failed:
+            self._refused(failed, len(points))
+
+    def _payload(self, point: Point) -> dict[str, Any]:
+        return {
+            KEY: list(point.key), CHUNK: point.chunk, HASH: point.content_hash.hex(), VERSION: self.space.tag,
+            **{name: value for name, value in self._plain(point.columns).items() if value is not None},
+        }  # fmt: skip
+
+    def _plain(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """By property; None for what a point has no value of."""
+        names = {column: property_name(column) for column in columns}
+        return {names[column]: plain(value, self.types[names[column]]) for column, value in columns.items()}
+
+    @staticmethod
+    def _vector(vector: Any, shape: Shape) -> Any:
+        numbers = np.asarray(vector, np.float32).tolist()
+        return {shape.vector: numbers} if shape.vector else numbers
+
+    def _refused(self, failed: Mapping[int, str], count: int) -> None:
+        """Objects fail one by one, for reasons that come as words alone: what can't be told for good is put again."""
+        found = self.describe()
+        if found is None:
+            raise PlaceMissing(f"collection {self.collection!r} is not in {self.settings.name}")
+        words = f"of {count} points {len(failed)} were not taken: {next(iter(failed.values()))}"
+        if found.dimensions != self.space.dimensions:
+            raise VectorRefused(f"{self.collection!r} holds {found.dimensions} dimensions: {words}")
+        raise OutcomeUnknown(f"Weaviate at stores.{self.settings.name}: {words}")
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Again until nothing is found: what a delete leaves, because it found too many, only its count tells (#13104)."""
+        from weaviate.classes.query import Filter
+
+        for part in pages(ids, DELETED):
+            found = Filter.by_id().contains_any(part)
+            while (answer := self.of_points(lambda points: points.data.delete_many(where=found))).matches:  # noqa: B023  called at once
+                if answer.failed:
+                    raise OutcomeUnknown(f"{answer.failed} of {answer.matches} points were not deleted")
+
+    def held(self, fields: Sequence[str] | None = ()) -> Iterator[Sequence[Held]]:
+        """By a cursor over ids, which no filter can go with (#5070)."""
+        shape = self.attempt(self.shape)
+        names = None if fields is None else {self._stored(field, shape): field for field in fields}
+        for objects in self._walk(None if names is None else list(names)):
+            yield [
+                Held(str(one.uuid), {(column_name(name) if names is None else names[name]): value for name, value in one.properties.items()})
+                for one in objects
+            ]  # fmt: skip
+
+    @staticmethod
+    def _stored(field: str, shape: Shape) -> str:
+        """Of adopted collections fields are named as they are."""
+        return field if field in shape.properties else property_name(field)
+
+    def _walk(self, names: list[str] | None, vectors: bool = False) -> Iterator[Any]:
+        after = NOBODY
+        while True:
+            page = self.attempt(
+                lambda: self.of_points(
+                    lambda points: points.query.fetch_objects(
+                        limit=LISTED, after=after, include_vector=vectors, return_properties=True if names is None else names  # noqa: B023  called at once
+                    )
+                )
+            )  # fmt: skip
+            if not page.objects:
+                return
+            yield page.objects
+            after = str(page.objects[-1].uuid)
+
+    def vectors(self, ids: Sequence[str]) -> Mapping[str, Sequence[float]]:
+        """By a filter on ids."""
+        vector = self._shape().vector or VECTOR
+        found: dict[str, Sequence[float]] = {}
+        for part in pages(ids, FETCHED):
+            answer = self.of_points(
+                lambda points: points.query.fetch_objects_by_ids(
+                    part, limit=len(part), include_vector=True, return_properties=[]  # noqa: B023  called at once
+                )
+            )  # fmt: skip
+            found |= {str(one.uuid): one.vector[vector] for one in answer.objects if vector in one.vector}  # type: ignore[misc]
+        return found
+
+    def _shape(self) -> Shape:
+        """What does not change while a collection is there; requests tell when it is not."""
+        return self.known or self.shape()
+
+    def total(self) -> int:
+        """By the server's own count."""
+        return self.of_points(lambda points: points.aggregate.over_all(total_count=True)).total_count or 0
+
+    def set_columns(self, columns: Mapping[str, Mapping[str, Any]]) -> None:
+        """Point by point: Weaviate has no update of many."""
+        self._with_properties(self.types)
+        self._patch({one: self._plain(values) for one, values in columns.items()})
+
+    def set_version(self, ids: Sequence[str], version: str) -> None:
+        """Point by point, too."""
+        self._with_properties({VERSION: self.types[VERSION]})
+        self._patch({one: {VERSION: version} for one in ids})
+
+    def _patch(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        def patch(one: tuple[str, Mapping[str, Any]]) -> None:
+            uuid, values = one
+            try:
+                self.of_points(lambda points: points.data.update(uuid, dict(values)))
+            except PlaceMissing:
+                self.shape()  # the collection is there: the point is not
+
+        with ThreadPoolExecutor(WRITERS) as writers:
+            for _ in writers.map(patch, changes.items()):
+                pass
+
+    def size_bytes(self) -> int | None:
+        """Weaviate does not say."""
+        return None
+
+    # --- search
+
+    def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
+        """A composite key's parts are one list in Weaviate: in which place a part stands is seen afterwards."""
+        if len(vector) != self.space.dimensions:
+            raise VectorRefused(f"{self.space.tag}: {len(vector)} numbers, not {self.space.dimensions}")
+        if any(value == [] for value in where.values()):
+            return []
+        shape = self.shape() if exact else self._shape()
+        if exact and (VERSION not in shape.properties or self.total() >= shape.compared):
+            return heapq.nsmallest(limit, self._all(vector, where, shape), key=attrgetter("distance"))
+        asked = limit
+        while True:
+            asked = min(asked, FOUND_MOST)
+            found = self._nearest(vector, asked, self._filter(where, exact=exact), shape)
+            kept = [one for one in found if self._has_key(one.key, where)]
+            if len(kept) >= limit or len(found) < asked or asked == FOUND_MOST:
+                return kept[:limit]
+            asked *= 4
+
+    def _nearest(self, vector: Sequence[float], limit: int, where: Any, shape: Shape) -> list[Near]:
+        from weaviate.classes.query import MetadataQuery
+
+        names = [name for name in (KEY, CHUNK, HASH) if name in shape.properties]
+        answer = self.of_points(
+            lambda points: points.query.near_vector(
+                list(vector), limit=limit, filters=where, target_vector=shape.vector, return_properties=names,
+                return_metadata=MetadataQuery(distance=True),
+            )
+        )  # fmt: skip
+        return [self._near(one, one.metadata.distance or 0.0) for one in answer.objects]
+
+    def _near(self, one: Any, distance: float) -> Near:
+        """Weaviate's distances are pgvector's, but that it leaves L2 squared."""
+        said = one.properties
+        return Near(
+            str(one.uuid), tuple(said.get(KEY) or ()), said.get(CHUNK) or 0, bytes.fromhex(said.get(HASH) or ""),
+            distance**0.5 if self.space.metric == "l2" else distance,
+        )  # fmt: skip
+
+    def _all(self, vector: Sequence[float], where: Mapping[str, Any], shape: Shape) -> Iterator[Near]:
+        """Every point, compared here: for collections that are too large, or compressed, for the server to do so."""
+        asked = np.asarray(vector, np.float64)
+        columns = {name: self._stored(name, shape) for name in where if name not in self._key_names()}
+        wanted = {
+            columns[name]: {repr(self._one(name, value)) for value in self._values(where[name])} for name in columns
+        }
+        names = [name for name in (KEY, CHUNK, HASH, *wanted) if name in shape.properties]
+        for objects in self._walk(names, vectors=True):
+            for one in objects:
+                held = np.asarray(one.vector.get(shape.vector or VECTOR, ()), np.float64)
+                found = self._near(one, self._distance(asked, held)) if len(held) else None
+                if found and self._has_key(found.key, where) and all(repr(one.properties.get(name)) in values for name, values in wanted.items()):  # fmt: skip
+                    yield found
+
+    def _distance(self, one: Any, other: Any) -> float:
+        """As Weaviate says it."""
+        if self.space.metric == "l2":
+            return float(((one - other) ** 2).sum())
+        inner = float(one @ other)
+        return -inner if self.space.metric == "ip" else 1 - inner / float(np.linalg.norm(one) * np.linalg.norm(other))
+
+    def _key_names(self) -> list[str]:
+        return [column.name for column in self.source.key]
+
+    def _has_key(self, key: tuple[str, ...], where: Mapping[str, Any]) -> bool:
+        parts = {name: key[place] for place, name in enumerate(self._key_names()) if name in where and place < len(key)}
+        return all(part in {text(value) for value in self._values(where[name])} for name, part in parts.items())
+
+    @staticmethod
+    def _values(value: Any) -> list[Any]:
+        return list(value) if isinstance(value, list | tuple) else [value]
+
+    def _one(self, name: str, value: Any) -> Any:
+        """A column's value as a point has it."""
+        stored = property_name(name)
+        if stored not in self.types:
+            known = ", ".join((*self._key_names(), *(column.name for column in self.source.columns)))
+            raise UsageError(f"there is no column {name!r}", hint=f"there is {known}")
+        return plain(value, self.types[stored].removesuffix("[]"))
+
+    def _filter(self, where: Mapping[str, Any], *, exact: bool) -> Any:
+        """Conditions by the client's own classes. ``exact`` adds one that every point meets: few enough, they are all compared."""
+        from weaviate.classes.query import Filter
+
+        parts = [Filter.by_property(VERSION).equal(self.space.tag)] if exact else []
+        for name, value in where.items():
+            if name in self._key_names():
+                parts.append(Filter.by_property(KEY).contains_any([text(one) for one in self._values(value)]))
+                continue
+            found = [self._one(name, one) for one in self._values(value)]
+            held = Filter.by_property(property_name(name))
+            either = [held.contains_any([one for one in found if one is not None])] if any(one is not None for one in found) else []  # fmt: skip
+            parts.append(Filter.any_of([*either, *([held.is_none(True)] if None in found else [])]))
+        return Filter.all_of(parts) if parts else None
+
+    # --- index and alias
+
+    def start_index(self, options: IndexOptions) -> None:
+        """It was begun with the first point."""
+        self.shape()
+
+    def index_status(self) -> IndexStatus:
+        """Ready is ready when it was said twice."""
+        status = self._look()
+        if status.state != "valid":
+            return status
+        self.patience.sleep(SECONDS_READY)
+        return self._look()
+
+    def _look(self) -> IndexStatus:
+        """By every node's own word: what the schema says of shards is one replica's, and its queue is not filled in (#12407)."""
+        self.shape()
+        total = self.total()
+        nodes = self.ask(lambda client: client.cluster.nodes(self.collection, output="verbose"))
+        shards = [shard for node in nodes for shard in node.shards if shard.collection == self.collection]
+        counted: dict[str, int] = {}
+        for shard in shards:
+            counted[shard.name] = min(shard.object_count, counted.get(shard.name, shard.object_count))
+        waiting, seen = sum(shard.vector_queue_length for shard in shards), sum(counted.values())
+        states = sorted({str(shard.vector_indexing_status) for shard in shards} - {"READY"})
+        indexed = max(0, min(total, seen) - waiting)
+        if "READONLY" in states:
+            return IndexStatus("invalid", indexed, total, "a shard is read-only: its disk may be full")
+        if states or waiting or not shards:
+            return IndexStatus("building", indexed, total, f"{', '.join(states) or 'no shard'}; {waiting} vectors wait")
+        if seen < total:
+            return IndexStatus("building", indexed, total, f"its nodes have counted {seen} of {total} points")
+        return IndexStatus("valid", total, total)
+
+    def alias_target(self, name: str) -> str | None:
+        """Aliases are capitalised, too."""
+        found = self.ask(lambda client: client.alias.get(alias_name=capitalized(name)))
+        return found.collection if found else None
+
+    def point_alias(self, name: str) -> None:
+        """Replaced in one step (#8463), or made; where another makes it at the same time, replaced after all."""
+        alias = capitalized(name)
+
+        def replace(client: WeaviateClient) -> bool:
+            return client.alias.update(alias_name=alias, new_target_collection=self.collection)
+
+        def create(client: WeaviateClient) -> None:
+            client.alias.create(alias_name=alias, target_collection=self.collection)
+
+        try:
+            if not self.ask(replace):
+                self.ask(create)
+        except StoreError as error:
+            if type(error) is StoreError:
+                self.shape()
+                if self.alias_target(name) != self.collection and not self.ask(replace):
+                    raise
+            else:
+                raise
+
+    def remove_alias(self, name: str) -> None:
+        """A missing one is no error."""
+        self.ask(lambda client: client.alias.delete(alias_name=capitalized(name)))
+
+
+def capitalized(name: str) -> str:
+    """As Weaviate has the names of collections and aliases."""
+    return name[:1].upper() + name[1:]
+
+
+def shape_of(config: CollectionConfig, settings: StoreSettings) -> Shape:
+    """Which of a collection's vectors is meant, and what compares it. Raises :class:`StoreUnsuitable`."""
+    named = config.vector_config or {}
+    said = settings.options.get("vector")
+    vector = str(said or next(iter(named), ""))
+    if named and (vector not in named or (len(named) > 1 and not said)):
+        raise StoreUnsuitable(
+            f"collection {config.name!r} has the vectors {', '.join(named)}",
+            hint="say which is meant: vector in the options of the store",
+        )
+    index: Any = named[vector].vector_index_config if named else config.vector_index_config
+    distance = str(getattr(getattr(index, "distance_metric", None), "value", "none"))
+    if distance not in METRICS:
+        raise StoreUnsuitable(
+            f"collection {config.name!r} compares by {distance}", hint=f"embedmig knows {', '.join(METRICS)}"
+        )
+    return Shape(
+        vector if named else None,
+        METRICS[distance],
+        frozenset(one.name for one in config.properties),
+        0 if getattr(index, "quantizer", None) else getattr(index, "flat_search_cutoff", 0),
+        config.description or "",
+    )
