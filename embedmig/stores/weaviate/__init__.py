@@ -1,7 +1,9 @@
 """Weaviate, spoken to by its official client: a collection per space, a point is an object with one vector.
 
 ``client``      one connection a process and server; its errors as ours
-``properties``  columns as Weaviate's properties: names, types, values, filters
+``properties``  columns as Weaviate's properties: names, types, values
+``shape``       what a collection is made of
+``conditions``  what a search's ``where`` says of points
 ``store``       :class:`WeaviateStore`
 """
 

@@ -133,13 +133,15 @@ def addresses(settings: StoreSettings) -> dict[str, Any]:
     grpc = str(settings.options.get("grpc", ""))
     if not grpc and rest.hostname.endswith(CLOUD):
         grpc = f"grpc-{rest.hostname}:443"
-    host, _, port = (grpc or f"{rest.hostname}:{443 if secure and not rest.port else GRPC_PORT}").rpartition(":")
-    if not host or not port.isdecimal():
+    host, _, port = (grpc or f"{rest.hostname}:{GRPC_PORT}").rpartition(":")
+    http_port = rest.port or (443 if secure else 80)
+    if not host or not port.isdecimal() or (host, int(port)) == (rest.hostname, http_port):
         raise ConfigError(
-            f"stores.{settings.name}: options.grpc is not a host and a port", hint='grpc = "weaviate.example:50051"'
+            f"stores.{settings.name}: options.grpc is not a host and a port of its own",
+            hint='grpc = "weaviate.example:50051"',
         )
     return {
-        "http_host": rest.hostname, "http_port": rest.port or (443 if secure else 80), "http_secure": secure,
+        "http_host": rest.hostname, "http_port": http_port, "http_secure": secure,
         "grpc_host": host, "grpc_port": int(port), "grpc_secure": secure,
     }  # fmt: skip
 

@@ -73,17 +73,22 @@ def declared(name: str, kind: str) -> Property:
 
 
 def plain(value: Any, kind: str) -> Any:
-    """As Weaviate takes it; None for what it holds no value of. Raises :class:`StoreError`."""
+    """As a point has it; None for what Weaviate has no value of. Raises :class:`StoreError`."""
     if value is None:
         return None
     if kind.endswith("[]"):
-        return [plain(one, kind[:-2]) for one in _flat(value) if one is not None]
+        return [element(one, kind[:-2]) for one in _flat(value) if one is not None]
+    if kind == "int" and abs(int(value)) > EXACT:
+        raise StoreError(
+            f"{value} is beyond ±2^53, where Weaviate's batches do not keep whole numbers apart",
+            hint="leave the column out of columns, or make it text",
+        )
+    return element(value, kind)
+
+
+def element(value: Any, kind: str) -> Any:
+    """As a list or a filter has it: in those, whole numbers are exact."""
     if kind == "int":
-        if abs(int(value)) > EXACT:
-            raise StoreError(
-                f"{value} is beyond ±2^53, where Weaviate's batches do not keep whole numbers apart",
-                hint="leave the column out of columns, or make it text",
-            )
         return int(value)
     if kind == "number":
         return float(value) if math.isfinite(float(value)) else None

@@ -6,7 +6,6 @@ import heapq
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -21,7 +20,6 @@ from embedmig.errors import (
     StoreError,
     StoreThrottled,
     StoreUnsuitable,
-    UsageError,
     VectorRefused,
 )
 from embedmig.source import Source
@@ -40,6 +38,7 @@ from embedmig.stores.external import (
 )
 from embedmig.stores.protocol import Capabilities, IndexOptions
 from embedmig.stores.weaviate.client import ask
+from embedmig.stores.weaviate.conditions import Conditions
 from embedmig.stores.weaviate.properties import (
     NAME_CHARACTERS,
     column_name,
@@ -49,7 +48,8 @@ from embedmig.stores.weaviate.properties import (
     text,
     types_of,
 )
-from embedmig.types import Metric, Space
+from embedmig.stores.weaviate.shape import VECTOR, Shape, capitalized, definition
+from embedmig.types import Space
 
 if TYPE_CHECKING:
     from weaviate import WeaviateClient
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-VECTOR = "default"  # of collections of ours; also what the client calls the vector that has no name
 NOBODY = (
     "00000000-0000-0000-0000-000000000000"  # before every id: with a cursor from the first page on, pages are in order
 )
@@ -69,21 +68,7 @@ FOUND_MOST = 10_000  # by a search: QUERY_MAXIMUM_RESULTS
 WRITERS = 8  # requests at once where Weaviate has no bulk update
 SECONDS_READY = 0.2  # between two looks at an index that says it is ready: the first is sometimes wrong (client #1412)
 
-METRICS: Mapping[str, Metric] = {"cosine": "cosine", "l2-squared": "l2", "dot": "ip"}
 DIMENSIONS = re.compile(r"in (\d+) dimensions")
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a collection is made of. ``vector`` is the one that is meant, None where it has no name; ``compared`` is how
-    many points a filter may leave for the server to compare them all, without the index; 0 where it never does so exactly.
-    """
-
-    vector: str | None
-    metric: Metric
-    properties: frozenset[str]
-    compared: int
-    description: str
 
 
 class WeaviateStore(ExternalStore):
@@ -171,7 +156,7 @@ class WeaviateStore(ExternalStore):
 
     def shape(self) -> Shape:
         """As it is now. Raises :class:`PlaceMissing`."""
-        self.known = shape_of(self.ask(self._config), self.settings)
+        self.known = Shape.of(self.ask(self._config), self.settings)
         return self.known
 
     def _config(self, client: WeaviateClient) -> CollectionConfig:
@@ -198,29 +183,11 @@ class WeaviateStore(ExternalStore):
         return CollectionInfo(dimensions, shape.metric)
 
     def create_collection(self) -> None:
-        """With its index, uncompressed: a server's default may be another."""
-        from weaviate.classes.config import Configure, VectorDistances
+        """With its index, which is in it from the first point on."""
 
         def create(client: WeaviateClient) -> None:
-            if client.collections.exists(self.collection):
-                return
-            options, graph = self.settings.options, IndexOptions()
-            client.collections.create(
-                self.collection,
-                description=f"Made by embedmig: {self.space.tag} in {self.space.dimensions} dimensions",
-                properties=[declared(name, kind) for name, kind in self.types.items()],
-                inverted_index_config=Configure.inverted_index(index_null_state=True),
-                replication_config=Configure.replication(factor=int(options["replicas"])) if "replicas" in options else None,
-                vector_config=Configure.Vectors.self_provided(
-                    name=VECTOR,
-                    vector_index_config=Configure.VectorIndex.hnsw(
-                        distance_metric=VectorDistances({ours: theirs for theirs, ours in METRICS.items()}[self.space.metric]),
-                        max_connections=int(options.get("m", graph.m)),
-                        ef_construction=int(options.get("ef_construction", graph.ef_construction)),
-                        quantizer=Configure.VectorIndex.Quantizer.none(),
-                    ),
-                ),
-            )  # fmt: skip
+            if not client.collections.exists(self.collection):
+                client.collections.create(self.collection, **definition(self.space, self.types, self.settings.options))
 
         self._unless_there(create)
 
@@ -235,10 +202,11 @@ class WeaviateStore(ExternalStore):
     def drop_collection(self) -> None:
         """The answer is the same where nothing was dropped, as through an alias: so it is looked for afterwards."""
         self.ask(lambda client: client.collections.delete(self.collection))
-        if self.ask(lambda client: client.collections.exists(self.collection)):
-            raise OutcomeUnknown(
-                f"collection {self.collection!r} is still in {self.settings.name} after it was deleted"
-            )
+        try:
+            self.shape()
+        except PlaceMissing:
+            return
+        raise OutcomeUnknown(f"collection {self.collection!r} is still in {self.settings.name} after it was deleted")
 
     # --- points
 
@@ -411,16 +379,19 @@ class WeaviateStore(ExternalStore):
         """A composite key's parts are one list in Weaviate: in which place a part stands is seen afterwards."""
         if len(vector) != self.space.dimensions:
             raise VectorRefused(f"{self.space.tag}: {len(vector)} numbers, not {self.space.dimensions}")
-        if any(value == [] for value in where.values()):
+        asked, conditions = limit, Conditions(where, [column.name for column in self.source.key], self.types)
+        if conditions.never:
             return []
         shape = self.shape() if exact else self._shape()
         if exact and (VERSION not in shape.properties or self.total() >= shape.compared):
-            return heapq.nsmallest(limit, self._all(vector, where, shape), key=attrgetter("distance"))
-        asked = limit
+            return heapq.nsmallest(limit, self._all(vector, conditions, shape), key=attrgetter("distance"))
+        by = conditions.filter(
+            self.space.tag if exact else None
+        )  # a filter that leaves few has the server compare them all
         while True:
             asked = min(asked, FOUND_MOST)
-            found = self._nearest(vector, asked, self._filter(where, exact=exact), shape)
-            kept = [one for one in found if self._has_key(one.key, where)]
+            found = self._nearest(vector, asked, by, shape)
+            kept = [one for one in found if conditions.has_key(one.key)]
             if len(kept) >= limit or len(found) < asked or asked == FOUND_MOST:
                 return kept[:limit]
             asked *= 4
@@ -445,20 +416,17 @@ class WeaviateStore(ExternalStore):
             distance**0.5 if self.space.metric == "l2" else distance,
         )  # fmt: skip
 
-    def _all(self, vector: Sequence[float], where: Mapping[str, Any], shape: Shape) -> Iterator[Near]:
+    def _all(self, vector: Sequence[float], conditions: Conditions, shape: Shape) -> Iterator[Near]:
         """Every point, compared here: for collections that are too large, or compressed, for the server to do so."""
         asked = np.asarray(vector, np.float64)
-        columns = {name: self._stored(name, shape) for name in where if name not in self._key_names()}
-        wanted = {
-            columns[name]: {repr(self._one(name, value)) for value in self._values(where[name])} for name in columns
-        }
-        names = [name for name in (KEY, CHUNK, HASH, *wanted) if name in shape.properties]
+        names = [name for name in (KEY, CHUNK, HASH, *conditions.properties) if name in shape.properties]
         for objects in self._walk(names, vectors=True):
             for one in objects:
                 held = np.asarray(one.vector.get(shape.vector or VECTOR, ()), np.float64)
-                found = self._near(one, self._distance(asked, held)) if len(held) else None
-                if found and self._has_key(found.key, where) and all(repr(one.properties.get(name)) in values for name, values in wanted.items()):  # fmt: skip
-                    yield found
+                if len(held) and conditions.hold(one.properties):
+                    found = self._near(one, self._distance(asked, held))
+                    if conditions.has_key(found.key):
+                        yield found
 
     def _distance(self, one: Any, other: Any) -> float:
         """As Weaviate says it."""
@@ -466,40 +434,6 @@ class WeaviateStore(ExternalStore):
             return float(((one - other) ** 2).sum())
         inner = float(one @ other)
         return -inner if self.space.metric == "ip" else 1 - inner / float(np.linalg.norm(one) * np.linalg.norm(other))
-
-    def _key_names(self) -> list[str]:
-        return [column.name for column in self.source.key]
-
-    def _has_key(self, key: tuple[str, ...], where: Mapping[str, Any]) -> bool:
-        parts = {name: key[place] for place, name in enumerate(self._key_names()) if name in where and place < len(key)}
-        return all(part in {text(value) for value in self._values(where[name])} for name, part in parts.items())
-
-    @staticmethod
-    def _values(value: Any) -> list[Any]:
-        return list(value) if isinstance(value, list | tuple) else [value]
-
-    def _one(self, name: str, value: Any) -> Any:
-        """A column's value as a point has it."""
-        stored = property_name(name)
-        if stored not in self.types:
-            known = ", ".join((*self._key_names(), *(column.name for column in self.source.columns)))
-            raise UsageError(f"there is no column {name!r}", hint=f"there is {known}")
-        return plain(value, self.types[stored].removesuffix("[]"))
-
-    def _filter(self, where: Mapping[str, Any], *, exact: bool) -> Any:
-        """Conditions by the client's own classes. ``exact`` adds one that every point meets: few enough, they are all compared."""
-        from weaviate.classes.query import Filter
-
-        parts = [Filter.by_property(VERSION).equal(self.space.tag)] if exact else []
-        for name, value in where.items():
-            if name in self._key_names():
-                parts.append(Filter.by_property(KEY).contains_any([text(one) for one in self._values(value)]))
-                continue
-            found = [self._one(name, one) for one in self._values(value)]
-            held = Filter.by_property(property_name(name))
-            either = [held.contains_any([one for one in found if one is not None])] if any(one is not None for one in found) else []  # fmt: skip
-            parts.append(Filter.any_of([*either, *([held.is_none(True)] if None in found else [])]))
-        return Filter.all_of(parts) if parts else None
 
     # --- index and alias
 
@@ -564,33 +498,3 @@ class WeaviateStore(ExternalStore):
     def remove_alias(self, name: str) -> None:
         """A missing one is no error."""
         self.ask(lambda client: client.alias.delete(alias_name=capitalized(name)))
-
-
-def capitalized(name: str) -> str:
-    """As Weaviate has the names of collections and aliases."""
-    return name[:1].upper() + name[1:]
-
-
-def shape_of(config: CollectionConfig, settings: StoreSettings) -> Shape:
-    """Which of a collection's vectors is meant, and what compares it. Raises :class:`StoreUnsuitable`."""
-    named = config.vector_config or {}
-    said = settings.options.get("vector")
-    vector = str(said or next(iter(named), ""))
-    if named and (vector not in named or (len(named) > 1 and not said)):
-        raise StoreUnsuitable(
-            f"collection {config.name!r} has the vectors {', '.join(named)}",
-            hint="say which is meant: vector in the options of the store",
-        )
-    index: Any = named[vector].vector_index_config if named else config.vector_index_config
-    distance = str(getattr(getattr(index, "distance_metric", None), "value", "none"))
-    if distance not in METRICS:
-        raise StoreUnsuitable(
-            f"collection {config.name!r} compares by {distance}", hint=f"embedmig knows {', '.join(METRICS)}"
-        )
-    return Shape(
-        vector if named else None,
-        METRICS[distance],
-        frozenset(one.name for one in config.properties),
-        0 if getattr(index, "quantizer", None) else getattr(index, "flat_search_cutoff", 0),
-        config.description or "",
-    )

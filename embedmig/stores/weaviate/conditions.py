@@ -1,0 +1,76 @@
+"""What a search's ``where`` says of points: by Weaviate's filters, and by what is then known of a point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embedmig.errors import UsageError
+from embedmig.source.rows import Key
+from embedmig.stores.external import KEY, VERSION
+from embedmig.stores.weaviate.properties import element, property_name, text
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """``key`` are the names of the key's columns, ``types`` those of properties.
+
+    A key's parts are one list in Weaviate, so that a filter finds keys that have a value in any place: :meth:`has_key` looks again.
+    """
+
+    where: Mapping[str, Any]
+    key: Sequence[str]
+    types: Mapping[str, str]
+
+    @property
+    def never(self) -> bool:
+        """One of none."""
+        return any(_values(value) == [] for value in self.where.values())
+
+    @property
+    def properties(self) -> dict[str, list[Any]]:
+        """The values that each may have, by property; None: no value. Raises :class:`UsageError`."""
+        found = {}
+        for name, value in self.where.items():
+            if name in self.key:
+                continue
+            stored = property_name(name)
+            if stored not in self.types:
+                raise UsageError(f"there is no column {name!r} in Weaviate", hint="name it in columns, or in the key")
+            kind = self.types[stored].removesuffix("[]")
+            found[stored] = [None if one is None else element(one, kind) for one in _values(value)]
+        return found
+
+    def filter(self, version: str | None) -> Any:
+        """By the client's own classes; with ``version``, of that version alone."""
+        from weaviate.classes.query import Filter
+
+        parts = [Filter.by_property(VERSION).equal(version)] if version else []
+        parts += [
+            Filter.by_property(KEY).contains_any(list(map(text, _values(self.where[name]))))
+            for name in self.key
+            if name in self.where
+        ]
+        for name, values in self.properties.items():
+            some = [value for value in values if value is not None]
+            either = [Filter.by_property(name).contains_any(some)] if some else []
+            none = [Filter.by_property(name).is_none(True)] if None in values else []
+            parts.append(Filter.any_of([*either, *none]))
+        return Filter.all_of(parts) if parts else None
+
+    def has_key(self, key: Key) -> bool:
+        """Each part that is asked for, in its place."""
+        return all(
+            part in map(text, _values(self.where[name]))
+            for name, part in zip(self.key, key, strict=False)
+            if name in self.where
+        )
+
+    def hold(self, held: Mapping[str, Any]) -> bool:
+        """As :meth:`filter` has it, of a point's properties."""
+        return all(any(one in values for one in _values(held.get(name))) for name, values in self.properties.items())
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
