@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import traceback
 import uuid
@@ -28,6 +29,7 @@ from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import (
     ConfigError,
+    MissingExtra,
     OutcomeUnknown,
     PlanError,
     StoreError,
@@ -286,6 +288,16 @@ def test_a_server_that_is_not_there_is_an_error_and_one_that_comes_back_has_ever
         assert patient.alias(NOBODY) == store.name
     finally:
         server.kill()
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "weaviate"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "weaviate", None)
+    store = WeaviateUnderTest(StoreSettings("vectors", "weaviate", "http://localhost:1")).of(SPACE, source())
+    for call in (store.server_version, store.total, store.create_collection, lambda: store.remove(["id"]), lambda: store.near([0.5] * 8, 1, {}, exact=False)):  # fmt: skip
+        with pytest.raises(MissingExtra, match="weaviate-client is not installed"):
+            call()
 
 
 def test_where_grpc_is_follows_from_the_url_unless_it_is_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -69,6 +70,14 @@ def _client(settings: StoreSettings) -> WeaviateClient:
         if at not in _clients:
             _clients[at] = _connect(settings)
         return _clients[at]
+
+
+@atexit.register
+def _close() -> None:
+    """Else the client complains of it, when it is too late."""
+    for at, client in _clients.items():
+        if at[0] == os.getpid():
+            client.close()
 
 
 def _connect(settings: StoreSettings) -> WeaviateClient:
@@ -148,6 +157,8 @@ def addresses(settings: StoreSettings) -> dict[str, Any]:
 
 def translated(error: Exception, settings: StoreSettings) -> Exception:
     """One of the errors of :mod:`embedmig.errors`, with the server's own words but never the key."""
+    if isinstance(error, EmbedmigError):
+        return error
     import grpc
     import httpx
     from weaviate import exceptions as theirs
@@ -155,8 +166,6 @@ def translated(error: Exception, settings: StoreSettings) -> Exception:
     kind: type[StoreError] = StoreError
     words = f"{error}"
     match error:
-        case EmbedmigError():
-            return error
         case grpc.RpcError():
             kind, words = BY_CODE.get(error.code().name, StoreError), f"{error.code().name}: {error.details()}"
         case theirs.UnexpectedStatusCodeError():

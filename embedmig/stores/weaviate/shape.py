@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embedmig.config.settings import StoreSettings
 from embedmig.errors import StoreUnsuitable
 from embedmig.stores.protocol import IndexOptions
@@ -76,6 +78,14 @@ def definition(space: Space, types: Mapping[str, str], options: Mapping[str, Any
             ),
         ),
     }
+
+
+def distance(metric: Metric, one: Any, other: Any) -> float:
+    """Between two vectors, ``(dimensions,)`` each, as Weaviate has it: L2 is squared."""
+    if metric == "l2":
+        return float(((one - other) ** 2).sum())
+    inner = float(one @ other)
+    return -inner if metric == "ip" else 1 - inner / float(np.linalg.norm(one) * np.linalg.norm(other))
 
 
 def capitalized(name: str) -> str:

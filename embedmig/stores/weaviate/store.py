@@ -48,13 +48,12 @@ from embedmig.stores.weaviate.properties import (
     text,
     types_of,
 )
-from embedmig.stores.weaviate.shape import VECTOR, Shape, capitalized, definition
+from embedmig.stores.weaviate.shape import VECTOR, Shape, capitalized, definition, distance
 from embedmig.types import Space
 
 if TYPE_CHECKING:
     from weaviate import WeaviateClient
     from weaviate.collections import Collection
-    from weaviate.outputs.config import CollectionConfig
 
 T = TypeVar("T")
 
@@ -97,14 +96,14 @@ class WeaviateStore(ExternalStore):
 
     def of_points(self, call: Callable[[Collection[Any, Any]], T]) -> T:
         """One request to the collection. That it is missing is seen by looking for it: the answer alone does not tell."""
-        from weaviate.classes.config import ConsistencyLevel
+
+        def of_all_replicas(client: WeaviateClient) -> T:
+            from weaviate.classes.config import ConsistencyLevel
+
+            return call(client.collections.use(self.collection).with_consistency_level(ConsistencyLevel.ALL))
 
         try:
-            return self.ask(
-                lambda client: call(
-                    client.collections.use(self.collection).with_consistency_level(ConsistencyLevel.ALL)
-                )
-            )
+            return self.ask(of_all_replicas)
         except StoreError as error:
             if type(error) is StoreError:
                 self.shape()
@@ -156,18 +155,16 @@ class WeaviateStore(ExternalStore):
 
     def shape(self) -> Shape:
         """As it is now. Raises :class:`PlaceMissing`."""
-        self.known = Shape.of(self.ask(self._config), self.settings)
-        return self.known
-
-    def _config(self, client: WeaviateClient) -> CollectionConfig:
-        if not client.collections.exists(self.collection):
-            raise PlaceMissing(f"collection {self.collection!r} is not in {self.settings.name}")
-        config = client.collections.use(self.collection).config.get()
+        try:
+            config = self.ask(lambda client: client.collections.use(self.collection).config.get())
+        except PlaceMissing as error:
+            raise PlaceMissing(f"collection {self.collection!r} is not in {self.settings.name}") from error
         if config.name != self.collection:
             raise StoreError(
                 f"{self.collection!r} is an alias of {config.name!r}", hint="say the collection's own name"
             )
-        return config
+        self.known = Shape.of(config, self.settings)
+        return self.known
 
     def describe(self) -> CollectionInfo | None:
         """Dimensions are those of the points. An empty collection that is not ours takes any."""
@@ -288,11 +285,8 @@ class WeaviateStore(ExternalStore):
 
     def remove(self, ids: Sequence[str]) -> None:
         """Again until nothing is found: what a delete leaves, because it found too many, only its count tells (#13104)."""
-        from weaviate.classes.query import Filter
-
         for part in pages(ids, DELETED):
-            found = Filter.by_id().contains_any(part)
-            while (answer := self.of_points(lambda points: points.data.delete_many(where=found))).matches:  # noqa: B023  called at once
+            while (answer := self.of_points(lambda points: points.data.delete_many(where=_by_ids(part)))).matches:  # noqa: B023  called at once
                 if answer.failed:
                     raise OutcomeUnknown(f"{answer.failed} of {answer.matches} points were not deleted")
 
@@ -301,10 +295,11 @@ class WeaviateStore(ExternalStore):
         shape = self.attempt(self.shape)
         names = None if fields is None else {self._stored(field, shape): field for field in fields}
         for objects in self._walk(None if names is None else list(names)):
-            yield [
-                Held(str(one.uuid), {(column_name(name) if names is None else names[name]): value for name, value in one.properties.items()})
-                for one in objects
-            ]  # fmt: skip
+            yield [Held(str(one.uuid), one.properties and self._named(one.properties, names)) for one in objects]
+
+    @staticmethod
+    def _named(properties: Mapping[str, Any], names: Mapping[str, str] | None) -> dict[str, Any]:
+        return {(column_name(name) if names is None else names[name]): value for name, value in properties.items()}
 
     @staticmethod
     def _stored(field: str, shape: Shape) -> str:
@@ -424,16 +419,9 @@ class WeaviateStore(ExternalStore):
             for one in objects:
                 held = np.asarray(one.vector.get(shape.vector or VECTOR, ()), np.float64)
                 if len(held) and conditions.hold(one.properties):
-                    found = self._near(one, self._distance(asked, held))
+                    found = self._near(one, distance(self.space.metric, asked, held))
                     if conditions.has_key(found.key):
                         yield found
-
-    def _distance(self, one: Any, other: Any) -> float:
-        """As Weaviate says it."""
-        if self.space.metric == "l2":
-            return float(((one - other) ** 2).sum())
-        inner = float(one @ other)
-        return -inner if self.space.metric == "ip" else 1 - inner / float(np.linalg.norm(one) * np.linalg.norm(other))
 
     # --- index and alias
 
@@ -498,3 +486,9 @@ class WeaviateStore(ExternalStore):
     def remove_alias(self, name: str) -> None:
         """A missing one is no error."""
         self.ask(lambda client: client.alias.delete(alias_name=capitalized(name)))
+
+
+def _by_ids(ids: list[str]) -> Any:
+    from weaviate.classes.query import Filter
+
+    return Filter.by_id().contains_any(ids)

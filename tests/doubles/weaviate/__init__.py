@@ -16,7 +16,6 @@ a filter exclude each other (#5070); most errors of gRPC are UNKNOWN.
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -54,8 +53,8 @@ class WeaviateDouble:
 
     def kill(self) -> None:
         if self.process:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
+            with self.process as ended:
+                ended.kill()
             self.process = None
 
     def set(self, **faults: Any) -> None:

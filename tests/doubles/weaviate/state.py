@@ -109,7 +109,9 @@ class State:
         self.collections = {name: Collection(json.loads(config)) for name, config in self.db.execute("select * from classes")}  # fmt: skip
         self.aliases: dict[str, str] = dict(self.db.execute("select * from aliases"))
         for name, one, properties, vectors in self.db.execute("select * from objects"):
-            held = {vector: np.array(values, np.float32) for vector, values in json.loads(vectors).items()}
+            held = {
+                vector: np.frombuffer(bytes.fromhex(packed), "<f4") for vector, packed in json.loads(vectors).items()
+            }
             self.collections[name].objects[one] = Stored(json.loads(properties), held)
 
     def find(self, name: str, *, alias: bool = True) -> Collection:
@@ -132,7 +134,7 @@ class State:
 
     def put(self, name: str, objects: Mapping[str, Stored]) -> None:
         rows = [
-            (name, one, json.dumps(held.properties), json.dumps({key: value.tolist() for key, value in held.vectors.items()}))
+            (name, one, json.dumps(held.properties), json.dumps({key: value.astype("<f4").tobytes().hex() for key, value in held.vectors.items()}))
             for one, held in objects.items()
         ]  # fmt: skip
         with self.write() as db:
