@@ -361,7 +361,7 @@ def test_an_alias_is_moved_by_one_request(faulty: WeaviateDouble) -> None:
     one.point_alias(name)
     faulty.set()
     other.point_alias(name)
-    assert faulty.asked() == {"PUT /aliases": 1}
+    assert faulty.asked() == {"PUT /aliases": 1, "ALL": 0}
     assert one.alias_target(name) == other.name
     for _ in range(2):
         one.remove_alias(name)
@@ -387,6 +387,19 @@ def test_an_aliass_name_is_not_taken_for_the_collections(faulty: WeaviateDouble)
         with pytest.raises(StoreError, match="is an alias of"):
             call()
     assert store.count(NOBODY) == 12
+
+
+def test_writes_go_to_all_replicas_and_reads_need_one(faulty: WeaviateDouble) -> None:
+    store = opened(faulty)
+    points = small(store)
+    for write in (lambda: store.put_all(points), lambda: store.set_version([points[0].id], SPACE.tag), lambda: store.remove([points[1].id])):  # fmt: skip
+        faulty.set()
+        write()
+        assert faulty.asked()["ALL"] >= 1
+    faulty.set()
+    assert_holds(store, NOBODY, batch_of(SPACE, [row for row in rows_of(range(12)) if row.key != ("1",)]))
+    store.search(NOBODY, [0.5] * 8, 3)
+    assert not faulty.asked()["ALL"]
 
 
 def test_two_make_the_same_collection_at_once(faulty: WeaviateDouble) -> None:

@@ -71,7 +71,7 @@ DIMENSIONS = re.compile(r"in (\d+) dimensions")
 
 
 class WeaviateStore(ExternalStore):
-    """Every write goes to all replicas, so that whichever is asked next has seen it."""
+    """The collection has one vector that is meant; the index is in it from the first point on."""
 
     kind: ClassVar[str] = "weaviate"
     extra: ClassVar[str] = "weaviate"
@@ -96,18 +96,22 @@ class WeaviateStore(ExternalStore):
 
     def of_points(self, call: Callable[[Collection[Any, Any]], T]) -> T:
         """One request to the collection. That it is missing is seen by looking for it: the answer alone does not tell."""
-
-        def of_all_replicas(client: WeaviateClient) -> T:
-            from weaviate.classes.config import ConsistencyLevel
-
-            return call(client.collections.use(self.collection).with_consistency_level(ConsistencyLevel.ALL))
-
         try:
-            return self.ask(of_all_replicas)
+            return self.ask(lambda client: call(client.collections.use(self.collection)))
         except StoreError as error:
             if type(error) is StoreError:
                 self.shape()
             raise
+
+    def to_points(self, call: Callable[[Collection[Any, Any]], T]) -> T:
+        """One request that writes: to all replicas, so that whichever is asked next has seen it."""
+
+        def write(points: Collection[Any, Any]) -> T:
+            from weaviate.classes.config import ConsistencyLevel
+
+            return call(points.with_consistency_level(ConsistencyLevel.ALL))
+
+        return self.of_points(write)
 
     def server_version(self) -> str:
         """Too old where aliases are missing."""
@@ -248,7 +252,7 @@ class WeaviateStore(ExternalStore):
             return {place: one.message for place, one in answer.errors.items()}
 
         try:
-            failed = self.of_points(insert)
+            failed = self.to_points(insert)
         except StoreThrottled:
             self.put_points = max(
                 1, min(len(points), self.put_points) // 2
@@ -286,7 +290,7 @@ class WeaviateStore(ExternalStore):
     def remove(self, ids: Sequence[str]) -> None:
         """Again until nothing is found: what a delete leaves, because it found too many, only its count tells (#13104)."""
         for part in pages(ids, DELETED):
-            while (answer := self.of_points(lambda points: points.data.delete_many(where=_by_ids(part)))).matches:  # noqa: B023  called at once
+            while (answer := self.to_points(lambda points: points.data.delete_many(where=_by_ids(part)))).matches:  # noqa: B023  called at once
                 if answer.failed:
                     raise OutcomeUnknown(f"{answer.failed} of {answer.matches} points were not deleted")
 
@@ -356,7 +360,7 @@ class WeaviateStore(ExternalStore):
         def patch(one: tuple[str, Mapping[str, Any]]) -> None:
             uuid, values = one
             try:
-                self.of_points(lambda points: points.data.update(uuid, dict(values)))
+                self.to_points(lambda points: points.data.update(uuid, dict(values)))
             except PlaceMissing:
                 self.shape()  # the collection is there: the point is not
 

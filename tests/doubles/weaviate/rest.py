@@ -182,7 +182,8 @@ class Handler(BaseHTTPRequestHandler):
     def _do(self) -> None:
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
         try:
-            path = urlsplit(self.path).path
+            path, query = urlsplit(self.path).path, urlsplit(self.path).query
+            self.rest.state.asked["ALL"] += "consistency_level=ALL" in query
             status, answer = self.rest.answer(self.command, path, json.loads(raw) if raw else None, self.headers.get("authorization", ""))  # fmt: skip
         except RefusedError as error:
             status, answer = error.status, {"error": [{"message": str(error)}]}

@@ -41,10 +41,11 @@ class Rpc(weaviate_pb2_grpc.WeaviateServicer):
     def __init__(self, state: State) -> None:
         self.state = state
 
-    def _answer(self, context: Any, name: str, work: Callable[[], Any]) -> Any:
+    def _answer(self, context: Any, name: str, request: Any, work: Callable[[], Any]) -> Any:
         state = self.state
         with state.lock:
             state.asked[name] += 1
+            state.asked["ALL"] += getattr(request, "consistency_level", None) == base_pb2.CONSISTENCY_LEVEL_ALL
             try:
                 if (
                     state.faults.key
@@ -67,7 +68,7 @@ class Rpc(weaviate_pb2_grpc.WeaviateServicer):
                 raise RefusedError(507, "not enough memory", grpc.StatusCode.RESOURCE_EXHAUSTED)
             return self._put(request)
 
-        answer = self._answer(context, "BatchObjects", batch_objects)
+        answer = self._answer(context, "BatchObjects", request, batch_objects)
         if faults.unanswered:
             faults.unanswered -= 1
             gone = threading.Event()
@@ -130,7 +131,7 @@ class Rpc(weaviate_pb2_grpc.WeaviateServicer):
                 raise RefusedError(422, f"invalid {kind} property {name!r}: {value!r}")
 
     def Search(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer(context, "Search", lambda: self._search(request))
+        return self._answer(context, "Search", request, lambda: self._search(request))
 
     def _search(self, request: Any) -> Any:
         found = self.state.find(request.collection)
@@ -163,7 +164,7 @@ class Rpc(weaviate_pb2_grpc.WeaviateServicer):
             self.state.remove(found.config["class"], gone)
             return batch_delete_pb2.BatchDeleteReply(took=0.001, matches=len(matching), successful=len(gone))
 
-        return self._answer(context, "BatchDelete", batch_delete)
+        return self._answer(context, "BatchDelete", request, batch_delete)
 
     def Aggregate(self, request: Any, context: Any) -> Any:  # noqa: N802
         def aggregate() -> Any:
@@ -172,7 +173,7 @@ class Rpc(weaviate_pb2_grpc.WeaviateServicer):
             single = aggregate_pb2.AggregateReply.Single(objects_count=len(self.state.find(request.collection).objects))
             return aggregate_pb2.AggregateReply(took=0.001, single_result=single)
 
-        return self._answer(context, "Aggregate", aggregate)
+        return self._answer(context, "Aggregate", request, aggregate)
 
 
 def properties_of(sent: Any) -> dict[str, Any]:
