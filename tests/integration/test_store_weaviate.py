@@ -326,17 +326,19 @@ def test_a_write_to_no_collection_would_make_one(faulty: WeaviateDouble) -> None
     assert ask(bench.settings, lambda client: client.collections.exists(name))
 
 
-def test_an_index_is_ready_when_it_was_said_twice_and_everything_is_counted(faulty: WeaviateDouble) -> None:
+def test_an_index_is_ready_when_every_node_says_so_twice(faulty: WeaviateDouble) -> None:
     store = opened(faulty)
     store.put_all(small(store))
     faulty.set(early_ready=2)
-    assert store.index_state(NOBODY) == "building"
+    status = store.index_status()
+    assert (status.state, status.indexed, status.total) == ("building", 0, 12)
     assert store.build_index(NOBODY, IndexOptions(), unwatched())
     assert store.index_state(NOBODY) == "valid"
-    faulty.set(uncounted=4, uncounted_times=1)
-    status = store.index_status()
-    assert (status.state, status.indexed, status.total) == ("building", 8, 12)
-    assert store.index_state(NOBODY) == "valid"
+    for node in ("UNAVAILABLE", "TIMEOUT", "empty"):
+        faulty.set(second=node)
+        status = store.index_status()
+        assert status.state == "building"
+        assert "node2" in status.why
     faulty.set(full=True)
     assert store.index_state(NOBODY) == "invalid"
 
@@ -625,6 +627,24 @@ def test_an_adopted_collection_is_listed_searched_and_marked(faulty: WeaviateDou
     if named:
         with pytest.raises(StoreUnsuitable, match="body, title"):
             opened_elsewhere(store, settings_of(faulty)).describe()
+
+
+def test_what_is_added_to_an_adopted_collection_is_left_out_of_its_vectors(faulty: WeaviateDouble) -> None:
+    """Else marking an object would have its vectorizer make another vector, and bill it."""
+    from weaviate.classes.config import Configure
+
+    bench = WeaviateUnderTest(settings_of(faulty))
+    name = f"{bench.mark}_articles".capitalize()
+    ask(
+        bench.settings,
+        lambda client: client.collections.create(name, vector_config=Configure.Vectors.text2vec_openai()),
+    )
+    bench.of(SPACE, source(), name).set_version([], "model@1")
+    config = ask(bench.settings, lambda client: client.collections.use(name).config.get())
+    (added,) = config.properties
+    assert added.name == "embedmig_version"
+    assert added.vectorizer_config is None or added.vectorizer_config.skip
+    assert all(one.skip for one in (added.vectorizer_configs or {}).values())
 
 
 # --- the double ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 ``properties``  columns as Weaviate's properties: names, types, values
 ``shape``       what a collection is made of
 ``conditions``  what a search's ``where`` says of points
+``index``       how far an index is
 ``store``       :class:`WeaviateStore`
 """
 

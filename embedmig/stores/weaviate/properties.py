@@ -59,7 +59,7 @@ def types_of(columns: Iterable[Column]) -> dict[str, str]:
 
 
 def declared(name: str, kind: str) -> Property:
-    """Filters compare the whole value: Weaviate's default compares words."""
+    """Filters compare the whole value: Weaviate's default compares words. A vectorizer of an adopted collection leaves it out."""
     from weaviate.classes.config import DataType, Property, Tokenization
 
     text = kind.startswith("text")
@@ -68,6 +68,8 @@ def declared(name: str, kind: str) -> Property:
         data_type=DataType(kind),
         index_filterable=True,
         index_searchable=False if text else None,
+        skip_vectorization=True,
+        vectorize_property_name=False,
         tokenization=Tokenization.FIELD if text else None,
     )
 

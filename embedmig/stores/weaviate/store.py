@@ -39,6 +39,7 @@ from embedmig.stores.external import (
 from embedmig.stores.protocol import Capabilities, IndexOptions
 from embedmig.stores.weaviate.client import ask
 from embedmig.stores.weaviate.conditions import Conditions
+from embedmig.stores.weaviate.index import status_of
 from embedmig.stores.weaviate.properties import (
     NAME_CHARACTERS,
     column_name,
@@ -222,8 +223,16 @@ class WeaviateStore(ExternalStore):
         shape = self.shape()
         missing = [name for name in types if name not in shape.properties]
         for name in missing:
-            self.of_points(lambda points, name=name: points.config.add_property(declared(name, types[name])))  # type: ignore[misc]
+            self._declare(name, types[name])
         return self.shape() if missing else shape
+
+    def _declare(self, name: str, kind: str) -> None:
+        """Two may do it at once: the second is refused."""
+        try:
+            self.of_points(lambda points: points.config.add_property(declared(name, kind)))
+        except StoreError as error:
+            if type(error) is not StoreError or name not in self.shape().properties:
+                raise
 
     def _requests(self, points: Sequence[Point]) -> Iterator[list[Point]]:
         part: list[Point] = []
@@ -442,24 +451,10 @@ class WeaviateStore(ExternalStore):
         return self._look()
 
     def _look(self) -> IndexStatus:
-        """By every node's own word: what the schema says of shards is one replica's, and its queue is not filled in (#12407)."""
         self.shape()
         total = self.total()
         nodes = self.ask(lambda client: client.cluster.nodes(self.collection, output="verbose"))
-        shards = [shard for node in nodes for shard in node.shards if shard.collection == self.collection]
-        counted: dict[str, int] = {}
-        for shard in shards:
-            counted[shard.name] = min(shard.object_count, counted.get(shard.name, shard.object_count))
-        waiting, seen = sum(shard.vector_queue_length for shard in shards), sum(counted.values())
-        states = sorted({str(shard.vector_indexing_status) for shard in shards} - {"READY"})
-        indexed = max(0, min(total, seen) - waiting)
-        if "READONLY" in states:
-            return IndexStatus("invalid", indexed, total, "a shard is read-only: its disk may be full")
-        if states or waiting or not shards:
-            return IndexStatus("building", indexed, total, f"{', '.join(states) or 'no shard'}; {waiting} vectors wait")
-        if seen < total:
-            return IndexStatus("building", indexed, total, f"its nodes have counted {seen} of {total} points")
-        return IndexStatus("valid", total, total)
+        return status_of(nodes, self.collection, total)
 
     def alias_target(self, name: str) -> str | None:
         """Aliases are capitalised, too."""

@@ -109,24 +109,18 @@ class Rest:
     def _nodes(self, found: Collection) -> dict[str, Any]:
         name, count, faults = found.config["class"], len(found.objects), self.state.faults
         self.state.looks[name] += 1
-        look = self.state.looks[name]
-        indexing = 1 < look <= 1 + faults.early_ready
-        seen = max(0, count - (faults.uncounted if look <= faults.uncounted_times else 0))
+        indexing = 1 < self.state.looks[name] <= 1 + faults.early_ready
         shard = {
-            "name": "shard1", "class": name, "objectCount": seen, "compressed": False, "loaded": True,
+            "name": "shard1", "class": name, "objectCount": count, "compressed": False, "loaded": True,
             "vectorIndexingStatus": "READONLY" if faults.full else "INDEXING" if indexing else "READY",
             "vectorQueueLength": count if indexing else 0,
         }  # fmt: skip
-        stats = {"objectCount": seen, "shardCount": 1}
-        node = {
-            "name": "node1",
-            "status": "HEALTHY",
-            "version": VERSION,
-            "gitHash": "",
-            "stats": stats,
-            "shards": [shard],
-        }
-        return {"nodes": [node]}
+        nodes: list[dict[str, Any]] = [{"name": "node1", "status": "HEALTHY", "shards": [shard]}]
+        if faults.second == "empty":
+            nodes.append({"name": "node2", "status": "HEALTHY", "shards": [shard | {"objectCount": 0}]})
+        elif faults.second:
+            nodes.append({"name": "node2", "status": faults.second})
+        return {"nodes": nodes}
 
     def _merge(self, name: str, one: str, body: Any) -> tuple[int, Any]:
         found = self.state.find(name)

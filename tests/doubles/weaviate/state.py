@@ -39,7 +39,7 @@ class Faults:
     ``unanswered``    a batch is written, and its answer never comes (client #1030)
     ``delete_cap``    objects that one delete removes (#1915, #13104)
     ``early_ready``   the next look at a collection's nodes says READY with an empty queue, and then so many looks say INDEXING (client #1412)
-    ``uncounted``     objects that the nodes have not counted yet, at so many looks: ``uncounted_times`` (client PR 2086)
+    ``second``        a second node: ``UNAVAILABLE``, or ``empty``: it has counted no object of its replica yet (client PR 2086, 2127)
     ``full``          nodes say READONLY (#1932)
     ``rest_status``   the next request by REST whose path has ``rest_path`` in it gets this status; ``rest_times`` of them
     ``key``           the API key that is asked for
@@ -52,8 +52,7 @@ class Faults:
     unanswered: int = 0
     delete_cap: int = RESULTS_MOST
     early_ready: int = 0
-    uncounted: int = 0
-    uncounted_times: int = 0
+    second: str = ""
     full: bool = False
     rest_status: int = 0
     rest_path: str = ""
@@ -164,7 +163,7 @@ GRAPH = {
     "dynamicEfMax": 500, "dynamicEfFactor": 8, "vectorCacheMaxObjects": 10**12, "flatSearchCutoff": 40_000, "distance": "cosine",
     "filterStrategy": "acorn",
 }  # fmt: skip
-NAMED = {"vectorizer": {"none": {}}, "vectorIndexType": "hnsw", "vectorIndexConfig": GRAPH}
+NAMED = {"vectorIndexType": "hnsw", "vectorIndexConfig": GRAPH}
 INVERTED = {
     "bm25": {"b": 0.75, "k1": 1.2},
     "cleanupIntervalSeconds": 60,
@@ -193,7 +192,9 @@ def with_defaults(asked: Mapping[str, Any]) -> dict[str, Any]:
     config["replicationConfig"] = filled(REPLICATION, asked.get("replicationConfig"))
     config["properties"] = [property_with_defaults(one) for one in asked.get("properties") or []]
     if asked.get("vectorConfig"):
-        config["vectorConfig"] = {name: filled(NAMED, one) for name, one in asked["vectorConfig"].items()}
+        config["vectorConfig"] = {
+            name: filled(NAMED, {"vectorizer": {"none": {}}, **one}) for name, one in asked["vectorConfig"].items()
+        }
         return config
     return filled({"vectorizer": "none", "vectorIndexType": "hnsw", "vectorIndexConfig": GRAPH}, config)
 
