@@ -530,14 +530,21 @@ def test_a_column_that_came_later_is_declared_before_it_is_written(faulty: Weavi
     assert [hit.key_text for hit in wider.search(NOBODY, [0.5] * 8, 2, where={"year": 2026})] == [("0",)]
     config = ask(store.settings, lambda client: client.collections.use(store.collection).config.get())
     assert {one.name: one.data_type.value for one in config.properties}["year"] == "int"
+    texts = [one for one in config.properties if one.data_type.value.startswith("text")]
+    assert {str(one.tokenization and one.tokenization.value) for one in texts} == {
+        "field"
+    }  # else filters compare words
 
 
 def test_a_composite_keys_parts_are_each_in_their_place(faulty: WeaviateDouble) -> None:
     store = opened(faulty, SPACE, key=("part", "number"))
     rows = [row._replace(key=(str(place % 3), str(place % 5))) for place, row in enumerate(rows_of(range(15)))]
-    store.put_all(store.points_of(batch_of(SPACE, rows)))
-    asked = [0.5] * SPACE.dimensions
+    batch = batch_of(SPACE, rows)
+    store.put_all(store.points_of(batch))
+    place = [row.key for row in rows].index(("0", "2"))  # has the value, in the other place, and is the nearest
+    asked = [float(value) for value in batch.vectors[place]]
     for exact in (False, True):
+        assert store.search(NOBODY, asked, 1, where={"part": 2}, exact=exact)[0].key_text[0] == "2"
         hits = store.search(NOBODY, asked, 15, where={"part": 2}, exact=exact)
         assert sorted(hit.key_text for hit in hits) == [("2", str(number)) for number in range(5)]
         assert [hit.key_text for hit in store.search(NOBODY, asked, 15, where={"part": 2, "number": [1]}, exact=exact)] == [("2", "1")]  # fmt: skip

@@ -60,7 +60,7 @@ def ask(settings: StoreSettings, call: Callable[[WeaviateClient], T]) -> T:
         ours = translated(error, settings)
         if ours is error:
             raise
-        raise ours from error
+        raise ours from (None if settings.api_key and settings.api_key in f"{error}" else error)
 
 
 def _client(settings: StoreSettings) -> WeaviateClient:
@@ -126,7 +126,7 @@ class _AskedOnce:
             try:
                 return method(*args, **kwargs)
             except RpcError as error:
-                raise translated(error, self._settings) from error
+                raise translated(error, self._settings) from None  # its words say all of it
 
         return once
 

@@ -46,7 +46,7 @@ class Rest:
     def _fail(self, path: str, key: str) -> None:
         faults = self.state.faults
         if faults.key and key != f"Bearer {faults.key}" and "well-known" not in path:
-            raise RefusedError(401, "anonymous access not enabled, or invalid api key")
+            raise RefusedError(401, f"invalid api key: {key}")  # as a proxy might, with the key
         if faults.rest_status and faults.rest_times and faults.rest_path in path:
             faults.rest_times -= 1
             raise RefusedError(faults.rest_status, "as the test asked for")

@@ -47,11 +47,9 @@ class Rpc(weaviate_pb2_grpc.WeaviateServicer):
             state.asked[name] += 1
             state.asked["ALL"] += getattr(request, "consistency_level", None) == base_pb2.CONSISTENCY_LEVEL_ALL
             try:
-                if (
-                    state.faults.key
-                    and ("authorization", f"Bearer {state.faults.key}") not in context.invocation_metadata()
-                ):
-                    raise RefusedError(401, "invalid api key", grpc.StatusCode.UNAUTHENTICATED)
+                key = dict(context.invocation_metadata()).get("authorization", "")
+                if state.faults.key and key != f"Bearer {state.faults.key}":
+                    raise RefusedError(401, f"invalid api key: {key}", grpc.StatusCode.UNAUTHENTICATED)
                 if state.faults.unavailable:
                     state.faults.unavailable -= 1
                     raise RefusedError(503, "server is in maintenance mode", grpc.StatusCode.UNAVAILABLE)
