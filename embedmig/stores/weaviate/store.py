@@ -263,9 +263,8 @@ class WeaviateStore(ExternalStore):
         try:
             failed = self.to_points(insert)
         except StoreThrottled:
-            self.put_points = max(
-                1, min(len(points), self.put_points) // 2
-            )  # too much at once, or the server has no memory left
+            # too much at once, or the server has no memory left
+            self.put_points = max(1, min(len(points), self.put_points) // 2)
             raise
         if failed:
             self._refused(failed, len(points))
