@@ -1,26 +1,21 @@
-"""What a search's ``where`` says of points: by Weaviate's filters, and by what is then known of a point."""
+"""What a search's ``where`` says of points: by Weaviate's filters, and of a point's properties."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from embedmig.errors import UsageError
-from embedmig.source.rows import Key
-from embedmig.stores.external import KEY, VERSION
-from embedmig.stores.weaviate.properties import element, property_name, text
+from embedmig.stores.external import VERSION
+from embedmig.stores.weaviate.properties import element, property_name
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """``key`` are the names of the key's columns, ``types`` those of properties.
-
-    A key's parts are one list in Weaviate, so that a filter finds keys that have a value in any place: :meth:`has_key` looks again.
-    """
+    """Columns of the key and others, with the value that they must have, or a list: one of them. ``types`` are the properties'."""
 
     where: Mapping[str, Any]
-    key: Sequence[str]
     types: Mapping[str, str]
 
     @property
@@ -33,8 +28,6 @@ class Conditions:
         """The values that each may have, by property; None: no value. Raises :class:`UsageError`."""
         found = {}
         for name, value in self.where.items():
-            if name in self.key:
-                continue
             stored = property_name(name)
             if stored not in self.types:
                 raise UsageError(f"there is no column {name!r} in Weaviate", hint="name it in columns, or in the key")
@@ -47,25 +40,12 @@ class Conditions:
         from weaviate.classes.query import Filter
 
         parts = [Filter.by_property(VERSION).equal(version)] if version else []
-        parts += [
-            Filter.by_property(KEY).contains_any(list(map(text, _values(self.where[name]))))
-            for name in self.key
-            if name in self.where
-        ]
         for name, values in self.properties.items():
             some = [value for value in values if value is not None]
             either = [Filter.by_property(name).contains_any(some)] if some else []
             none = [Filter.by_property(name).is_none(True)] if None in values else []
             parts.append(Filter.any_of([*either, *none]))
         return Filter.all_of(parts) if parts else None
-
-    def has_key(self, key: Key) -> bool:
-        """Each part that is asked for, in its place."""
-        return all(
-            part in map(text, _values(self.where[name]))
-            for name, part in zip(self.key, key, strict=False)
-            if name in self.where
-        )
 
     def hold(self, held: Mapping[str, Any]) -> bool:
         """As :meth:`filter` has it, of a point's properties."""

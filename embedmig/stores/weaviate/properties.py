@@ -10,11 +10,11 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from datetime import date, time
+from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 from embedmig.errors import StoreError
-from embedmig.source import Column
+from embedmig.source import Column, Source
 from embedmig.stores.external import CHUNK, HASH, KEY, VERSION
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ def property_type(column: Column) -> str:
     return TYPES.get(element, "text") + base[len(element) :]
 
 
-def types_of(columns: Iterable[Column]) -> dict[str, str]:
-    """Every property of a collection of ours, by name."""
-    return {**OWN, **{property_name(column.name): property_type(column) for column in columns}}
+def types_of(source: Source) -> dict[str, str]:
+    """Every property of a collection of ours, by name. Columns of the key are texts, as :data:`KEY` has them."""
+    columns = {property_name(column.name): property_type(column) for column in source.columns}
+    return {**OWN, **columns, **{property_name(column.name): "text" for column in source.key}}
 
 
 def declared(name: str, kind: str) -> Property:
@@ -101,6 +102,8 @@ def text(value: Any) -> str:
     """What PostgreSQL has and Weaviate has not."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, datetime) and value.tzinfo:
+        return value.astimezone(UTC).isoformat()
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, bytes):

@@ -85,7 +85,7 @@ class WeaviateStore(ExternalStore):
     def __init__(self, source: Source, record: SpaceRecord, settings: StoreSettings) -> None:
         super().__init__(source, record, settings)
         self.collection = capitalized(self.collection)
-        self.types = types_of(source.columns)
+        self.types = types_of(source)
         self.put_points = PUT_POINTS
         self.known: Shape | None = None
 
@@ -133,7 +133,7 @@ class WeaviateStore(ExternalStore):
     def check_source(cls, source: Source) -> None:
         """By the length that names have when they are spelt out."""
         super().check_source(source)
-        for column in source.columns:
+        for column in (*source.key, *source.columns):
             if len(property_name(column.name)) > NAME_CHARACTERS:
                 raise PlanError(
                     f"columns: {column.name!r} is longer than a property's name may be in Weaviate, where it must be spelt out",
@@ -270,10 +270,10 @@ class WeaviateStore(ExternalStore):
             self._refused(failed, len(points))
 
     def _payload(self, point: Point) -> dict[str, Any]:
-        return {
-            KEY: list(point.key), CHUNK: point.chunk, HASH: point.content_hash.hex(), VERSION: self.space.tag,
-            **{name: value for name, value in self._plain(point.columns).items() if value is not None},
-        }  # fmt: skip
+        own = {KEY: list(point.key), CHUNK: point.chunk, HASH: point.content_hash.hex(), VERSION: self.space.tag}
+        key = {column.name: part for column, part in zip(self.source.key, point.key, strict=True)}
+        values = self._plain({**point.columns, **key})
+        return own | {name: value for name, value in values.items() if value is not None}
 
     def _plain(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """By property; None for what a point has no value of."""
@@ -383,25 +383,17 @@ class WeaviateStore(ExternalStore):
     # --- search
 
     def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
-        """A composite key's parts are one list in Weaviate: in which place a part stands is seen afterwards."""
+        """With a filter that leaves few, the server compares them all: so ``exact`` has one that every point meets."""
         if len(vector) != self.space.dimensions:
             raise VectorRefused(f"{self.space.tag}: {len(vector)} numbers, not {self.space.dimensions}")
-        asked, conditions = limit, Conditions(where, [column.name for column in self.source.key], self.types)
+        conditions = Conditions(where, self.types)
         if conditions.never:
             return []
         shape = self.shape() if exact else self._shape()
         if exact and (VERSION not in shape.properties or self.total() >= shape.compared):
             return heapq.nsmallest(limit, self._all(vector, conditions, shape), key=attrgetter("distance"))
-        by = conditions.filter(
-            self.space.tag if exact else None
-        )  # a filter that leaves few has the server compare them all
-        while True:
-            asked = min(asked, FOUND_MOST)
-            found = self._nearest(vector, asked, by, shape)
-            kept = [one for one in found if conditions.has_key(one.key)]
-            if len(kept) >= limit or len(found) < asked or asked == FOUND_MOST:
-                return kept[:limit]
-            asked *= 4
+        by = conditions.filter(self.space.tag if exact else None)
+        return self._nearest(vector, min(limit, FOUND_MOST), by, shape)
 
     def _nearest(self, vector: Sequence[float], limit: int, where: Any, shape: Shape) -> list[Near]:
         from weaviate.classes.query import MetadataQuery
@@ -431,9 +423,7 @@ class WeaviateStore(ExternalStore):
             for one in objects:
                 held = np.asarray(one.vector.get(shape.vector or VECTOR, ()), np.float64)
                 if len(held) and conditions.hold(one.properties):
-                    found = self._near(one, distance(self.space.metric, asked, held))
-                    if conditions.has_key(found.key):
-                        yield found
+                    yield self._near(one, distance(self.space.metric, asked, held))
 
     # --- index and alias
 
