@@ -449,7 +449,7 @@ def test_any_column_has_a_property_and_is_found_by_its_own_name(faulty: Weaviate
 
 def test_names_that_fit_nowhere_are_refused_before_anything_is_made() -> None:
     for name in ("embedmig_hash", "Ü" * 60):
-        with pytest.raises(PlanError, match="columns"):
+        with pytest.raises(PlanError, match="column"):
             WeaviateStore.check_source(source(Column(name, "text", False)))
     assert WeaviateStore.collection_name(SPACE, "docs_1") == "Docs_1"
     assert WeaviateStore.collection_name(SPACE, "1_docs") == "E1_docs"
