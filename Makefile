@@ -52,13 +52,14 @@ packages: ## what some tests need of the system, where this is root on Debian: d
 
 soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and kills, for MINUTES (10); then SEEDS (300) random orders
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
-	@EMBEDMIG_EXAMPLES=$(SEEDS) $(BIN)/python -m pytest -k whatever_order tests/integration/test_live_traffic.py
+	@EMBEDMIG_EXAMPLES=$(SEEDS) $(BIN)/python -m pytest -k whatever_order tests/integration
 
 docs: .venv/.dev ## every transcript, command, key and link in README and docs/, checked by running it
 	@$(BIN)/python -m pytest -rs tests/acceptance/test_docs.py
 
-docs-picture: .venv/.dev ## draws docs/architecture.svg from the imports
+docs-picture: .venv/.dev ## draws docs/architecture.svg from the imports, and docs/states.svg from the tables of states
 	@$(BIN)/python -m tests.architecture
+	@$(BIN)/python -m tests.lifecycle
 
 bench: .venv/.dev ## the figures of docs/performance.md, measured here; JSON in bench-results/
 	@$(BIN)/python -m benchmarks.run

@@ -64,8 +64,12 @@ def sync(
                 settings.project(), collection, repair=repair, retry_failed=retry_failed, report=shown, stop=stop
             )
     settings.show("spaces", found, lambda: synced_table(found))
+    for one in found:
+        if one.hint:
+            settings.err.print(f"{one.version or one.collection}: hint: {one.hint}", markup=False, highlight=False)
     if codes := {one.exit_code for one in found if one.error}:
-        raise typer.Exit(EXIT_NO if codes == {EXIT_NO} else EXIT_FAILED)
+        touched = not all(one.error for one in found)
+        raise typer.Exit(EXIT_FAILED if len(codes) > 1 or (touched and codes != {EXIT_NO}) else codes.pop())
 
 
 def _follow(collection: str | None, stop: threading.Event) -> None:
@@ -128,7 +132,7 @@ def alias(
         _rebuild(collection)
         return
     name = embedmig.alias_drop(settings.project(), collection, old=old)
-    done = "is the alias' only name" if old else "dropped; embedmig alias rebuild restores it"
+    done = "is the alias' only name" if old else f"dropped; embedmig alias rebuild {collection} restores it"
     settings.show("alias", {"alias": name, "action": action}, lambda: f"{name} {done}")
 
 

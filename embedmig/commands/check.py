@@ -92,6 +92,7 @@ def unknown_models(subject: Subject) -> tuple[Refused, ...]:
 def live_differences(subject: Subject, context: Context, conn: Connection) -> Iterator[Difference]:
     """Where the configuration is not what is live; what a script that is not applied makes is that rule's business."""
     applied = subject.applied or {}
+    yield from context.undeclared(conn)
     for name, collection in subject.config.collections.items():
         found = found_differences(context, conn, name)
         if not found:

@@ -45,7 +45,7 @@ def retire(
         refuse_early(context, conn, record, after)
         if evals_stable is not None:
             refuse_unstable(context, conn, record, evals_stable)
-        size = context.store(conn, record).disk_bytes(conn, 0)  # adopted ones, whose size goes by it, are refused
+        size = context.remains(conn, record).disk_bytes(conn, 0)  # adopted ones, whose size goes by it, are refused
         milliseconds = retire_now(context, conn, record)
     return RetiredSpace(version, size, milliseconds)
 

@@ -102,7 +102,7 @@ def refuse_unwritten(
     whole = applied >= set(project.graph.scripts)
     operations = [operation for step in steps for operation in step.operations]
     flipped = {operation.collection for operation in operations if isinstance(operation, FlipAlias)}
-    left = []
+    left = [f"{one.collection}: {one.in_words}; {one.command}" for one in context.undeclared(conn)]
     for name, collection in project.config.collections.items():
         coming = [
             one.space

@@ -136,13 +136,17 @@ class Status:
     last_attempt: dict[str, Any] | None = None
     partly: list[PartlyDone] = field(default_factory=list)
     unreadable: list[dict[str, Any]] = field(default_factory=list)
+    undeclared: list[Difference] = field(default_factory=list)
 
     @property
     def settled(self) -> bool:
-        """Nothing pending, in part, edited, unreadable or missing, and no version worse than the one it replaced: what ``--check`` asks."""
+        """Nothing pending, in part, edited, unreadable, missing or undeclared, and no version worse than the one it replaced:
+        what ``--check`` asks.
+        """
         sound = all(found.sound for found in self.collections.values())
         worse = any(found.quality and found.quality.answer == "worse" for found in self.collections.values())
-        return sound and not any((worse, self.pending, self.partly, self.edited, self.missing_scripts, self.unreadable))
+        scripts = (self.pending, self.partly, self.edited, self.missing_scripts, self.unreadable)
+        return sound and not any((worse, self.undeclared, *scripts))
 
 
 def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
@@ -172,6 +176,7 @@ def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
             last_attempt=attempt_line(attempts[-1]) if attempts else None,
             partly=partly,
             unreadable=[{"path": p.name, "error": error.message, "hint": error.hint} for p, error in graph.unreadable],
+            undeclared=context.undeclared(conn),
         )
 
 

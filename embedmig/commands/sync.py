@@ -11,12 +11,12 @@ from dataclasses import replace
 from psycopg import sql
 
 from embedmig.commands.project import ProjectLike, opened
-from embedmig.database import Connection
+from embedmig.database import Connection, translated
 from embedmig.engine import rescan
 from embedmig.engine.follower import POLL_SECONDS, Follower
 from embedmig.engine.sync import KeptConnections, Sync, Synced
-from embedmig.errors import DatabaseInterrupted, DatabaseUnavailable
-from embedmig.events import Event
+from embedmig.errors import EXIT_USAGE, DatabaseInterrupted, DatabaseUnavailable, EmbedmigError
+from embedmig.events import Event, Notice
 from embedmig.operations.base import Context
 
 NUDGE = "embedmig_sync"
@@ -33,18 +33,32 @@ def sync(
 ) -> list[Synced]:
     """Takes the changes that wait now into every live space; one collection, or all of them. ``report`` hears at once why it
     waits: because the collection is paused, or throttled.
+
+    Of several collections, one that can't be looked at is in the result with its error, and the others are done; so is one
+    that the configuration no longer names.
     """
     project = opened(project)
     halt = stop or threading.Event()
     with project.working() as (context, conn):
-        found: list[Synced] = []
-        for name in project.collections(collection):
-            if repair:
-                rescan.repair(conn, context.registry, context.source(conn, name))
-            if retry_failed:
-                for record in context.registry.spaces(conn, name):
-                    context.registry.retry_failed(conn, record.id)
-            found += context.sync(conn, name, halt, report).once()
+        names, found = project.collections(collection), list[Synced]()
+        for name in names:
+            try:
+                with translated(f"syncing {name}"):
+                    if repair:
+                        rescan.repair(conn, context.registry, context.source(conn, name))
+                    if retry_failed:
+                        for record in context.registry.spaces(conn, name):
+                            context.registry.retry_failed(conn, record.id)
+                    found += context.sync(conn, name, halt, report).once()
+            except EmbedmigError as failure:
+                if len(names) == 1 or conn.closed:
+                    raise
+                found.append(Synced.failed_with(name, "", failure))
+        if collection is None:
+            found += [
+                Synced(one.collection, "", 0, 0, 0, 0.0, one.in_words, EXIT_USAGE, one.command)
+                for one in context.undeclared(conn)
+            ]
         return found
 
 
@@ -73,6 +87,9 @@ def follow(
             try:
                 with project.working() as (context, conn):
                     conn.execute(sql.SQL("listen {}").format(sql.Identifier(NUDGE)))
+                    if heard and collection is None:
+                        for one in context.undeclared(conn):
+                            heard(Notice(f"{one.in_words}; {one.command}"))
                     while not halt.is_set():
                         for name in project.collections(collection):
 

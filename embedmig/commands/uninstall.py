@@ -76,6 +76,7 @@ class Removal:
         self.plan = UninstallPlan()
         if not ledger_exists(conn, self.schema):
             return
+        self._refuse_unknown()
         records = self.registry.spaces(conn)
         self.views = [
             (alias.collection, alias.version or "", name)
@@ -92,6 +93,16 @@ class Removal:
         )  # fmt: skip
 
     # --- what there is
+
+    def _refuse_unknown(self) -> None:
+        """Raises :class:`PlanError` where the tables are gone that say what there is."""
+        gone = [name for name in ("spaces", "aliases") if not self._exists(self.schema, name)]
+        if gone:
+            drop = sql.SQL("drop schema {} cascade").format(ident(self.schema)).as_string(self.conn)
+            raise PlanError(
+                f"table {self.schema}.{gone[0]} is not there, which says what embedmig made; nothing was removed",
+                hint=f"restore a backup; or {drop}   which takes its triggers and views with it, and leaves version columns",
+            )
 
     def _exists(self, *name: str) -> bool:
         return scalar(self.conn, "select to_regclass(%s)", (ident(*name).as_string(self.conn),)) is not None

@@ -56,6 +56,8 @@ def in_one_go(conn: Connection) -> Iterator[None]:
 AGAIN = "run the same command again: it goes on where it stopped"
 
 TRANSLATIONS: tuple[tuple[tuple[type[psycopg.Error], ...], type[DatabaseFailed], str, str], ...] = (
+    ((pg.UndefinedTable,), DatabaseFailed, "a table is not there",
+     f"one of yours: create it, then {AGAIN}; one of embedmig's: restore a backup, or begin anew: embedmig uninstall, then embedmig upgrade head"),
     ((pg.DiskFull,), DatabaseFailed, "the database ran out of disk", f"make room, then {AGAIN}"),
     ((pg.OutOfMemory,), DatabaseFailed, "the database ran out of memory", f"make room, then {AGAIN}"),
     ((pg.InsufficientPrivilege,), DatabaseFailed, "the role may not do this", "docs/privileges.md lists the rights that are needed"),

@@ -150,13 +150,13 @@ class Ledger:
             """select a.revision, a.direction, o.operation from {} a
                left join {} o on o.attempt = a.id and o.kind = 'flip_alias' and o.operation is not null
                  and o.finished_at is not null and o.outcome <> all(%s)
-               where a.direction = 'unstamp' or o.attempt is not null order by a.id, o.position"""
+               where a.direction in ('stamp', 'unstamp') or o.attempt is not null order by a.id, o.position"""
         ).format(self.attempts_table, self.operations_table)
         found: dict[str, FlipHistory] = {}
         for revision, way, operation in conn.execute(query, ([DONE_BEFORE, NEVER_HAPPENED],)):
-            if way == "unstamp":
+            if way in ("stamp", "unstamp"):
                 for history in found.values():
-                    history.forget(revision)
+                    history.stamped(revision, way)
             else:
                 history = found.setdefault(operation["collection"], FlipHistory())
                 history.flipped(revision, way, operation["version"])

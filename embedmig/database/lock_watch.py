@@ -43,11 +43,11 @@ class LockWatch:
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
+            try:
+                if self.lost is None:
+                    self.lock.require()
+            except RunSuperseded as error:
+                self.lost = error
             if self.lost:
                 with contextlib.suppress(psycopg.Error):
                     self.conn.cancel_safe(timeout=1)
-                continue
-            try:
-                self.lock.require()
-            except RunSuperseded as error:
-                self.lost = error

@@ -146,6 +146,17 @@ class Registry:
         assert renewed is not None
         return renewed
 
+    def next_number(self, conn: Connection) -> int:
+        """The number of the next space that is registered for the first time; a guess, where the role may not look at the
+        sequence.
+        """
+        query = sql.SQL(
+            """select coalesce((select q.last_value from pg_sequences q
+                                where format('%%I.%%I', q.schemaname, q.sequencename) = pg_get_serial_sequence(%s, 'id')),
+                               (select max(id) from {}), 0) + 1"""
+        ).format(self.spaces_table)
+        return int(scalar(conn, query, (self.spaces_table.as_string(conn),)))
+
     def is_live(self, conn: Connection, space: int) -> bool:
         """Whether a space still has a table to write to."""
         query = sql.SQL("select exists (select from {} where id = %s and state <> all(%s))")

@@ -60,13 +60,7 @@ class RunLock:
     def require(self) -> None:
         """Raises :class:`RunSuperseded` if the lock's connection is gone: nothing goes on unlocked."""
         assert self._conn is not None
-        try:
-            self._conn.execute("select 1")
-        except psycopg.Error as error:
-            raise RunSuperseded(
-                "the connection that holds the run lock was lost, so this run stopped",
-                hint="run the same command again: it goes on where it stopped",
-            ) from error
+        require_held(self._conn, "the run lock")
 
     def _refuse_transaction_pool(self) -> None:
         """The lock would be stranded in one of the pool's sessions."""
@@ -77,6 +71,17 @@ class RunLock:
                 "the database is reached through a transaction pool, which can't hold a session lock",
                 hint="give embedmig a direct connection, or a pool in session mode",
             )
+
+
+def require_held(conn: Connection, what: str) -> None:
+    """Raises :class:`RunSuperseded` if the session that holds an advisory lock is gone, and the lock with it."""
+    try:
+        conn.execute("select 1")
+    except psycopg.Error as error:
+        raise RunSuperseded(
+            f"the connection that holds {what} was lost, so this run stopped",
+            hint="run the same command again: it goes on where it stopped",
+        ) from error
 
 
 def lock_is_held(conn: Connection, schema: str) -> bool:

@@ -14,8 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from embedmig.database import Connection, Database, translated
-from embedmig.database.registry import SpaceRecord
-from embedmig.engine.sync import KeptConnections, Sync, Synced
+from embedmig.engine.sync import KeptConnections, Sync, Synced, space_pass
 from embedmig.errors import EmbedmigError
 
 POLL_SECONDS = 1.0
@@ -53,7 +52,7 @@ class Follower:
             if conn.closed:
                 raise
             error = failure
-            self._refused.append(Synced(name, "", 0, 0, 0, 0.0, failure.message, failure.exit_code))
+            self._refused.append(Synced.failed_with(name, "", failure))
         self._note(name, failed=error is not None)
 
     def collect(self) -> list[Synced]:
@@ -77,14 +76,6 @@ class Follower:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown()
-
-
-def space_pass(sync: Sync, record: SpaceRecord) -> Synced:
-    """A pass over a space. What goes wrong with it, its table dropped under it included, is an answer like any other."""
-    try:
-        return sync.space(record)
-    except EmbedmigError as failure:
-        return Synced(record.collection, record.version, 0, 0, 0, 0.0, failure.message, failure.exit_code)
 
 
 @contextmanager

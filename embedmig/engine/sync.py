@@ -23,7 +23,7 @@ from embedmig.engine.outbox import LIVE, Changes
 from embedmig.engine.pipeline import Pipeline, Request
 from embedmig.engine.rescan import rescan
 from embedmig.engine.throttle import Throttle
-from embedmig.errors import AnswerIsNo, EmbedderError, MissingExtra
+from embedmig.errors import AnswerIsNo, EmbedderError, EmbedmigError, MissingExtra
 from embedmig.source import Source
 from embedmig.stores import Manifest, open_manifest
 from embedmig.stores.presence import lost_text
@@ -32,8 +32,9 @@ from embedmig.types import Tally
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What one pass did to one space; ``error`` says why it did no more, and ``exit_code`` of what kind that was: 3 is
-    a no (a model that changed, a budget that is used up).
+    """What one pass did to one space; ``error`` says why it did no more, ``hint`` what to do, and ``exit_code`` of what kind
+    that was: 3 is a no (a model that changed, a budget that is used up). ``version`` is empty where the collection could not
+    be looked at.
     """
 
     collection: str
@@ -44,6 +45,12 @@ class Synced:
     oldest_seconds: float
     error: str | None
     exit_code: int = 0
+    hint: str | None = None
+
+    @classmethod
+    def failed_with(cls, collection: str, version: str, error: EmbedmigError) -> Synced:
+        """Nothing was done, and why."""
+        return cls(collection, version, 0, 0, 0, 0.0, error.message, error.exit_code, error.hint)
 
 
 class KeptConnections:
@@ -89,10 +96,20 @@ class Sync:
         self._connect = self.connect or self.database.connect
 
     def once(self, only: str | None = None) -> list[Synced]:
-        """Takes in what waits now, all spaces at the same time; ``only`` names one version."""
+        """Takes in what waits now, all spaces at the same time; ``only`` names one version. What goes wrong with one of several
+        is an answer like any other; raises what goes wrong with all of them.
+        """
         records = [record for record in self.spaces(now=True) if only in (None, record.version)]
         with ThreadPoolExecutor(max(1, len(records)), thread_name_prefix="embedmig-sync") as threads:
-            return list(threads.map(self.space, records))
+            passes = [threads.submit(self.space, record) for record in records]
+        failures = [one.exception() for one in passes]
+        if failures and all(failures):
+            raise next(one for one in failures if one)
+        return [
+            Synced.failed_with(record.collection, record.version, failure)
+            if isinstance(failure, EmbedmigError) else one.result()
+            for record, one, failure in zip(records, passes, failures, strict=True)
+        ]  # fmt: skip
 
     def spaces(self, *, now: bool = False) -> list[SpaceRecord]:
         """The live spaces that embedmig writes; where triggers don't see all changes, looks for them first, and ``now`` for
@@ -148,3 +165,11 @@ class Sync:
             await pipeline.run(feed())
         finally:
             await pipeline.encoder.embedder.aclose()
+
+
+def space_pass(sync: Sync, record: SpaceRecord) -> Synced:
+    """A pass over a space. What goes wrong with it, its table dropped under it included, is an answer like any other."""
+    try:
+        return sync.space(record)
+    except EmbedmigError as failure:
+        return Synced.failed_with(record.collection, record.version, failure)

@@ -85,7 +85,7 @@ def retire_with_flip(subject: Subject) -> Iterator[Violation]:
     for reading, call, retired in subject.calls(RetireSpace):
         if call in reading.upgrade and retired.collection in last_flips(reading.upgrade):
             message = f"{retired.version} is retired by the revision that flips the alias of {retired.collection!r}"
-            fix = "retire it in a revision of its own, or by hand: embedmig retire"
+            fix = f"retire it in a revision of its own, or by hand: embedmig retire {retired.collection} {retired.version}"
             yield Violation(reading.script.path, call.line, message, fix)
 
 

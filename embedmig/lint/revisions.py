@@ -20,7 +20,8 @@ def two_heads(subject: Subject) -> Iterator[Violation]:
     if len(subject.heads) > 1:
         last = subject.readings[-1].script.path
         names = ", ".join(subject.heads)
-        yield Violation(last, None, f"the graph has several heads: {names}", "embedmig merge, or embedmig rebase")
+        fix = f'embedmig merge -m "…", or embedmig rebase {last.stem}'
+        yield Violation(last, None, f"the graph has several heads: {names}", fix)
 
 
 @rule("EM012")

@@ -12,12 +12,13 @@ from typing import ClassVar, Literal
 from psycopg import sql
 
 from embedmig.database import Connection
+from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.operations.create_space import capture_statements, draft
 from embedmig.source import Source, capture, checks
-from embedmig.stores import Adoption, check_keys
+from embedmig.stores import Adoption, check_keys, open_manifest
 from embedmig.types import Space
 
 
@@ -45,17 +46,39 @@ class AdoptSpace(Operation):
         planned = plan.claim(self.space, adopted=True)
         self._adoption(source).check(plan.conn, tagged=planned.record is not None)
         planned.has_vectors = True
+        drafted = self._draft(source, plan.context.database.schema, plan.revision)
+        planned.draft = replace(drafted, id=self._number(plan))
 
     def _adoption(self, source: Source) -> Adoption:
         return Adoption(source, self.space, self.table, self.column, self.version_column)
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
-        """Two statements that rewrite nothing; none where the column is there."""
+        """What tags the rows, and where embedmig writes from then on, the table of what it wrote and the capture of changes."""
         source = plan.source(self.space.collection)
-        statements: list[sql.Composable] = [*self._adoption(source).tag_sql(plan.conn)]
-        if self.writer == "embedmig":  # the table of what it writes is named after the space, which has no number yet
-            statements += capture_statements(plan, source)
+        planned = plan.expect(self.space.collection, self.space.tag)
+        known, record = planned.record, planned.record or planned.draft
+        if known and known.writer == self.writer:
+            return "was adopted"
+        statements: list[sql.Composable] = [] if known else [*self._adoption(source).tag_sql(plan.conn)]
+        if record and self.writer == "embedmig":
+            statements += [open_manifest(source, record).create_sql(), *capture_statements(plan, source)]
         return statements or f"{self.version_column} is there already"
+
+    def _number(self, plan: PlannedState) -> int:
+        """That of the registry's entry, which names the table of what embedmig wrote: its old one, or the next that is free."""
+        there = ledger_exists(plan.conn, plan.context.database.schema)
+        registry = plan.context.registry
+        known = registry.space(plan.conn, self.space.collection, self.space.tag) if there else None
+        if known:
+            return known.id
+        made = [(one.space.collection, one.space.tag) for one in plan.spaces.values() if one.record is None]
+        first = registry.next_number(plan.conn) if there else 1
+        return first + made.index((self.space.collection, self.space.tag))
+
+    def _draft(self, source: Source, schema: str, revision: str) -> SpaceRecord:
+        place = self._adoption(source).place
+        made = draft(self.space, source, schema, revision, "")
+        return replace(made, state="ready", adopted=True, place=place, writer=self.writer)
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and tags the rows that are there, both or neither."""
@@ -63,13 +86,9 @@ class AdoptSpace(Operation):
         if known and known.live:
             return self._hand_over(run, conn, known)
         source = run.context.source(conn, self.space.collection)
-        adoption = self._adoption(source)
-        for statement in adoption.tag_sql(conn):
+        for statement in self._adoption(source).tag_sql(conn):
             conn.execute(statement)
-        record = replace(
-            draft(self.space, source, run.context.database.schema, run.revision, ""),
-            state="ready", adopted=True, place=adoption.place, writer=self.writer,
-        )  # fmt: skip
+        record = self._draft(source, run.context.database.schema, run.revision)
         registry = run.context.registry
         added = registry.renew_space(conn, known.id, record) if known else registry.add_space(conn, record)
         if self.writer == "embedmig":

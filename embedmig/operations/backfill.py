@@ -24,6 +24,7 @@ from embedmig.planning.prices import BATCH_SHARE
 from embedmig.planning.tokens import weigh
 from embedmig.source import table as sources
 from embedmig.stores import Manifest
+from embedmig.stores.presence import require_vectors
 from embedmig.types import Estimate, Space, Tally
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class BackfillSpace(Operation):
         planned = plan.expect(self.space.collection, self.space.tag)
         if planned.record and planned.record.adopted:
             raise PlanError("an adopted space is written by the application; embedmig doesn't backfill it")
+        if planned.record:
+            require_vectors(plan.conn, plan.source(self.space.collection), planned.record)
         if self.order not in ("key", "hot"):
             raise PlanError(f"backfill: order {self.order!r} is not known", hint='"key" or "hot"')
         plan.claim(self.space, adopted=False)

@@ -24,14 +24,14 @@ from embedmig.embedders.shared_limits import SharedRateBudget, Traffic
 from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.engine.context import RunContext, Spending, SpendingLimit
 from embedmig.engine.sync import Sync
-from embedmig.errors import AliasMoved, EmbedderMisconfigured, PlanError
+from embedmig.errors import AliasMoved, EmbedderMisconfigured, PlanError, SourceError
 from embedmig.events import Event
 from embedmig.planning.prices import price
 from embedmig.revisions.progress import FlipHistory, Way
 from embedmig.source import Source
 from embedmig.source import table as sources
 from embedmig.stores import Manifest, VectorStore, open_manifest, open_store
-from embedmig.stores.differences import Difference, live_differences
+from embedmig.stores.differences import Difference, live_differences, undeclared
 from embedmig.types import Estimate, Space, Verdict, fingerprint
 
 
@@ -55,6 +55,18 @@ class Context:
     def store(self, conn: Connection, record: SpaceRecord) -> VectorStore:
         return open_store(self.source(conn, record.collection), record)
 
+    def remains(self, conn: Connection, record: SpaceRecord) -> VectorStore:
+        """As :meth:`store`, whatever became of the source: for what asks nothing of it, such as dropping the vectors."""
+        return open_store(self.source_as_it_is(conn, record.collection), record)
+
+    def source_as_it_is(self, conn: Connection, collection: str) -> Source:
+        """As :meth:`source`; one without columns where the table, or one of them, is not there any more."""
+        try:
+            with conn.transaction():  # a look-up that fails must not end the transaction that this stands in
+                return self.source(conn, collection)
+        except SourceError:
+            return sources.unresolved(self.config.collection(collection))
+
     def manifest(self, conn: Connection, record: SpaceRecord) -> Manifest:
         """What PostgreSQL knows of a registered space."""
         return open_manifest(self.source(conn, record.collection), record)
@@ -65,6 +77,11 @@ class Context:
             return []
         source = self.source(conn, collection)
         return live_differences(conn, self.registry, source.collection, source)
+
+    def undeclared(self, conn: Connection) -> list[Difference]:
+        """Collections of the database that the configuration does not name; none where embedmig never ran."""
+        there = ledger_exists(conn, self.database.schema)
+        return undeclared(conn, self.registry, self.config.collections) if there else []
 
     def encoder(
         self, space: Space, pinned: str = "", *, patience: float = float("inf"), traffic: Traffic = "live"
@@ -158,13 +175,16 @@ def refuse_other_weights(space: Space, expected: str, found: str, *, in_database
 
 @dataclass
 class PlannedSpace:
-    """A space as it will be at some point of the plan; ``record`` is None while only the plan knows it."""
+    """A space as it will be at some point of the plan; ``record`` is None while only the plan knows it, and ``draft`` is what
+    will be registered then.
+    """
 
     space: Space
     record: SpaceRecord | None = None
     has_vectors: bool = False
     revision: str = ""
     adopted: bool = False
+    draft: SpaceRecord | None = None
 
 
 @dataclass
@@ -183,6 +203,7 @@ class PlannedState:
     aliases: dict[str, str | None] = field(default_factory=dict)
     flips: dict[str, FlipHistory] = field(default_factory=dict)
     captured: set[str] = field(default_factory=set)  # collections whose changes are captured by then
+    prepared: list[sql.SQL] = field(default_factory=list)  # what was printed already of what is done once a database
 
     def flip(self, collection: str, version: str | None) -> None:
         """Moves an alias on from what the revisions before left. Raises :class:`AliasMoved` where it shows something

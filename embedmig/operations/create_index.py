@@ -10,7 +10,6 @@ from psycopg import sql
 from embedmig.config.toml_values import parse_size
 from embedmig.errors import ConfigError, PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
-from embedmig.operations.create_space import draft
 from embedmig.source import count_rows
 from embedmig.stores import IndexBuild, IndexOptions, IndexStorage, open_store, store_class
 from embedmig.stores.index_sizes import index_bytes
@@ -70,10 +69,11 @@ class CreateIndex(Operation):
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """It waits for the backfill, which is not SQL."""
-        source = plan.source(self.space.collection)
-        record = plan.expect(self.space.collection, self.space.tag).record
-        record = record or draft(self.space, source, plan.context.database.schema, plan.revision, "")
-        return open_store(source, record).index_sql(self.options)
+        planned = plan.expect(self.space.collection, self.space.tag)
+        record = planned.record or planned.draft
+        if record is None:
+            return "its space is not there by then"
+        return open_store(plan.source(self.space.collection), record).index_sql(self.options)
 
     def run(self, run: Run) -> str:
         """Builds it, unless a valid one is there."""

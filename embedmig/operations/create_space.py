@@ -31,6 +31,7 @@ class CreateSpace(Operation):
         store_class(self.space).check_source(source)
         checks.check_source(plan.conn, source)
         planned = plan.claim(self.space, adopted=False)
+        planned.draft = draft(self.space, source, plan.context.database.schema, plan.revision, "")
         created, pinned = planned.record is not None, planned.record.weights if planned.record else ""
         if plan.offline:  # a dry run calls no model, and whoever looks need not be who runs it
             plan.context.refuse_unknown_model(self.space, pinned, created=created)
@@ -42,10 +43,15 @@ class CreateSpace(Operation):
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """The table, and what captures changes of the source; the registry's entry is embedmig's own business."""
-        source, schema = plan.source(self.space.collection), plan.context.database.schema
+        source = plan.source(self.space.collection)
         statements: list[sql.Composable] = []
-        if plan.expect(self.space.collection, self.space.tag).record is None:
-            statements.append(open_manifest(source, draft(self.space, source, schema, plan.revision, "")).create_sql())
+        for one in store_class(self.space).server_sql(plan.conn):
+            if one not in plan.prepared:
+                plan.prepared.append(one)
+                statements.append(one)
+        planned = plan.expect(self.space.collection, self.space.tag)
+        if planned.record is None and planned.draft:
+            statements.append(open_manifest(source, planned.draft).create_sql())
         return statements + capture_statements(plan, source) or "is there already"
 
     def apply(self, run: Run, conn: Connection) -> str:

@@ -10,7 +10,7 @@ from psycopg import sql
 from embedmig.database import Connection, ident
 from embedmig.errors import AliasMoved, PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
-from embedmig.stores import aliases
+from embedmig.stores import aliases, open_manifest
 from embedmig.stores.differences import Difference
 from embedmig.types import Estimate
 
@@ -50,10 +50,9 @@ class FlipAlias(Operation):
             shown = aliases.names_of(live) or names
             return [sql.SQL("drop view if exists {}").format(ident(*name)) for name in shown]
         planned = plan.expect(self.collection, self.version)
-        from embedmig.operations.create_space import draft
-        from embedmig.stores import open_manifest
-
-        record = planned.record or draft(planned.space, source, plan.context.database.schema, plan.revision, "")
+        record = planned.record or planned.draft
+        if record is None:
+            return f"{self.version} is not there by then"
         manifest = open_manifest(source, record)
         return [aliases.view_statement(source, manifest, replace=True, name=name) for name in names]
 

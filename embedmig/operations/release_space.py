@@ -28,7 +28,7 @@ class ReleaseSpace(Operation):
         if plan.aliases.get(self.collection) == self.version:
             raise PlanError(f"release_space: the alias of {self.collection!r} shows {self.version} at this point")
         if not planned.adopted:
-            raise NOT_ADOPTED
+            raise not_adopted(self.collection, self.version)
         del plan.spaces[self.collection, self.version]
 
     def sql(self, plan: PlannedState) -> str:
@@ -43,16 +43,17 @@ class ReleaseSpace(Operation):
         return f"released; {free_to_drop(record)}"
 
 
-NOT_ADOPTED = PlanError(
-    "only adopted versions are released; one that embedmig made is retired",
-    hint="op.retire_space(…), or embedmig retire",
-)
+def not_adopted(collection: str, version: str) -> PlanError:
+    return PlanError(
+        "only adopted versions are released; one that embedmig made is retired",
+        hint=f"op.retire_space(…), or embedmig retire {collection} {version} --confirm {version}",
+    )
 
 
 def refuse_shown(context: Context, conn: Connection, record: SpaceRecord) -> None:
     """Raises :class:`AnswerIsNo` while the alias shows the version, :class:`PlanError` where embedmig made it."""
     if not record.adopted:
-        raise NOT_ADOPTED
+        raise not_adopted(record.collection, record.version)
     alias = context.registry.alias(conn, record.collection)
     if record.state == "active" or (alias and alias.version == record.version):
         raise AnswerIsNo(

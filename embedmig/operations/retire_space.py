@@ -54,7 +54,9 @@ class RetireSpace(Operation):
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         record = plan.context.registry.space(plan.conn, self.collection, self.version)
-        return [open_manifest(plan.source(self.collection), record).drop_sql()] if record else "made in this very plan"
+        if record is None:
+            return "made in this very plan"
+        return [open_manifest(plan.context.source_as_it_is(plan.conn, self.collection), record).drop_sql()]
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Refuses while it is too early; the revision stays pending, and a later run asks again."""
@@ -83,7 +85,7 @@ def refuse_early(context: Context, conn: Connection, record: SpaceRecord, after:
             f"{record.version} has been retained for {kept / 86400:.1f} days, not for {after}",
             hint="until then it is the way back",
         )
-    if (idle := context.store(conn, record).seconds_since_read(conn)) is not None and idle < QUIET_SECONDS:
+    if (idle := context.remains(conn, record).seconds_since_read(conn)) is not None and idle < QUIET_SECONDS:
         raise AnswerIsNo(
             f"{record.version} was read {idle:.0f} s ago, by something that doesn't go through the alias",
             hint=f"find it in pg_stat_activity; its place is {'.'.join(record.place[:2])}",
@@ -103,7 +105,7 @@ def refuse_unstable(context: Context, conn: Connection, record: SpaceRecord, cou
 
 def drop(context: Context, conn: Connection, record: SpaceRecord) -> None:
     """Inside a transaction: the vectors go, the registry's entry stays."""
-    context.store(conn, record).drop(conn)
+    context.remains(conn, record).drop(conn)
     forget(context, conn, record, "retired")
 
 

@@ -116,7 +116,7 @@ def _unclear(up: Operations, down: Operations) -> PlanError:
     counts = f"upgrade() has {len(_statements(up))} op.execute, downgrade() has {len(_statements(down))}"
     return PlanError(
         f"some of the script's own SQL was run and some was not, and {counts}: which takes back which can't be told",
-        hint="write one in downgrade() for each in upgrade(), in reverse order; or put it right by hand, then embedmig stamp",
+        hint="write one in downgrade() for each in upgrade(), in reverse order; or put it right by hand, then embedmig stamp REVISION",
     )
 
 

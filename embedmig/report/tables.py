@@ -61,6 +61,7 @@ def status_table(status: Status) -> RenderableType:
     partly = [one for one in status.partly if one.revision != under_way]
     lines += [Text(f"partly      {_partly(one)}", style="bold red") for one in partly]
     lines += [Text(f"unreadable  {one['error']}", style="bold red") for one in status.unreadable]
+    lines += [Text(f"differs     {one.in_words}; {one.command}", style="bold red") for one in status.undeclared]
     if status.edited:
         lines.append(Text(f"edited      {', '.join(status.edited)}: not the script that was applied", style="bold red"))
     if status.missing_scripts:

@@ -308,7 +308,7 @@ def _refuse_applied(moved: Script, others: Sequence[Script], applied: Mapping[st
         return
     raise UsageError(
         f"{moved.path.name} is applied, or its number is; an applied script is never changed",
-        hint="embedmig downgrade first, or rebase the other one",
+        hint="embedmig downgrade -1 first, or rebase the other one",
     )
 
 

@@ -206,7 +206,7 @@ class Graph:
         close = difflib.get_close_matches(target, names, n=1) if number(target) is None else None
         hint = f"did you mean {close[0]}?" if close else "embedmig history   lists the revisions"
         if not self.scripts:
-            hint = 'embedmig revision -m "…"   writes the first'
+            hint = 'embedmig revision -m "…" --model PROVIDER/MODEL …   writes the first'
         return UnknownTarget(f"no revision is named {target!r} in {self.directory.name}/", hint=hint)
 
     # --- what can't be --------------------------------------------------------------------------------------

@@ -83,20 +83,32 @@ class Shown:
 
 @dataclass
 class FlipHistory:
-    """The flips of one collection that were not taken back, the newest last."""
+    """The flips of one collection that were not taken back, the newest last; ``unstamped`` are those of revisions that
+    were stamped as not applied.
+    """
 
     flips: list[Shown] = field(default_factory=list)
+    unstamped: dict[str, Shown] = field(default_factory=dict)
 
     def flipped(self, revision: str, way: str, version: str | None) -> None:
         """An upgrade lays its version on top; a downgrade takes the revision's own away, and says what is shown then."""
         self.forget(revision)
+        self.unstamped.pop(revision, None)
         if way == "upgrade":
             self.flips.append(Shown(version, revision))
         elif not self.flips or self.flips[-1].version != version:
             self.flips.append(Shown(version))
 
+    def stamped(self, revision: str, way: str) -> None:
+        """Stamped as not applied, what it left is no longer expected; stamped as applied again, it is."""
+        if way == "unstamp":
+            self.unstamped |= {flip.revision: flip for flip in self.flips if flip.revision == revision}
+            self.forget(revision)
+        elif flip := self.unstamped.pop(revision, None):
+            self.flips.append(flip)
+
     def forget(self, revision: str) -> None:
-        """The revision was stamped as not applied, or is taken back."""
+        """The revision is taken back."""
         self.flips = [flip for flip in self.flips if flip.revision != revision or not revision]
 
     @property

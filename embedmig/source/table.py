@@ -15,7 +15,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from embedmig.config import Collection
-from embedmig.database import Connection, first_line, ident, literal, scalar
+from embedmig.database import Connection, first_line, ident, literal, scalar, schema
 from embedmig.database.sessions import SHOWS_EVERY_ROW
 from embedmig.errors import SourceError
 
@@ -203,6 +203,11 @@ def resolve(conn: Connection, collection: Collection) -> Source:
     return source
 
 
+def unresolved(collection: Collection) -> Source:
+    """The source of a collection whose table, or a column of it, is not there: it has no columns."""
+    return Source(collection, 0, "", collection.table, (), (), (), row_security=False)
+
+
 KINDS = {"v": "a view", "S": "a sequence", "i": "an index", "c": "a composite type", "t": "a TOAST table"}
 
 
@@ -223,7 +228,7 @@ FIND_TABLE = sql.SQL(
     """select c.oid::bigint, n.nspname, c.relname, c.relkind, c.relrowsecurity, row_security_active(c.oid) and not {},
            exists (select from pg_inherits where inhrelid = c.oid),
            c.relkind <> 'p' and exists (select from pg_inherits where inhparent = c.oid)
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %s::regclass"""
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass(%s)"""
 ).format(SHOWS_EVERY_ROW)
 
 
@@ -231,20 +236,26 @@ def find_table(conn: Connection, collection: Collection) -> Found:
     """The table, found as SQL would find it. Raises :class:`SourceError`."""
     try:
         row = conn.execute(FIND_TABLE, (collection.table,)).fetchone()
-    except (pg.UndefinedTable, pg.InvalidSchemaName, pg.SyntaxError, pg.InvalidName) as error:
-        raise SourceError(
-            f"collection {collection.name!r}: table {collection.table} is not there ({first_line(error)})",
-            hint=f'table = … in [collections.{collection.name}]: schema.table, with "quotes" where the name needs them'
-            + suggest_table(conn, collection.table),
-        ) from error
-    assert row is not None
+    except (pg.SyntaxError, pg.InvalidName) as error:
+        raise no_table(collection, f" ({first_line(error)})") from error
+    if row is None:
+        raise no_table(collection, suggestion=suggest_table(conn, collection.table))
     return Found(*row)
+
+
+def no_table(collection: Collection, why: str = "", suggestion: str = "") -> SourceError:
+    return SourceError(
+        f"collection {collection.name!r}: table {collection.table} is not there{why}",
+        hint=f'table = … in [collections.{collection.name}]: schema.table, with "quotes" where the name needs them{suggestion}',
+    )
 
 
 def suggest_table(conn: Connection, wanted: str) -> str:
     """The table whose name is nearest, if one is near."""
     rows = conn.execute(
-        "select relname from pg_class where relkind in ('r', 'p') and relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)"
+        """select relname from pg_class where relkind in ('r', 'p') and relname <> all(%s)
+           and relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)""",
+        (list(schema.TABLES),),
     ).fetchall()
     near = difflib.get_close_matches(wanted.split(".")[-1].strip('"'), [row[0] for row in rows], 1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -275,7 +275,7 @@ def collection_of(encoder: dict[str, Any]) -> Collection:
     if shown is None:
         raise UsageError(
             "the alias was made by an older embedmig, which didn't write down what it shows",
-            hint="embedmig alias rebuild COLLECTION writes it",
+            hint=f"embedmig alias rebuild {encoder['space']['collection']} writes it",
         )
     lists = {name: tuple(shown[name]) for name in ("key", "text", "columns")}
     return Collection(**(shown | lists))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection as Names
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from embedmig.source import Source
 from embedmig.stores import aliases
 from embedmig.types import Space
 
-Way = Literal["alias rebuild", "sync --repair", "revision"]
+Way = Literal["alias rebuild", "sync --repair", "revision", "configuration"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,19 @@ def live_differences(
         repair = f"embedmig sync {collection.name} --repair"
         served = f"{mode} was installed"
         found.append(Difference(collection.name, "capture", mode, collection.capture, served, "sync --repair", repair))
+    return found
+
+
+def undeclared(conn: Connection, registry: Registry, declared: Names[str]) -> list[Difference]:
+    """Collections with live versions that the configuration does not name any more, or under another name. Wants SELECT alone."""
+    found = []
+    for name in dict.fromkeys(record.collection for record in registry.spaces(conn) if record.live):
+        if name not in declared:
+            alias = registry.alias(conn, name)
+            read = f"{alias.alias_name} shows {alias.version}" if alias and alias.version else "its versions are kept"
+            command = f"restore [collections.{name}]; embedmig uninstall removes everything instead"
+            served = f"{read}, and no command takes changes of its table in"
+            found.append(Difference(name, "collection", name, "none", served, "configuration", command))
     return found
 
 

@@ -144,6 +144,10 @@ class VectorStore(Protocol):
     def create(self, conn: Connection) -> None:
         """Makes the place; nothing where it is there. Raises :class:`VectorRefused` where it is of other dimensions."""
 
+    @staticmethod
+    def server_sql(conn: Connection) -> list[sql.SQL]:
+        """What :meth:`create` executes once a database, if that was not done yet; for printing."""
+
     def drop(self, conn: Connection) -> None:
         """Removes the place with all vectors: the point of no return."""
 

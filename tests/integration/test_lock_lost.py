@@ -1,8 +1,13 @@
-"""The run lock lost: whatever is running ends within moments, however long it would have taken."""
+"""The run lock lost: whatever is running ends within a second, however long it would have taken.
+
+A busy machine makes each try slower, and no try quicker: so the best of a few is held against the second.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import psycopg
@@ -16,7 +21,8 @@ from tests.in_process import Fake, space_script, upgrade
 from tests.project import Project
 from tests.waiting import wait_until
 
-SOON = 10.0  # seconds; on a quiet machine it is less than one, and without the watch none of these ends by itself
+SOON = 10.0  # seconds until a try is given up; without the watch none of these ends by itself
+TRIES = 4
 HERE = "from pg_stat_activity where datname = current_database()"  # other tests run beside this one
 LOSE = f"select pg_terminate_backend(pid) {HERE} and application_name like 'embedmig lock%'"
 RUNS = "select exists (select from pg_stat_activity where datname = current_database() and state = 'active' and query ilike %s and pid <> pg_backend_pid())"
@@ -32,17 +38,25 @@ def filled(project: Project) -> Project:
     return project
 
 
-def lose(conn: psycopg.Connection, running: Future[object]) -> None:
-    """Ends the lock's session; the run must say that it stopped, and leave nothing that runs."""
+def within_a_second(lost: Callable[[], float]) -> None:
+    """``lost`` lets a run lose its lock, and gives the seconds until it had ended."""
+    assert any(lost() < 1.0 for _ in range(TRIES)), f"{TRIES} tries took more than a second each"
+
+
+def lose(conn: psycopg.Connection, running: Future[object]) -> float:
+    """Ends the lock's session; the run must say that it stopped, and leave nothing that runs. Seconds until it had."""
     assert not running.done()
+    began = time.monotonic()
     conn.execute(LOSE)
     with pytest.raises(RunSuperseded, match="the run lock was lost"):
         running.result(timeout=SOON)
+    seconds = time.monotonic() - began
     left = "select application_name from pg_stat_activity where datname = current_database() and application_name like 'embedmig %'"
     wait_until(lambda: not conn.execute(left).fetchall(), "the run's sessions to end")
     assert conn.execute("select status from embedmig.embedding_migrations order by id desc limit 1").fetchone() == (
         "failed",
     )
+    return seconds
 
 
 def runs(conn: psycopg.Connection, query: str) -> bool:
@@ -64,17 +78,25 @@ def test_an_index_build_ends_when_the_run_lock_is_lost(filled: Project, conn: ps
     conn.execute("update embedmig.spaces set state = 'ready'")  # nobody reads it: the build is a plain one
     with psycopg.connect(filled.url) as other, ThreadPoolExecutor() as threads:
         other.execute(f"lock table embedmig.{table} in row exclusive mode")  # the build waits for this for ever
-        running = threads.submit(upgrade, filled)
-        wait_until(lambda: runs(conn, "create index"), "the build")
-        lose(conn, running)
+
+        def lost() -> float:
+            running = threads.submit(upgrade, filled)
+            wait_until(lambda: runs(conn, "create index"), "the build")
+            return lose(conn, running)
+
+        within_a_second(lost)
 
 
 def test_a_statement_of_the_script_ends_when_the_run_lock_is_lost(filled: Project, conn: psycopg.Connection) -> None:
     body(filled, 'op.execute("select pg_sleep(3600)")')
     with ThreadPoolExecutor() as threads:
-        running = threads.submit(upgrade, filled)
-        wait_until(lambda: runs(conn, "pg_sleep(3600)"), "the statement")
-        lose(conn, running)
+
+        def lost() -> float:
+            running = threads.submit(upgrade, filled)
+            wait_until(lambda: runs(conn, "pg_sleep(3600)"), "the statement")
+            return lose(conn, running)
+
+        within_a_second(lost)
 
 
 class Slow(FakeEmbedder):
@@ -95,11 +117,15 @@ def test_a_backfill_ends_when_the_run_lock_is_lost_though_the_model_does_not_ans
     def slow(space: Space, _settings: object) -> Slow:
         return Slow(space.dimensions)
 
-    Slow.waits = False
     embedders.register("fake", slow)
     project.documents(20)
     space_script(project)
     with ThreadPoolExecutor() as threads:
-        running = threads.submit(upgrade, project)
-        wait_until(lambda: Slow.waits or running.done(), "the model to be asked")
-        lose(conn, running)
+
+        def lost() -> float:
+            Slow.waits = False
+            running = threads.submit(upgrade, project)
+            wait_until(lambda: Slow.waits or running.done(), "the model to be asked")
+            return lose(conn, running)
+
+        within_a_second(lost)

@@ -161,6 +161,20 @@ def test_stamp_leads_out_of_it_in_both_directions(two: Project) -> None:
     assert shown(two) == tag(16)
 
 
+@pytest.mark.parametrize("away", ["0001", "base"])
+def test_a_revision_that_was_stamped_away_and_back_is_taken_back_as_ever(two: Project, away: str) -> None:
+    upgrade(two)
+    embedmig.stamp(two.opened(), away)
+    with pytest.raises(AliasMoved) as raised:
+        embedmig.upgrade(two.opened(), "0001") if away == "base" else downgrade(two, "base")
+    assert "embedmig stamp 0002" in str(raised.value.hint)
+    embedmig.stamp(two.opened(), "0002")
+    assert downgrade(two).revisions == ["0002"]
+    assert shown(two) == tag()
+    assert downgrade(two).revisions == ["0001"]
+    assert shown(two) is None
+
+
 def test_there_is_no_way_back_to_what_is_applied_in_part(two: Project) -> None:
     statement(two, "select 1 / 0")
     fails(two)
@@ -460,6 +474,43 @@ def test_sql_prints_what_the_server_is_asked_to_do_triggers_included(
     project.documents(20)
     space_script(project)
     space_script(project, "0002", "0001", old=tag(), dimensions=16)
+    conn.execute("drop extension vector")
+    printed = printed_and_asked(project, conn)
+    assert printed[0] == "create extension if not exists vector"
+    assert any("create trigger" in text for text in printed)
+
+
+def test_sql_of_an_adoption_has_the_tags_and_the_table_of_what_embedmig_writes(
+    project: Project, conn: psycopg.Connection, fake: Fake
+) -> None:
+    project.documents(20)
+    conn.execute("alter table documents add column embedding vector(8)")
+    project.script("0001_adopt.py", ADOPT)
+    space_script(project, "0002", "0001", old=tag(), dimensions=16)
+    printed = printed_and_asked(project, conn)
+    assert any("written_" in text for text in printed)
+
+
+ADOPT = """
+from embedmig import Space, op
+
+revision = "0001"
+down_revision = None
+OLD = Space(collection="docs", model="fake/hash", version="1", dimensions=8)
+
+
+def upgrade() -> None:
+    op.adopt_space(OLD, table="documents", column="embedding", writer="embedmig")
+    op.flip_alias("docs", to=OLD)
+
+
+def downgrade() -> None:
+    op.flip_alias("docs", to=None)
+"""
+
+
+def printed_and_asked(project: Project, conn: psycopg.Connection) -> list[str]:
+    """What ``--sql`` prints, which is what the server is asked to do."""
     planned = embedmig.dry_run(project.opened(), "upgrade", "head")
     printed = [text for step in planned for one in step.operations if isinstance(one.sql, list) for text in one.sql]
     embedmig.stamp(project.opened(), "base")  # embedmig's own tables are its own business
@@ -470,4 +521,4 @@ def test_sql_prints_what_the_server_is_asked_to_do_triggers_included(
                  where name like 'embedmig runner%' or name like 'embedmig index%') log
                where said is distinct from before order by id"""
     assert printed == [row[0] for row in conn.execute(query)]
-    assert any("create trigger" in text for text in printed)
+    return printed

@@ -241,12 +241,7 @@ def test_a_dropped_table_of_a_version_is_shown_made_again_by_repair_or_retired(
 
 def test_one_collections_fault_does_not_hide_the_others(project: Project, conn: psycopg.Connection, fake: Fake) -> None:
     project.documents(10)
-    conn.execute("create table other as select * from documents")
-    conn.execute("alter table other add primary key (id)")
-    project.configure(
-        CONFIG
-        + CONFIG.partition("\n\n[")[2].join(["\n[", ""]).replace("docs", "others").replace('"documents"', '"other"')
-    )
+    with_others(project, conn)
     space_script(project)
     upgrade(project)
     conn.execute("drop table other")
@@ -258,6 +253,110 @@ def test_one_collections_fault_does_not_hide_the_others(project: Project, conn: 
     assert "table other is not there" in project.run("status").stdout
     assert {one.code for one in embedmig.audit(project.opened()).findings} == {"source"}
     project.run("report", "--audit")
+
+
+def with_others(project: Project, conn: psycopg.Connection) -> None:
+    """A second collection, ``others``, over a table of its own."""
+    conn.execute("create table other as select * from documents")
+    conn.execute("alter table other add primary key (id)")
+    section = CONFIG.partition("\n\n[")[2].join(["\n[", ""])
+    project.configure(CONFIG + section.replace("docs", "others").replace('"documents"', '"other"'))
+
+
+def test_sync_does_the_other_collections_reports_each_and_fails(
+    project: Project, conn: psycopg.Connection, fake: Fake
+) -> None:
+    project.documents(10)
+    with_others(project, conn)
+    space_script(project)
+    space_script(project, "0002", "0001", dimensions=16)
+    path = project.migrations / "0002_space.py"
+    path.write_text(path.read_text().replace('"docs"', '"others"'))
+    upgrade(project)
+    for order in (("documents", "other"), ("other", "documents")):  # whichever comes first in the configuration
+        broken, sound = order
+        conn.execute(f"update {sound} set body = body || '.'")  # type: ignore[arg-type]
+        conn.execute(f"alter table {broken} rename column body to content")  # type: ignore[arg-type]
+        bad, good = ("docs", "others") if broken == "documents" else ("others", "docs")
+        found = {one.collection: one for one in embedmig.sync(project.opened())}
+        assert found[good].rows == 10
+        assert found[good].error is None
+        assert "text column 'body' is not in" in str(found[bad].error)
+        assert found[bad].hint
+        said = project.run("sync", expect=1)
+        assert "text column 'body' is not in" in " ".join(said.stdout.split())
+        assert "hint: it has id, title, content" in said.stderr
+        assert "Traceback" not in said.stderr
+        project.run("sync", bad, expect=2)  # by itself: nothing was done
+        conn.execute(f"alter table {broken} rename column content to body")  # type: ignore[arg-type]
+    assert {one.error for one in embedmig.sync(project.opened(), repair=True)} == {None}
+
+
+def test_an_upgrade_over_a_table_of_vectors_that_was_dropped_says_what_makes_it_again(
+    project: Project, conn: psycopg.Connection, fake: Fake
+) -> None:
+    project.documents(10)
+    space_script(project)
+    upgrade(project)
+    space_script(project, "0002", "0001", dimensions=16, old=tag(8))
+    path = project.migrations / "0002_space.py"
+    reviewed = path.read_text()
+    path.write_text(reviewed.replace("    op.flip_alias", "    op.execute('select 1 / 0')\n    op.flip_alias", 1))
+    with pytest.raises(embedmig.EmbedmigError):
+        upgrade(project)
+    path.write_text(reviewed)
+    conn.execute(f"drop table embedmig.{project.one('select table_name from embedmig.spaces where id = 2')}")  # type: ignore[arg-type]
+    for act in (upgrade, lambda project: embedmig.dry_run(project.opened())):
+        with pytest.raises(SourceError, match="has lost its vectors") as raised:
+            act(project)
+        assert "embedmig sync docs --repair" in str(raised.value.hint)
+    embedmig.sync(project.opened(), "docs", repair=True)
+    upgrade(project)
+    assert conn.execute("select count(*), min(version) from docs_embeddings").fetchone() == (10, tag(16))
+
+
+@pytest.mark.parametrize("gone", ["column", "table", "by a script"])
+def test_a_version_is_retired_though_its_source_is_gone(
+    project: Project, conn: psycopg.Connection, fake: Fake, gone: str
+) -> None:
+    project.documents(10)
+    space_script(project)
+    space_script(project, "0002", "0001", dimensions=16, old=tag(8))
+    upgrade(project)
+    if gone == "column":
+        conn.execute("alter table documents drop column body")
+    else:
+        conn.execute("drop table documents cascade")
+    if gone == "by a script":
+        project.script("0003_retire.py", RETIRE)
+        (planned,) = embedmig.dry_run(project.opened())
+        assert "drop table" in planned.operations[0].sql[0]
+        upgrade(project)
+    else:
+        assert embedmig.retire(project.opened(), "docs", tag(8), after="0s", confirm=tag(8)).bytes > 0
+    assert states(project) == {tag(8): "retired", tag(16): "active"}
+    assert embedmig.uninstall(project.opened(), confirm=True).done
+
+
+RETIRE = f"""
+from embedmig import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    op.retire_space("{tag(8)}", collection="docs", after="0s")
+
+
+def downgrade() -> None: ...
+"""
+
+
+def test_an_adopted_version_is_released_though_its_table_is_gone(replaced: Project, conn: psycopg.Connection) -> None:
+    conn.execute("drop table documents cascade")
+    embedmig.release(replaced.opened(), "docs", tag(8))
+    assert states(replaced)[tag(8)] == "released"
 
 
 def test_a_dropped_text_column_or_source_is_a_state_that_is_shown(replaced: Project, conn: psycopg.Connection) -> None:
@@ -370,7 +469,7 @@ def test_a_revision_that_makes_what_the_configuration_asks_for_is_applied_and_en
 ) -> None:
     edited(live, ('text = ["title", "body"]', 'text = ["title"]'))
     live.space_script("0002", "0001", model="fake/hash", version="2", dimensions=8, old=tag(8))
-    assert {one.code for one in embedmig.check(live.opened())} == {"EM015"}
+    assert {one.code for one in embedmig.check(live.opened())} == {"EM015", "EM020"}
     upgrade(live)
     assert differing(live) == {}
     assert embedmig.check(live.opened()) == []
@@ -423,13 +522,29 @@ def test_a_renamed_alias_never_removes_the_view_that_is_read_and_the_plan_says_s
     conn.execute(f"drop role {role}")  # type: ignore[arg-type]
 
 
-def test_a_stricter_filter_is_reported_until_readers_have_it(live: Project, conn: psycopg.Connection) -> None:
+@pytest.mark.parametrize("by", ["alias rebuild", "the next flip"])
+def test_a_stricter_filter_is_reported_with_its_command_until_readers_have_it(
+    live: Project, conn: psycopg.Connection, by: str
+) -> None:
+    def read() -> tuple[set[int], set[object]]:
+        seen = {row[0] for row in conn.execute("select id from docs_embeddings").fetchall()}
+        with embedmig.Reader(live.url, "docs") as reader:
+            return seen, {hit.key[0] for hit in reader.search("plate", k=10)}
+
+    command = "embedmig alias rebuild docs"
     edited(live, (ALIAS, ALIAS + '\nwhere = "id < 5"'))
     assert differing(live)["where"].served == "readers see the rows that the live filter lets through"
-    said = live.run("alias", "rebuild", "docs").stderr
-    assert "where: none → id < 5: carried out" in said
-    assert conn.execute("select count(*) from docs_embeddings").fetchone() == (5,)
+    for said in (live.run("status").stdout, live.run("check", expect=3).stdout, live.run("upgrade", "head").stderr):
+        assert command in " ".join(said.split())
+    assert read() == (set(range(10)), set(range(10)))  # reported, and not half carried out
+    if by == "alias rebuild":
+        assert "where: none → id < 5: carried out" in live.run(*command.split()[1:]).stderr
+    else:
+        space_script(live, "0002", "0001", old=tag(8), dimensions=16)
+        upgrade(live)
+    assert read() == (set(range(5)), set(range(5)))
     assert "where" not in differing(live)
+    assert live.run("check", expect=None).stdout.count("EM019") == 0
 
 
 # --- uninstall --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from embedmig.errors import IllegalTransition
 from embedmig.revisions import states
 from embedmig.revisions.progress import ENDS, FlipHistory, Progress, Tried, progress_of
 from embedmig.types import SpaceState
+from tests.lifecycle import PICTURE, drawn, tables
 
 WAYS = ("upgrade", "downgrade", "stamp", "unstamp")
 
@@ -33,6 +34,21 @@ def test_every_state_of_a_space_can_be_reached_and_left() -> None:
     assert reachable(None, states.SPACES) | reachable(None, states.ADOPTED) == {None, *get_args(SpaceState)}
     for table in (states.SPACES, states.ADOPTED):
         assert {before for before, _ in table} - {None} == {after for _, after in table}
+
+
+def test_the_picture_shows_the_tables_of_today() -> None:
+    assert PICTURE.read_text() == drawn(tables()), "make docs-picture draws it again"
+
+
+def test_the_picture_has_an_arc_for_each_move() -> None:
+    for title, moves in tables().items():
+        changing = [labels for (before, after), labels in moves.items() if before != after]
+        assert drawn({title: moves}).count('class="head"') == len(changing)
+        for move in moves:
+            if move[0] != move[1]:
+                assert drawn({title: {other: moves[other] for other in moves if other != move}}) != drawn(
+                    {title: moves}
+                )
 
 
 def test_the_ledger_derives_no_move_that_is_not_in_the_table() -> None:
@@ -63,7 +79,15 @@ def test_what_an_alias_shows_is_what_the_revisions_that_stand_left() -> None:
         history.flipped(revision, "upgrade", version)
     history.flipped("0003", "downgrade", "b")
     assert (history.shown.version, history.shown.revision) == ("b", "0002")
-    history.forget("0002")
+    history.stamped("0002", "unstamp")
     assert (history.shown.version, history.shown.revision) == ("a", "0001")
+    history.stamped("0002", "stamp")
+    assert (history.shown.version, history.shown.revision) == ("b", "0002")
+    history.stamped("0002", "stamp")
+    assert len(history.flips) == 2
+    history.flipped("0002", "downgrade", "a")
+    history.stamped("0002", "unstamp")
+    history.stamped("0002", "stamp")
+    assert history.shown.version == "a"  # what was taken back does not come back by a stamp
     history.flipped("0001", "downgrade", None)
     assert history.shown.version is None

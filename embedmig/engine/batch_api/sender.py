@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
-import psycopg
-
-from embedmig.database import Connection, Database, scalar
+from embedmig.database import Connection, Database, require_held, scalar
 from embedmig.engine.context import RunContext
-from embedmig.errors import Interrupted, RunSuperseded
+from embedmig.errors import Interrupted
 
 SENDER_CLASS = 0x656D6261  # "emba"; the second half of the lock's key is the space's number
 POLL_SECONDS = 0.5
@@ -60,13 +58,7 @@ class SenderLock:
 
     def require(self) -> None:
         """Raises :class:`RunSuperseded` if the lock's connection is gone: nothing is sent without it."""
-        try:
-            self._conn.execute("select 1")
-        except psycopg.Error as error:
-            raise RunSuperseded(
-                "the connection that holds the lock of the sender of API batches was lost, so this run stopped",
-                hint="run the same command again: it goes on where it stopped",
-            ) from error
+        require_held(self._conn, "the lock of the sender of API batches")
 
     def _wait(self, taken: Callable[[], bool]) -> None:
         said = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from psycopg import sql
+
 from embedmig.database import Connection, scalar
 from embedmig.errors import DatabaseUnsuitable
 
@@ -70,5 +72,11 @@ def _refuse_hidden(conn: Connection) -> None:
 
 def create(conn: Connection) -> None:
     """Makes it where it is not there yet."""
-    if scalar(conn, "select extname from pg_extension where extname = 'vector'") is None:
-        conn.execute("create extension if not exists vector")
+    for statement in create_sql(conn):
+        conn.execute(statement)
+
+
+def create_sql(conn: Connection) -> list[sql.SQL]:
+    """What makes it; nothing where it is there."""
+    there = scalar(conn, "select extname from pg_extension where extname = 'vector'") is not None
+    return [] if there else [sql.SQL("create extension if not exists vector")]

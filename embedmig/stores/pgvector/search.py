@@ -72,7 +72,7 @@ def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space) -> Shown:
     except pg.UndefinedTable as error:
         raise UsageError(
             f"the alias is gone: {relation.as_string(conn)} is not there; perhaps its table was dropped with CASCADE",
-            hint="embedmig alias rebuild COLLECTION makes it anew",
+            hint=f"embedmig alias rebuild {alias.collection} makes it anew",
         ) from error
 
 
@@ -176,7 +176,7 @@ def conditions(current: Shown, where: Mapping[str, Any]) -> tuple[sql.Composed, 
     if unknown := [name for name in where if name not in known]:
         raise UsageError(
             f"the alias shows no column {unknown[0]!r}",
-            hint=f"it shows {', '.join(known)}; columns = […] in embedmig.toml, then embedmig alias rebuild",
+            hint=f"it shows {', '.join(known)}; columns = […] in embedmig.toml, then embedmig alias rebuild {current.space.collection}",
         )
     parts: list[sql.Composable] = [sql.SQL("version = %(version)s")]
     for place, (name, value) in enumerate(where.items()):

@@ -89,6 +89,11 @@ class PgvectorStore(Manifest):
         extension.check(conn)
 
     @staticmethod
+    def server_sql(conn: Connection) -> list[sql.SQL]:
+        """The extension."""
+        return extension.create_sql(conn)
+
+    @staticmethod
     def check_source(source: Source) -> None:
         """A key column can't have the name of a column of the table's own, nor a column that the alias shows of its own."""
         taken = [column.name for column in source.key if column.name in RESERVED]
