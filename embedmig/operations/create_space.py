@@ -11,7 +11,7 @@ from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord, definition_of
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.source import Source, capture, checks
-from embedmig.stores import check_keys, open_manifest, open_store, store_class
+from embedmig.stores import check_capabilities, check_keys, open_manifest, open_store, store_class
 from embedmig.types import Space, fingerprint
 
 
@@ -25,10 +25,11 @@ class CreateSpace(Operation):
 
     def validate(self, plan: PlannedState) -> None:
         """Table, columns and key must be there, the tag free or its own, and the model must answer."""
+        store, source = store_class(self.space, plan.context.config.stores), plan.source(self.space.collection)
         if not plan.offline:  # whoever looks need not be who runs it
-            store_class(self.space).check_server(plan.conn)
-        source = plan.source(self.space.collection)
-        store_class(self.space).check_source(source)
+            store.check_server(plan.conn)
+        store.check_source(source)
+        check_capabilities(self.space, store.capabilities)
         checks.check_source(plan.conn, source)
         planned = plan.claim(self.space, adopted=False)
         created, pinned = planned.record is not None, planned.record.weights if planned.record else ""
@@ -85,6 +86,6 @@ def draft(space: Space, source: Source, schema: str, revision: str, weights: str
     mark = fingerprint(space, text)
     return SpaceRecord(
         id=0, collection=space.collection, version=space.tag, fingerprint=mark, revision=revision, state="building",
-        adopted=False, place=store_class(space).new_place(space, mark, schema), writer="embedmig", definition=definition_of(space), text_columns=text, weights=weights,
+        adopted=False, place=store_class(space, source.collection.stores).new_place(space, mark, schema), writer="embedmig", definition=definition_of(space), text_columns=text, weights=weights,
         state_since=None, ledger_schema=schema,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 ``protocol``     :class:`VectorStore`, which every store is, its :class:`Capabilities`, and the values it is given
 ``manifest``     :class:`Manifest`: every question of source against space, in SQL
 ``pgvector/``    the store in PostgreSQL: a table that is manifest and store at once, or an adopted column
-``external``     what stores beside PostgreSQL share; each of them is one file or folder here
+``external``     what stores beside PostgreSQL share; each of them is one file or folder here, and ``kinds`` lists them
 ``aliases``      the view that shows one space, and its move to another
 ``search``       one version's vectors with their encoder, and the nearest of them
 ``index_sizes``  memory and disk of a space, by arithmetic
@@ -14,10 +14,15 @@ Nothing outside this package names a store. Others open one here: by :func:`open
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from embedmig.config.settings import StoreSettings
 from embedmig.database import Connection
 from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.errors import PlanError
 from embedmig.source import Source
 from embedmig.stores.index_sizes import IndexStorage
+from embedmig.stores.kinds import external_class, open_external
 from embedmig.stores.manifest import Manifest, SpaceCounts
 from embedmig.stores.pgvector.adopted import AdoptedStore, Adoption, unaccounted_columns, vectors_in
 from embedmig.stores.pgvector.table import PgvectorStore
@@ -34,18 +39,38 @@ from embedmig.types import Space
 
 __all__ = [
     "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Manifest", "SpaceCounts",
-    "VectorStore", "check_keys", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
+    "VectorStore", "check_capabilities", "check_keys", "describe_index", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
 ]  # fmt: skip
 
 
-def store_class(space: Space) -> type[VectorStore]:  # noqa: ARG001  there is one kind so far
-    """The store that a space says."""
-    return PgvectorStore
+def store_class(space: Space, stores: Mapping[str, StoreSettings]) -> type[VectorStore]:
+    """The store that a space says. Raises :class:`PlanError` for one that is not among the ``stores`` of the configuration."""
+    return external_class(space, stores) if space.external else PgvectorStore
+
+
+def check_capabilities(space: Space, able: Capabilities) -> None:
+    """Refuses what a store can't hold. Raises :class:`PlanError`."""
+    if space.dimensions > able.dimensions:
+        raise PlanError(
+            f"{space.store} holds at most {able.dimensions:,} dimensions, not {space.dimensions:,}",
+            hint="ask the model for fewer dimensions",
+        )
+    if space.metric not in able.metrics:
+        raise PlanError(
+            f"{space.store} has no metric {space.metric!r}", hint=f"one of {', '.join(sorted(able.metrics))}"
+        )
+
+
+def describe_index(space: Space, options: IndexOptions) -> str:
+    """What :meth:`VectorStore.build_index` would build, in a few words, whether the store is declared or not."""
+    if not space.external:
+        return PgvectorStore.describe_index(space, options)
+    return f"HNSW index of {space.tag} in {space.store} (m={options.m}, ef_construction={options.ef_construction})"
 
 
 def open_store(source: Source, record: SpaceRecord) -> VectorStore:
     """The vectors of a registered space."""
-    return _open(source, record)
+    return open_external(source, record) if record.space.external else _open(source, record)
 
 
 def open_manifest(source: Source, record: SpaceRecord) -> Manifest:

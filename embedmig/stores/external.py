@@ -6,10 +6,13 @@ answers of :class:`embedmig.stores.protocol.VectorStore` are made of those here.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from datetime import time as dtime
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
@@ -36,7 +39,7 @@ from embedmig.types import Hit, Metric, Progress, Space
 
 KEY, CHUNK, HASH, VERSION = "embedmig_key", "embedmig_chunk", "embedmig_hash", "embedmig_version"
 """What every point says beside its vector: the key (a list of texts), the chunk's number, the content hash in hexadecimal digits,
-the version. The collection's ``columns`` stand beside them under their own names.
+the version. The key's columns, as texts, and the collection's ``columns`` stand beside them under their own names.
 """
 CHUNKS = 5  # points that are asked for per row wanted, where a row has several; at each refill four times as many
 POLL_SECONDS = 0.2  # between two looks at an index that is being built
@@ -225,10 +228,10 @@ class ExternalStore(ABC):
     @classmethod
     def check_source(cls, source: Source) -> None:
         """Names that points use themselves are refused. Raises :class:`PlanError`."""
-        taken = [column.name for column in source.columns if column.name in (KEY, CHUNK, HASH, VERSION)]
+        taken = [column.name for column in (*source.key, *source.columns) if column.name in (KEY, CHUNK, HASH, VERSION)]
         if taken:
             raise PlanError(
-                f"columns: {taken[0]!r} is a name that embedmig uses in {cls.kind} itself",
+                f"column {taken[0]!r} has a name that embedmig uses in {cls.kind} itself",
                 hint="rename it, or leave it out of columns",
             )
 
@@ -315,11 +318,22 @@ class ExternalStore(ABC):
         """The points of a batch; ``columns`` by key of the row. Raises :class:`VectorRefused`."""
         if batch.vectors.shape[1:] != (self.space.dimensions,) or not np.isfinite(batch.vectors).all():
             raise VectorRefused(f"{self.space.tag}: not {self.space.dimensions} finite numbers")
-        known = columns or {}
+        known, names = columns or {}, [column.name for column in self.source.key]
         return [
-            Point(self.id_of(row.key, piece.chunk, row.content_hash), row.key, piece.chunk, row.content_hash, vector, known.get(row.key, {}))
+            Point(
+                self.id_of(row.key, piece.chunk, row.content_hash), row.key, piece.chunk, row.content_hash, vector,
+                {**dict(zip(names, row.key, strict=True)), **known.get(row.key, {})},
+            )
             for row, piece, vector in zip(batch.rows, batch.pieces, batch.vectors, strict=True)
         ]  # fmt: skip
+
+    def payload_filter(self, where: Mapping[str, Any]) -> dict[str, Any]:
+        """``where`` as points have it: columns of the key are texts there."""
+        keys = {column.name for column in self.source.key}
+        return {
+            name: value if name not in keys else list(map(str, value)) if isinstance(value, list) else str(value)
+            for name, value in where.items()
+        }
 
     def put_all(self, points: Sequence[Point]) -> int:
         """Acknowledged and durable when it returns."""
@@ -350,9 +364,9 @@ class ExternalStore(ABC):
         self, conn: Connection, vector: Sequence[float], k: int, *, where: Mapping[str, Any] | None = None, exact: bool = False
     ) -> list[Hit]:  # fmt: skip
         """By points, over-fetched until ``k`` rows are found. What of them is still eligible the manifest alone knows."""
-        limit = k * CHUNKS if self.space.chunk else k
+        limit, wanted = k * CHUNKS if self.space.chunk else k, self.payload_filter(where or {})
         while True:
-            points = self.attempt(lambda: self.near(vector, limit, where or {}, exact=exact))  # noqa: B023  called at once
+            points = self.attempt(lambda: self.near(vector, limit, wanted, exact=exact))  # noqa: B023  called at once
             hits = [Hit(point.key, point.chunk, self.space.tag, point.distance, key_text=point.key) for point in points]
             found = rows_once(hits)
             if len(found) >= k or len(points) < limit:
@@ -404,6 +418,21 @@ class ExternalStore(ABC):
     def set_alias(self, conn: Connection) -> None:
         """One idempotent call."""
         self.attempt(lambda: self.point_alias(self.alias_name))
+
+
+def payload_value(value: Any) -> Any:
+    """A column's value as points have it: what JSON has, times as ISO text in UTC, all else as text. None is left out."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, date | dtime):
+        return value.isoformat()
+    if isinstance(value, list | tuple | set | frozenset):
+        return [payload_value(one) for one in value if one is not None]
+    return str(value)
 
 
 def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
