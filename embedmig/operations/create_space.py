@@ -11,7 +11,8 @@ from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord, definition_of
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.source import Source, capture, checks
-from embedmig.stores import check_capabilities, check_keys, open_manifest, open_store, store_class
+from embedmig.stores import ask_server, check_capabilities, check_keys, open_manifest, store_class
+from embedmig.stores.presence import describe_place
 from embedmig.types import Space, fingerprint
 
 
@@ -36,6 +37,7 @@ class CreateSpace(Operation):
         if plan.offline:  # a dry run calls no model, and whoever looks need not be who runs it
             plan.context.refuse_unknown_model(self.space, pinned, created=created)
             return
+        ask_server(source, draft(self.space, source, plan.context.database.schema, plan.revision, pinned))
         checks.check_filter(plan.conn, source)
         if source.collection.capture == "triggers":
             capture.refuse_without_trigger_right(plan.conn, source)
@@ -60,14 +62,14 @@ class CreateSpace(Operation):
             return "was there"
         weights = run.context.encoder(self.space).embedder.weights()
         record = draft(self.space, source, run.context.database.schema, run.revision, weights)
-        open_store(source, record).create(conn)
+        open_manifest(source, record).create(conn)
         if known:
             run.context.registry.renew_space(conn, known.id, record)
         else:
             run.context.registry.add_space(conn, record)
         # Before the backfill's first read: from here on every commit is captured, and what is older is there to be read.
         capture.install(conn, run.context.registry, source, text)
-        return f"table {'.'.join(record.place[:2])}"
+        return describe_place(record)
 
 
 def capture_statements(plan: PlannedState, source: Source) -> list[sql.Composable]:

@@ -103,7 +103,7 @@ def refuse_unstable(context: Context, conn: Connection, record: SpaceRecord, cou
 
 def drop(context: Context, conn: Connection, record: SpaceRecord) -> None:
     """Inside a transaction: the vectors go, the registry's entry stays."""
-    context.store(conn, record).drop(conn)
+    context.manifest(conn, record).drop(conn)
     forget(context, conn, record, "retired")
 
 

@@ -3,6 +3,7 @@
 ``protocol``     :class:`VectorStore`, which every store is, its :class:`Capabilities`, and the values it is given
 ``manifest``     :class:`Manifest`: every question of source against space, in SQL
 ``pgvector/``    the store in PostgreSQL: a table that is manifest and store at once, or an adopted column
+``manifest_table``, ``external_manifest``  the manifest as a table, with the vectors or with the ids of points
 ``external``     what stores beside PostgreSQL share; each of them is one file or folder here, and ``kinds`` lists them
 ``aliases``      the view that shows one space, and its move to another
 ``search``       one version's vectors with their encoder, and the nearest of them
@@ -16,14 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from embedmig.config import Collection
 from embedmig.config.settings import StoreSettings
 from embedmig.database import Connection
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.errors import PlanError
 from embedmig.source import Source
+from embedmig.stores.external_manifest import ExternalManifest
 from embedmig.stores.index_sizes import IndexStorage
-from embedmig.stores.kinds import external_class, open_external
-from embedmig.stores.manifest import Manifest, SpaceCounts
+from embedmig.stores.kinds import external_class, open_external, without_table
+from embedmig.stores.manifest import Listing, Manifest, SpaceCounts
 from embedmig.stores.pgvector.adopted import AdoptedStore, Adoption, unaccounted_columns, vectors_in
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.stores.protocol import (
@@ -35,11 +38,12 @@ from embedmig.stores.protocol import (
     VectorStore,
     point_id,
 )
+from embedmig.stores.store_alias import drop_vectors
 from embedmig.types import Space
 
 __all__ = [
-    "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Manifest", "SpaceCounts",
-    "VectorStore", "check_capabilities", "check_keys", "describe_index", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
+    "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Listing", "Manifest", "SpaceCounts",
+    "VectorStore", "ask_server", "check_capabilities", "check_keys", "describe_index", "drop_collection", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
 ]  # fmt: skip
 
 
@@ -73,9 +77,21 @@ def open_store(source: Source, record: SpaceRecord) -> VectorStore:
     return open_external(source, record) if record.space.external else _open(source, record)
 
 
+def ask_server(source: Source, record: SpaceRecord) -> None:
+    """Whether the store beside PostgreSQL can be used, at once and without patience. Raises :class:`StoreError`."""
+    if record.space.external:
+        open_external(source, record).server_version()
+
+
+def drop_collection(conn: Connection, collection: Collection, record: SpaceRecord) -> None:
+    """Removes the vectors of a space from a store beside PostgreSQL, and the store's alias where it shows them."""
+    if record.space.external:
+        drop_vectors(conn, open_external(without_table(collection), record))
+
+
 def open_manifest(source: Source, record: SpaceRecord) -> Manifest:
     """What PostgreSQL knows of a registered space."""
-    return _open(source, record)
+    return ExternalManifest(source, record) if record.space.external else _open(source, record)
 
 
 def check_keys(conn: Connection, registry: Registry, source: Source) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from datetime import time as dtime
-from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -33,8 +32,9 @@ from embedmig.errors import (
 )
 from embedmig.source import Source
 from embedmig.source.rows import Key
-from embedmig.stores.pgvector.table import table_name
+from embedmig.stores.manifest_table import refuse_taken_names, table_name
 from embedmig.stores.protocol import Batch, Capabilities, IndexBuild, IndexOptions, IndexState, point_id, rows_once
+from embedmig.stores.protocol import pages as pages
 from embedmig.types import Hit, Metric, Progress, Space
 
 KEY, CHUNK, HASH, VERSION = "embedmig_key", "embedmig_chunk", "embedmig_hash", "embedmig_version"
@@ -227,7 +227,8 @@ class ExternalStore(ABC):
 
     @classmethod
     def check_source(cls, source: Source) -> None:
-        """Names that points use themselves are refused. Raises :class:`PlanError`."""
+        """Names that points, the manifest or the alias use themselves are refused. Raises :class:`PlanError`."""
+        refuse_taken_names(source, "point_id")
         taken = [column.name for column in (*source.key, *source.columns) if column.name in (KEY, CHUNK, HASH, VERSION)]
         if taken:
             raise PlanError(
@@ -352,6 +353,19 @@ class ExternalStore(ABC):
             for point in page:
                 yield point.id
 
+    def points_held(self) -> Iterator[list[tuple[Key, str | None, int, float]]]:
+        """Of every point that is there: key, or its id where it says none, version, dimensions, and the vector's norm."""
+        for page in self.held((KEY, VERSION)):
+            vectors = self.attempt(lambda page=page: self.vectors([point.id for point in page]))  # type: ignore[misc]
+            yield [
+                (
+                    tuple(point.payload.get(KEY) or (point.id,)), point.payload.get(VERSION), len(vectors[point.id]),
+                    float(np.linalg.norm(vectors[point.id])),
+                )
+                for point in page
+                if point.id in vectors
+            ]  # fmt: skip
+
     def fetch(self, conn: Connection, ids: Sequence[str]) -> Mapping[str, Sequence[float]]:
         """In one request, or as many as the store's limits make necessary."""
         return self.attempt(lambda: self.vectors(ids)) if ids else {}
@@ -433,10 +447,3 @@ def payload_value(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [payload_value(one) for one in value if one is not None]
     return str(value)
-
-
-def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """At most ``size`` at a time, in order."""
-    walk = iter(items)
-    while page := list(islice(walk, size)):
-        yield page

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from embedmig.config.loading import unknown_store
 from embedmig.config.settings import StoreSettings
 from embedmig.errors import ConfigError, PlanError
+from embedmig.source import Source
 from embedmig.types import Space
 
 if TYPE_CHECKING:
+    from embedmig.config import Collection
     from embedmig.database.registry import SpaceRecord
-    from embedmig.source import Source
     from embedmig.stores.external import ExternalStore
 
 CLASSES = {
@@ -37,6 +38,11 @@ def external_class(space: Space, stores: Mapping[str, StoreSettings]) -> type[Ex
     module, _, name = CLASSES[settings_of(space, stores).kind].partition(":")
     found: type[ExternalStore] = getattr(import_module(module), name)
     return found
+
+
+def without_table(collection: Collection) -> Source:
+    """What a store needs to know of a source where nobody looks at the table."""
+    return Source(collection, 0, "", "", (), (), (), row_security=False)
 
 
 def open_external(source: Source, record: SpaceRecord) -> ExternalStore:

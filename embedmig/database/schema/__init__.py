@@ -18,7 +18,8 @@ READABLE = "0014"
 VERSION_TABLE = "ledger_schema"
 TABLES = (
     "embedding_operations", "embedding_migrations", "aliases", "failed_rows", "pending_changes", "hot_rows", "ranges", "counts",
-    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "spaces",
+    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "garbage",
+    "spaces",
     VERSION_TABLE,
 )  # fmt: skip
 """Every table that the migrations in ``versions/`` make, and Alembic's own: what an uninstall removes."""
