@@ -1,15 +1,15 @@
 """Points to be deleted from a store beside PostgreSQL; the version to which a store's alias is on its way.
 
-Revision ID: 0014
-Revises: 0013
+Revision ID: 0015
+Revises: 0014
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql as pg
 
-revision = "0014"
-down_revision = "0013"
+revision = "0015"
+down_revision = "0014"
 
 NOW = sa.text("now()")
 
