@@ -39,7 +39,7 @@ from embedmig.types import Hit, Metric, Progress, Space
 
 KEY, CHUNK, HASH, VERSION = "embedmig_key", "embedmig_chunk", "embedmig_hash", "embedmig_version"
 """What every point says beside its vector: the key (a list of texts), the chunk's number, the content hash in hexadecimal digits,
-the version. The key's columns, as texts, and the collection's ``columns`` stand beside them under their own names.
+the version. The collection's ``columns`` stand beside them under their own names.
 """
 CHUNKS = 5  # points that are asked for per row wanted, where a row has several; at each refill four times as many
 POLL_SECONDS = 0.2  # between two looks at an index that is being built
@@ -172,7 +172,9 @@ class ExternalStore(ABC):
 
     @abstractmethod
     def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
-        """The ``limit`` nearest points, nearest first. ``where``: columns and the value they must have; a list: one of them."""
+        """The ``limit`` nearest points, nearest first. ``where``: columns and the value they must have; a list: one of them. Columns
+        of the key are compared by their text.
+        """
 
     @abstractmethod
     def total(self) -> int:
@@ -319,22 +321,11 @@ class ExternalStore(ABC):
         """The points of a batch; ``columns`` by key of the row. Raises :class:`VectorRefused`."""
         if batch.vectors.shape[1:] != (self.space.dimensions,) or not np.isfinite(batch.vectors).all():
             raise VectorRefused(f"{self.space.tag}: not {self.space.dimensions} finite numbers")
-        known, names = columns or {}, [column.name for column in self.source.key]
+        known = columns or {}
         return [
-            Point(
-                self.id_of(row.key, piece.chunk, row.content_hash), row.key, piece.chunk, row.content_hash, vector,
-                {**dict(zip(names, row.key, strict=True)), **known.get(row.key, {})},
-            )
+            Point(self.id_of(row.key, piece.chunk, row.content_hash), row.key, piece.chunk, row.content_hash, vector, known.get(row.key, {}))
             for row, piece, vector in zip(batch.rows, batch.pieces, batch.vectors, strict=True)
         ]  # fmt: skip
-
-    def payload_filter(self, where: Mapping[str, Any]) -> dict[str, Any]:
-        """``where`` as points have it: columns of the key are texts there."""
-        keys = {column.name for column in self.source.key}
-        return {
-            name: value if name not in keys else list(map(str, value)) if isinstance(value, list) else str(value)
-            for name, value in where.items()
-        }
 
     def put_all(self, points: Sequence[Point]) -> int:
         """Acknowledged and durable when it returns."""
@@ -378,9 +369,9 @@ class ExternalStore(ABC):
         self, conn: Connection, vector: Sequence[float], k: int, *, where: Mapping[str, Any] | None = None, exact: bool = False
     ) -> list[Hit]:  # fmt: skip
         """By points, over-fetched until ``k`` rows are found. What of them is still eligible the manifest alone knows."""
-        limit, wanted = k * CHUNKS if self.space.chunk else k, self.payload_filter(where or {})
+        limit = k * CHUNKS if self.space.chunk else k
         while True:
-            points = self.attempt(lambda: self.near(vector, limit, wanted, exact=exact))  # noqa: B023  called at once
+            points = self.attempt(lambda: self.near(vector, limit, where or {}, exact=exact))  # noqa: B023  called at once
             hits = [Hit(point.key, point.chunk, self.space.tag, point.distance, key_text=point.key) for point in points]
             found = rows_once(hits)
             if len(found) >= k or len(points) < limit:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from embedmig.database import Connection, ident
+from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import AliasRecord, SpaceRecord
-from embedmig.source import Column, Source
+from embedmig.source import Source, list_columns
 from embedmig.stores.kinds import open_external
 from embedmig.stores.manifest_table import OFFSETS
 from embedmig.stores.pgvector.search import (
@@ -55,7 +55,8 @@ class ShownFromStore(Shown):
 
         wanted, values = conditions(self, where or {})
         values["version"] = self.version
-        filtered = self.store.payload_filter({name: payload_value(value) for name, value in (where or {}).items()})
+        filtered = {name: payload_value(value) for name, value in (where or {}).items()}
+        filtered |= self._keys_as_text(conn, where or {})
         limit = k * CHUNKS if self.space.chunk else k + max(MARGIN, k // 2)
         while True:
             points = self.store.attempt(lambda: self.store.near(vector, limit, filtered, exact=exact))  # noqa: B023
@@ -69,6 +70,20 @@ class ShownFromStore(Shown):
             if len(rows) >= k or len(points) < limit:
                 return rows[:k]
             limit *= 4
+
+    def _keys_as_text(self, conn: Connection, where: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of key columns as PostgreSQL prints them, which is how points have them."""
+        found: dict[str, Any] = {}
+        for column in self.store.source.key:
+            if column.name in where:
+                value = where[column.name]
+                many = isinstance(value, list | tuple | set | frozenset)
+                query = sql.SQL("select array(select v::text from unnest(%s::{}[]) v)").format(
+                    literal(column.qualified)
+                )
+                texts = scalar(conn, query, (list(value) if many else [value],))
+                found[column.name] = texts if many else texts[0]
+        return found
 
     def _query(self, wanted: sql.Composable) -> sql.Composed:
         names = (*(OFFSETS if self.offsets else ()), *self.columns)
@@ -108,8 +123,11 @@ def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space, collectio
         text_columns=(), weights="", state_since=None,
     )  # fmt: skip
     with view_of(conn, alias) as relation:
-        names = split_columns(column_names(conn, relation), "point_id")[0]
+        keys, columns = split_columns(column_names(conn, relation), "point_id")
+        oid = scalar(conn, "select %s::regclass::oid::bigint", (relation.as_string(conn),))
+        known = list_columns(conn, oid)
         source = Source(
-            collection, 0, "", "", tuple(Column(name, "", True) for name in names), (), (), row_security=False
-        )
+            collection, 0, "", "", tuple(known[name] for name in keys), (), tuple(known[name] for name in columns),
+            row_security=False,
+        )  # fmt: skip
         return shown_from_store(conn, relation, space, record.version, open_external(source, record))

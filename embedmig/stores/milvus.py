@@ -181,6 +181,8 @@ class MilvusStore(ExternalStore):
     def _row(self, point: Point) -> dict[str, Any]:
         columns = {name: value for name, value in point.columns.items() if value is not None}
         return {name: payload_value(value) for name, value in columns.items()} | {
+            key_field(place): part for place, part in enumerate(point.key)
+        } | {
             ID: point.id, VECTOR: point.vector, KEY: json.dumps(list(point.key), ensure_ascii=False), CHUNK: point.chunk,
             HASH: point.content_hash.hex(), VERSION: self.record.version,
         }  # fmt: skip
@@ -228,11 +230,23 @@ class MilvusStore(ExternalStore):
         """``exact`` looks at as much of the graph as the server allows: at all of it up to :data:`EF` points."""
         most = min(limit, WINDOW)
         found = self._read(
-            "search", data=[list(map(float, vector))], anns_field=VECTOR, limit=most, filter=filter_of(where), consistency_level="Strong" if exact else "Session",
+            "search", data=[list(map(float, vector))], anns_field=VECTOR, limit=most, filter=filter_of(self._conditions(where)), consistency_level="Strong" if exact else "Session",
             output_fields=[KEY, CHUNK, HASH],
             search_params={"metric_type": METRICS[self.space.metric], "params": {"ef": EF if exact else max(64, most)}},
         )  # fmt: skip
         return [self._near(hit) for hit in found[0]]
+
+    def _conditions(self, where: Mapping[str, Any]) -> dict[str, Any]:
+        """By the names that fields have, with columns of the key as texts."""
+        keys = {column.name: key_field(place) for place, column in enumerate(self.source.key)}
+        return {
+            keys.get(name, name): value
+            if name not in keys
+            else list(map(str, value))
+            if isinstance(value, list)
+            else str(value)
+            for name, value in where.items()
+        }
 
     def _near(self, hit: Any) -> Near:
         said = hit["entity"]
@@ -325,9 +339,9 @@ class MilvusStore(ExternalStore):
         return IndexStatus("valid" if ready else "building", indexed, total)
 
     def _loaded(self) -> bool:
-        return str(self._call("get_load_state")["state"]).endswith("Loaded") and "Not" not in str(
-            self._call("get_load_state")["state"]
-        )
+        from pymilvus.client.types import LoadState
+
+        return bool(self._call("get_load_state")["state"] == LoadState.Loaded)
 
     def alias_target(self, name: str) -> str | None:
         """As the server describes it."""
@@ -393,9 +407,16 @@ def quoted(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
+def key_field(place: int) -> str:
+    """Where a part of the key stands for filters."""
+    return f"{KEY}_{place}"
+
+
 def own_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """What of a point is embedmig's own."""
-    return {name: row[name] for name in (ID, VECTOR, KEY, CHUNK, HASH, VERSION)}
+    return {
+        name: value for name, value in row.items() if name in (ID, VECTOR, CHUNK, HASH, VERSION) or name.startswith(KEY)
+    }
 
 
 def held_of(row: Mapping[str, Any]) -> Held:

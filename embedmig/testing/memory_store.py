@@ -139,11 +139,14 @@ class MemoryStore(ExternalStore):
 
     def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
         """Every vector is compared."""
-        asked = np.asarray(vector, np.float32)
+        asked, keys = np.asarray(vector, np.float32), [column.name for column in self.source.key]
+        by_key = {keys.index(name): texts(value) for name, value in where.items() if name in keys}
+        others = {name: value for name, value in where.items() if name not in keys}
         found = [
             Near(one, tuple(payload[KEY]), payload[CHUNK], bytes.fromhex(payload[HASH]), self._distance(asked, held))
             for one, payload, held in self._points()
-            if all(meets(payload.get(name), value) for name, value in where.items())
+            if all(payload[KEY][place] in values for place, values in by_key.items())
+            and all(meets(payload.get(name), value) for name, value in others.items())
         ]
         return sorted(found, key=lambda point: (point.distance, point.key, point.chunk))[:limit]
 
@@ -213,6 +216,11 @@ class MemoryStore(ExternalStore):
         """One statement."""
         with self._transaction(there=False) as db:
             db.execute("delete from aliases where name = ?", (name,))
+
+
+def texts(wanted: Any) -> list[str]:
+    """The texts that a column of the key may have."""
+    return [str(one) for one in (wanted if isinstance(wanted, list) else [wanted])]
 
 
 def meets(held: Any, wanted: Any) -> bool:
