@@ -11,7 +11,8 @@ import pytest
 
 from tests import milvus_server
 
-NAMES = ("memory", "milvus", "milvus-lite")
+NAMES = ("memory", "milvus", "milvus-lite", "qdrant", "pinecone")
+"""Milvus is real; Qdrant is its engine behind a double, Pinecone a double."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,12 @@ class RunningStore:
 
     kind: str
     url: str
+    api_key: str = ""
 
     def section(self, name: str = "far") -> str:
         """Of ``embedmig.toml``."""
-        return f'\n[stores.{name}]\nkind = "{self.kind}"\nurl = "{self.url}"\ngive_up_after = "20s"\n'
+        key = 'api_key = "env:STORE_API_KEY"\n' if self.api_key else ""
+        return f'\n[stores.{name}]\nkind = "{self.kind}"\nurl = "{self.url}"\ngive_up_after = "20s"\n{key}'
 
 
 @contextmanager
@@ -31,6 +34,9 @@ def running(name: str, folder: Path) -> Iterator[RunningStore]:
     """A store with nothing in it; skipped where what it takes is not installed."""
     if name == "memory":
         yield RunningStore("memory", str(folder / "far.db"))
+        return
+    if name in ("qdrant", "pinecone"):
+        yield from doubled(name, folder)
         return
     standalone = name == "milvus"
     if not milvus_server.installed(standalone=standalone):
@@ -40,3 +46,22 @@ def running(name: str, folder: Path) -> Iterator[RunningStore]:
         yield RunningStore("milvus", server.url)
     finally:
         server.close()
+
+
+def doubled(name: str, folder: Path) -> Iterator[RunningStore]:
+    """A double in a process of its own."""
+    if name == "qdrant":
+        from tests.doubles.qdrant.process import QdrantDouble
+
+        double = QdrantDouble(folder)
+        found = RunningStore("qdrant", double.url)
+    else:
+        from tests.doubles.pinecone import KEY
+        from tests.integration.test_store_pinecone import Double
+
+        double = Double(folder)
+        found = RunningStore("pinecone", double.url, KEY)
+    try:
+        yield found
+    finally:
+        double.kill()

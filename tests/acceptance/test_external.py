@@ -26,7 +26,11 @@ FAR = 'store="far"'
 
 @pytest.fixture(scope="module", params=stores.NAMES)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStore]:
-    with stores.running(request.param, tmp_path_factory.mktemp("store")) as found:
+    with (
+        stores.running(request.param, tmp_path_factory.mktemp("store")) as found,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("STORE_API_KEY", found.api_key)
         yield found
 
 
@@ -96,7 +100,7 @@ begin
 end $$;
 create trigger intent after insert or update of wanted on embedmig.aliases for each row when (new.wanted is not null)
   execute function hold_here(11);
-create trigger flip after update of version on embedmig.aliases for each row when (new.version is not null)
+create trigger flip after insert or update of version on embedmig.aliases for each row when (new.version is not null)
   execute function hold_here(12);
 create trigger forgetting before delete on embedmig.garbage for each statement execute function hold_here(13);
 """
@@ -135,15 +139,12 @@ def test_killed_between_any_two_steps_it_goes_on_and_both_systems_agree(
     version = "python-watched_model-embed@1/dim-8/norm-l2/on-far"
     project.run("stamp", "base")
     conn.execute(BARRIERS)
-    with barrier(conn, 11, 0):  # the space is there and filled when a flip is begun
-        process = project.start("upgrade", "head")
-        wait_until(lambda: waits_at(conn, 11, 0), "the intent", of=process)
-        kill(process)
-        end_backends(conn, process)
-        wait_until(lambda: gone(conn, process), "the dead run's connections")
-    assert opened_store(project, version).alias_target("docs_embeddings") is None
+    if has_alias := store.kind != "pinecone":
+        killed_at(project, conn, 11, "upgrade", "head")  # the flip is intended, and nothing is done
+        assert opened_store(project, version).alias_target("docs_embeddings") is None
     killed_at(project, conn, 12, "upgrade", "head")  # the store's alias is there, and nothing is committed
-    assert opened_store(project, version).alias_target("docs_embeddings") == opened_store(project, version).name
+    found = opened_store(project, version)
+    assert found.alias_target("docs_embeddings") == (found.name if has_alias else None)
     assert project.one("select version from embedmig.aliases") is None
     project.run("upgrade", "head")
     assert project.json("status", "--check")["collections"]["docs"]["active"] == version
