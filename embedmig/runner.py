@@ -240,7 +240,7 @@ class Runner:
             outcome = skipped
             self._journal(run, position, operation, outcome)
         elif operation.transactional:
-            outcome, began = self._apply(run, position, operation)
+            outcome, began = self._prepared(run, position, operation)
         else:
             self.context.ledger.begin_operation(run.conn, run.attempt, position, journaled(operation))
             outcome = operation.run(run)
@@ -254,6 +254,17 @@ class Runner:
     def _journal(self, run: Run, position: int, operation: Operation, outcome: str) -> None:
         self.context.ledger.begin_operation(run.conn, run.attempt, position, journaled(operation))
         self.context.ledger.finish_operation(run.conn, run.attempt, position, outcome)
+
+    def _prepared(self, run: Run, position: int, operation: Operation) -> tuple[str, float]:
+        """Beside PostgreSQL first, and then in it. Of a connection that is lost nobody knows whether it has committed: then
+        nothing is taken back, and the same command finishes it.
+        """
+        operation.prepare(run)
+        try:
+            return self._apply(run, position, operation)
+        except EmbedmigError:
+            operation.withdraw(run)
+            raise
 
     def _apply(self, run: Run, position: int, operation: Operation) -> tuple[str, float]:
         """One transaction: the effect, its journal entry and the fence. Locks that others hold are waited for in short,

@@ -1,7 +1,7 @@
-"""A documented import: :class:`EmbedderSettings`, which is part of :mod:`embedmig.config`."""
+"""Documented imports: :class:`EmbedderSettings` and :class:`StoreSettings`, which are part of :mod:`embedmig.config`."""
 
 from __future__ import annotations
 
-from embedmig.config.settings import EmbedderSettings
+from embedmig.config.settings import EmbedderSettings, StoreSettings
 
-__all__ = ["EmbedderSettings"]
+__all__ = ["EmbedderSettings", "StoreSettings"]

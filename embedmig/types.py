@@ -28,6 +28,8 @@ GONE: tuple[SpaceState, ...] = ("retired", "released")  # nothing reads or write
 
 UNPINNED = frozenset({"", "latest", "newest", "current", "main", "master", "default", "none"})
 MAX_DIMENSIONS: dict[Storage, int] = {"vector": 16_000, "halfvec": 16_000}  # pgvector: a column's limit
+MAX_STORE_DIMENSIONS = 65_535  # of a store beside PostgreSQL, which has its own limit
+IN_POSTGRESQL = "pgvector"
 MAX_INDEX_DIMENSIONS: dict[Storage, int] = {"vector": 2_000, "halfvec": 4_000}  # pgvector: an HNSW index's limit
 
 
@@ -53,7 +55,8 @@ class Space:
 
     ``model`` is ``provider/name``. ``version`` pins what the name stands for today. ``weights`` pins model files on
     disk (``sha256:…``). ``dtype`` is what a model that runs here computes in. ``variant`` is appended to the tag, for configurations that differ in nothing the tag shows
-    (a prefix, say). Raises :class:`PlanError` for values that can't be.
+    (a prefix, say). ``store`` is where the vectors are: pgvector, or the NAME of a ``[stores.NAME]``. Raises
+    :class:`PlanError` for values that can't be.
     """
 
     collection: str
@@ -69,6 +72,7 @@ class Space:
     weights: str = ""
     variant: str = ""
     dtype: Dtype = "float32"
+    store: str = IN_POSTGRESQL
 
     def __post_init__(self) -> None:
         if isinstance(self.chunk, dict):
@@ -84,6 +88,11 @@ class Space:
     def name(self) -> str:
         """The part of ``model`` after the slash: what the provider calls the model."""
         return self.model.partition("/")[2]
+
+    @property
+    def external(self) -> bool:
+        """Whether the vectors are in a store beside PostgreSQL."""
+        return self.store != IN_POSTGRESQL
 
     @property
     def half_precision(self) -> bool:
@@ -106,6 +115,8 @@ class Space:
             parts.append(self.dtype)
         if self.variant:
             parts.append(self.variant)
+        if self.external:
+            parts.append(f"on-{self.store}")
         return "/".join(parts)
 
 
@@ -133,8 +144,16 @@ def check_space(space: Space) -> None:
     ):
         if getattr(space, name) not in allowed:
             raise PlanError(f"{name} {getattr(space, name)!r} is not known", hint=f"one of {', '.join(allowed)}")
-    if not 1 <= space.dimensions <= MAX_DIMENSIONS[space.storage]:
-        raise PlanError(f"dimensions {space.dimensions} is out of range", hint=f"1 to {MAX_DIMENSIONS[space.storage]}")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", space.store):
+        raise PlanError(f"store {space.store!r} can't be the name of a store", hint="letters, digits, '_' and '-'")
+    if space.external and space.storage != "vector":
+        raise PlanError(
+            f"storage {space.storage!r} is for pgvector; {space.store} keeps vectors in its own way",
+            hint="leave storage out",
+        )
+    most = MAX_STORE_DIMENSIONS if space.external else MAX_DIMENSIONS[space.storage]
+    if not 1 <= space.dimensions <= most:
+        raise PlanError(f"dimensions {space.dimensions} is out of range", hint=f"1 to {most}")
 
 
 def fingerprint(space: Space, text: Sequence[str]) -> str:
@@ -145,6 +164,7 @@ def fingerprint(space: Space, text: Sequence[str]) -> str:
         "chunker": "semantic-text-splitter" if space.chunk else None,
     }
     del shape["collection"], shape["metric"]  # the metric is how vectors are compared, not what they are
+    del shape["store"]  # where they are
     if space.dtype == "float32":
         del shape["dtype"]  # as it was before there was a choice: fingerprints that are stored stay what they are
     return hashlib.sha256(json.dumps(shape, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

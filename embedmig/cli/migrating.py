@@ -29,6 +29,7 @@ def revision(
     normalize: Annotated[str | None, typer.Option(help="l2 or none.")] = None,
     metric: Annotated[str | None, typer.Option(help="cosine, l2 or ip.")] = None,
     storage: Annotated[str | None, typer.Option(help="vector or halfvec.")] = None,
+    store: Annotated[str | None, typer.Option(help="pgvector, or the NAME of a \\[stores.NAME] of the configuration.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16: what a local model computes in.")] = None,
     document_prefix: Annotated[str | None, typer.Option(help="Put before every document.")] = None,
     query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
@@ -42,7 +43,7 @@ def revision(
     """Write the next migration script, complete and ready to run."""
     given = {
         "model": model, "version": model_version, "dimensions": dimensions, "normalize": normalize, "metric": metric,
-        "storage": storage, "dtype": dtype, "document_prefix": document_prefix, "query_prefix": query_prefix,
+        "storage": storage, "store": store, "dtype": dtype, "document_prefix": document_prefix, "query_prefix": query_prefix,
     }  # fmt: skip
     fields = {name: value for name, value in given.items() if value is not None}
     made = embedmig.revision(

@@ -11,6 +11,7 @@ from embedmig.errors import UsageError
 from embedmig.source import Source
 from embedmig.stores import Manifest, aliases
 from embedmig.stores.differences import Difference
+from embedmig.stores.store_alias import restore_store_alias
 
 
 def alias_drop(project: ProjectLike, collection: str, *, old: bool = False) -> str:
@@ -57,6 +58,8 @@ def _with_alias(
                 change(conn, context.registry, source, context.manifest(conn, record))
 
         retry_transient(transaction)
+        if change is aliases.rebuild_dependents and record.space.external:
+            restore_store_alias(conn, source, record)
         shown = context.registry.alias(conn, collection)
         assert shown is not None
         return f"{shown.alias_schema}.{shown.alias_name}"

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from embedmig.commands.project import Project, ProjectLike, opened
+from embedmig.config.loading import unknown_store
 from embedmig.errors import EmbedmigError, UsageError
 from embedmig.operations.evaluating import default_set
 from embedmig.revisions import authoring
 from embedmig.runner import plan_of, step_of
 from embedmig.stores import vectors_in
-from embedmig.types import MAX_INDEX_DIMENSIONS, Space
+from embedmig.types import IN_POSTGRESQL, MAX_INDEX_DIMENSIONS, Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,11 @@ def _space_for(project: Project, collection: str, wanted: Wanted) -> Space:
         fields = {"chunk": project.config.collection(collection).chunk} | fields
     if wanted.adopt:
         fields = {name: value for name, value in fields.items() if name != "chunk"}
-    if fields.get("dimensions", 0) > MAX_INDEX_DIMENSIONS["vector"] and not wanted.adopt:
+    store = fields.get("store", IN_POSTGRESQL)
+    stores = project.config.stores
+    if store not in (IN_POSTGRESQL, *stores):
+        raise UsageError(f"there is no [stores.{store}]", hint=unknown_store(store, stores))
+    if store == IN_POSTGRESQL and fields.get("dimensions", 0) > MAX_INDEX_DIMENSIONS["vector"] and not wanted.adopt:
         fields = {"storage": "halfvec"} | fields  # an index on vector could not hold them
     missing = [option for option, name in (("--model", "model"), ("--model-version", "version"), ("--dimensions", "dimensions")) if not fields.get(name)]  # fmt: skip
     if missing:

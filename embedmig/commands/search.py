@@ -35,7 +35,9 @@ def search(project: ProjectLike, collection: str, text: str, k: int = 10, versio
     if version is not None:
         return _search_space(project, collection, text, k, version)
     context = project.context(start=False)
-    with Reader(context.database, collection, settings=project.config.embedders) as reader:
+    with Reader(
+        context.database, collection, settings=project.config.embedders, stores=project.config.stores
+    ) as reader:
         hits = reader.search(text, k)
         return SearchResult(reader.version, reader.fingerprint, hits, (time.monotonic() - began) * 1000)
 

@@ -11,7 +11,7 @@ from embedmig.database import Connection, lock_is_held, translated
 from embedmig.database.ledger import Attempt, ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.engine.throttle import Control, control
-from embedmig.errors import DatabaseFailed, EmbedmigError, SourceError
+from embedmig.errors import DatabaseFailed, EmbedmigError, SourceError, StoreError
 from embedmig.gates import conditions, counting
 from embedmig.gates.evidence import Evaluation, newest_evals
 from embedmig.gates.evidence_table import EvidenceTable
@@ -194,7 +194,7 @@ def _collection_status(context: Context, conn: Connection, name: str, there: boo
     try:
         with translated(f"reading {name}"):
             return _measured_collection(context, conn, name, there, exact)
-    except (SourceError, DatabaseFailed) as error:
+    except (SourceError, StoreError, DatabaseFailed) as error:
         if conn.broken:
             raise
         return _faulty_collection(context, conn, name, there, error)
@@ -236,11 +236,11 @@ def _measured_collection(context: Context, conn: Connection, name: str, there: b
 
 def _look(
     context: Context, conn: Connection, source: Source, record: SpaceRecord, exact: bool
-) -> conditions.Measured | SourceError:
+) -> conditions.Measured | SourceError | StoreError:
     """What a version holds, or why that can't be told."""
     try:
         return (measure if exact else look)(conn, context.registry, source, record)
-    except SourceError as error:
+    except (SourceError, StoreError) as error:
         return error
 
 
@@ -282,7 +282,10 @@ def _rollback(records: list[SpaceRecord], spaces: list[SpaceStatus], flip_ms: fl
 
 
 def _space_status(
-    context: Context, conn: Connection, record: SpaceRecord, found: conditions.Measured | SourceError | None
+    context: Context,
+    conn: Connection,
+    record: SpaceRecord,
+    found: conditions.Measured | SourceError | StoreError | None,
 ) -> SpaceStatus:
     if not isinstance(found, conditions.Measured):
         fault, hint = (found.message, found.hint) if found else (None, None)

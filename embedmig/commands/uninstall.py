@@ -14,8 +14,9 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.errors import PlanError
 from embedmig.operations.base import Context
 from embedmig.source.installed import InstalledTrigger, installed_functions, installed_triggers
+from embedmig.stores import drop_collection
 from embedmig.stores.aliases import Name, names_of, save_rights
-from embedmig.stores.presence import added_column, made_tables, place_in_words
+from embedmig.stores.presence import added_column, collection_in_words, made_tables, place_in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,16 @@ class RemovedView:
 
 @dataclass(frozen=True, slots=True)
 class UninstallPlan:
-    """What :func:`uninstall` removes, in this order, and what it leaves. ``done``: it has been removed."""
+    """What :func:`uninstall` removes, and what it leaves. ``collections`` are those of stores beside PostgreSQL. ``done``: it has
+    been removed.
+    """
 
     views: list[RemovedView] = field(default_factory=list)
     triggers: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
+    collections: list[str] = field(default_factory=list)
     removed_schema: str | None = None
     leaves: list[str] = field(default_factory=list)
     done: bool = False
@@ -45,7 +49,7 @@ class UninstallPlan:
     @property
     def empty(self) -> bool:
         """There is nothing of embedmig's in the database."""
-        return not (self.views or self.triggers or self.columns or self.tables or self.functions)
+        return not (self.views or self.triggers or self.columns or self.tables or self.functions or self.collections)
 
 
 def uninstall(project: ProjectLike = None, *, confirm: bool = False) -> UninstallPlan:
@@ -73,6 +77,7 @@ class Removal:
 
     def __init__(self, context: Context, conn: Connection) -> None:
         self.conn, self.registry, self.schema = conn, context.registry, context.database.schema
+        self.declared = context.config.collections
         self.plan = UninstallPlan()
         if not ledger_exists(conn, self.schema):
             return
@@ -86,10 +91,13 @@ class Removal:
         self.columns = [column for record in records if (column := added_column(conn, record))]
         self.tables = self._tables(records)
         self.functions = [*installed_functions(conn, self.schema), *self._own_functions()]
+        self.beside = [record for record in records if record.space.external and record.live and not record.adopted]
+        self.reached = [record for record in self.beside if self._is_declared(record)]
         self.plan = UninstallPlan(
             [self._view(*view) for view in self.views], [_trigger(one) for one in self.triggers],
             [".".join(column) for column in self.columns], [".".join(table) for table in self.tables],
-            [f"{self.schema}.{name}" for name in self.functions], self.schema, self._leaves(records),
+            [f"{self.schema}.{name}" for name in self.functions],
+            [collection_in_words(record) for record in self.reached], self.schema, self._leaves(records),
         )  # fmt: skip
 
     # --- what there is
@@ -103,6 +111,10 @@ class Removal:
                 f"table {self.schema}.{gone[0]} is not there, which says what embedmig made; nothing was removed",
                 hint=f"restore a backup; or {drop}   which takes its triggers and views with it, and leaves version columns",
             )
+
+    def _is_declared(self, record: SpaceRecord) -> bool:
+        found = self.declared.get(record.collection)
+        return found is not None and record.space.store in found.stores
 
     def _exists(self, *name: str) -> bool:
         return scalar(self.conn, "select to_regclass(%s)", (ident(*name).as_string(self.conn),)) is not None
@@ -134,11 +146,15 @@ class Removal:
         gone = {".".join(column) for column in self.columns}
         left = ["the source tables, with their texts", "the extension vector"]
         for record in records:
-            if record.adopted:
+            if record.adopted and not record.space.external:
                 table, (vectors, version) = place_in_words(record)
                 left.append(f"{table}.{vectors}: the adopted vectors of {record.version}")
                 if f"{table}.{version}" not in gone and record.live:
                     left.append(f"{table}.{version}: was there before embedmig, or nothing says who added it")
+        left += [
+            f"collection {collection_in_words(record)}: the configuration no longer says how to reach it"
+            for record in self.beside if record not in self.reached
+        ]  # fmt: skip
         return list(dict.fromkeys(left))
 
     # --- removing it
@@ -150,6 +166,8 @@ class Removal:
                 self.conn.execute("set local lock_timeout = '500ms'")
                 for statement in self._statements():
                     self.conn.execute(statement)
+                for record in self.reached:  # last: where a store fails, nothing of the database is gone
+                    drop_collection(self.conn, self.declared[record.collection], record)
                 if self._is_empty():
                     self.conn.execute(sql.SQL("drop schema {}").format(ident(self.schema)))
                 else:

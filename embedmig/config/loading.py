@@ -16,11 +16,11 @@ from typing import Any, Literal
 from embedmig.config import toml_values
 from embedmig.config.addresses import parse_address
 from embedmig.config.rule_codes import NAMES
-from embedmig.config.settings import BackfillSettings, ConnectSettings, EmbedderSettings, RaySettings
+from embedmig.config.settings import BackfillSettings, ConnectSettings, EmbedderSettings, RaySettings, StoreSettings
 from embedmig.config.toml_lines import KeyPath
 from embedmig.config.toml_values import Check, TomlFile
 from embedmig.errors import ConfigError
-from embedmig.types import Chunk, Space
+from embedmig.types import IN_POSTGRESQL, Chunk, Space
 
 FILE_NAME = "embedmig.toml"
 PYPROJECT = "pyproject.toml"
@@ -31,7 +31,8 @@ class Collection:
     """A corpus: where its texts are, and the alias under which its vectors are read.
 
     ``table``, ``key``, ``text``, ``alias`` and ``columns`` are written as in SQL: ``schema.table``,
-    ``"Quoted"``. ``embedding`` is the wanted model, as keyword arguments of :class:`Space`; None: not set.
+    ``"Quoted"``. ``embedding`` is the wanted model, as keyword arguments of :class:`Space`; None: not set. ``store_alias``
+    is the alias in a store beside PostgreSQL; None: the last part of ``alias``. ``stores`` say how to reach those stores.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Collection:
     changed_at: str | None = None
     rescan: float | None = None
     store_alias: str | None = None
+    stores: Mapping[str, StoreSettings] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def bare_table(self) -> str:
@@ -104,6 +106,7 @@ class Config:
     schema: str = "embedmig"
     collections: Mapping[str, Collection] = field(default_factory=dict)
     embedders: Mapping[str, EmbedderSettings] = field(default_factory=dict)
+    stores: Mapping[str, StoreSettings] = field(default_factory=dict)
     gates: GateDefaults = field(default_factory=GateDefaults)
     throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
     check: CheckSettings = field(default_factory=CheckSettings)
@@ -169,14 +172,16 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         file = _tool_table(file)
     root = file.section((), file.document, _ROOT)
     main = file.section(("embedmig",), root.get("embedmig", {}), _MAIN)
+    stores = {name: _store(file, name, raw, environ) for name, raw in root.get("stores", {}).items()}
     return Config(
         path=file.path,
         address=_database(file, database or environ.get("EMBEDMIG_DATABASE"), main.get("database"), environ),
         schema=main.get("schema", "embedmig"),
         migrations=(file.path.parent / main.get("migrations", "migrations")).resolve(),
         connect=ConnectSettings(**file.section(("embedmig", "connect"), main.get("connect", {}), _CONNECT)),
-        collections=_collections(file, root.get("collections", {})),
+        collections=_collections(file, root.get("collections", {}), stores),
         embedders={name: _embedder(file, name, raw, environ) for name, raw in root.get("embedders", {}).items()},
+        stores=stores,
         gates=GateDefaults(**file.section(("gates",), root.get("gates", {}), _GATES)),
         throttle=ThrottleSettings(**file.section(("throttle",), root.get("throttle", {}), _THROTTLE)),
         check=_check(file, root.get("check", {})),
@@ -225,7 +230,7 @@ def _tool_table(file: TomlFile) -> TomlFile:
 
 
 _ROOT: dict[str, Check] = dict.fromkeys(
-    ("embedmig", "collections", "embedders", "gates", "throttle", "check", "index", "backfill", "ray"),
+    ("embedmig", "collections", "embedders", "stores", "gates", "throttle", "check", "index", "backfill", "ray"),
     toml_values.table,
 )
 _INDEX: dict[str, Check] = {"memory": toml_values.parse_size}
@@ -271,6 +276,7 @@ _COLLECTION: dict[str, Check] = {
     "capture": toml_values.one_of("triggers", "watermark"),
     "changed_at": toml_values.string,
     "rescan": toml_values.patience,
+    "store_alias": toml_values.string,
 }
 _EMBEDDING: dict[str, Check] = {
     "model": toml_values.string,
@@ -284,6 +290,7 @@ _EMBEDDING: dict[str, Check] = {
     "weights": toml_values.any_string,
     "variant": toml_values.any_string,
     "dtype": toml_values.one_of("float32", "float16", "bfloat16"),
+    "store": toml_values.string,
 }
 _EMBEDDER: dict[str, Check] = {
     "api_key": toml_values.string,
@@ -304,10 +311,26 @@ _EMBEDDER: dict[str, Check] = {
     "reserve": toml_values.number(0, 0.9),
     "mode": toml_values.one_of("live", "batch"),
 }
+STORE_KINDS = ("milvus", "qdrant", "pinecone", "weaviate", "memory")
+_STORE: dict[str, Check] = {
+    "kind": toml_values.one_of(*STORE_KINDS),
+    "url": toml_values.string,
+    "api_key": toml_values.string,
+    "timeout": toml_values.patience,
+    "give_up_after": toml_values.patience,
+    "options": toml_values.table,
+}
 
 
-def _collections(file: TomlFile, raw: Mapping[str, object]) -> dict[str, Collection]:
-    found = {name: _collection(file, name, section) for name, section in raw.items()}
+def _collections(
+    file: TomlFile, raw: Mapping[str, object], stores: Mapping[str, StoreSettings]
+) -> dict[str, Collection]:
+    found = {name: replace(_collection(file, name, section), stores=stores) for name, section in raw.items()}
+    for name, collection in found.items():
+        store = (collection.embedding or {}).get("store", IN_POSTGRESQL)
+        if store not in (IN_POSTGRESQL, *stores):
+            at = ("collections", name, "embedding", "store")
+            file.fail(at, f"is {store}, and there is no [stores.{store}]", unknown_store(store, stores))
     owners: dict[tuple[str, str], str] = {}
     for name, collection in found.items():
         schema = (_qualifier(collection.alias) or _qualifier(collection.table)).lower()
@@ -388,18 +411,44 @@ def _embedder(file: TomlFile, name: str, raw: object, environ: Mapping[str, str]
     values = file.section(at, raw, _EMBEDDER)
     if values.get("mode") == "batch" and name != "openai":
         file.fail((*at, "mode"), 'can be "batch" for openai alone')
-    if "api_key" in values:
-        kind, _, variable = values["api_key"].partition(":")
-        if kind != "env" or not variable:
-            example = f'api_key = "env:{name.upper().replace("-", "_")}_API_KEY"'
-            file.fail((*at, "api_key"), "is a key in plain text", f"{example} names the variable that holds it")
-        # Not refused here when it isn't set: most commands need no key. Who needs it can name the variable.
-        values["api_key"], values["api_key_variable"] = toml_values.secret(environ.get(variable, "")), variable
+    _look_up_key(file, at, values, environ)
     if "path" in values:
         values["path"] = _beside(beside, values["path"])
     if "models" in values:
         values["models"] = {model: _beside(beside, place) for model, place in values["models"].items()}
     return EmbedderSettings(**values)
+
+
+def _look_up_key(file: TomlFile, at: KeyPath, values: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Not refused when it isn't set: most commands need no key. Who needs it can name the variable."""
+    if "api_key" not in values:
+        return
+    kind, _, variable = values["api_key"].partition(":")
+    if kind != "env" or not variable:
+        example = f'api_key = "env:{at[-1].upper().replace("-", "_")}_API_KEY"'
+        file.fail((*at, "api_key"), "is a key in plain text", f"{example} names the variable that holds it")
+    values["api_key"], values["api_key_variable"] = toml_values.secret(environ.get(variable, "")), variable
+
+
+def _store(file: TomlFile, name: str, raw: object, environ: Mapping[str, str]) -> StoreSettings:
+    at = ("stores", name)
+    if name == IN_POSTGRESQL or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        hint = "letters, digits, '_' and '-'; pgvector is the store in PostgreSQL itself, which needs no settings"
+        file.fail(at, "can't be the name of a store", hint)
+    values = file.section(at, raw, _STORE)
+    if "kind" not in values and name not in STORE_KINDS:
+        file.fail(at, "has no kind", f'kind = "…": one of {", ".join(STORE_KINDS[:-1])}')
+    _look_up_key(file, at, values, environ)
+    scheme, _, variable = values.get("url", "").partition(":")
+    if scheme == "env":
+        values["url"], values["url_variable"] = environ.get(variable, "").strip(), variable
+    return StoreSettings(**({"name": name, "kind": name} | values))
+
+
+def unknown_store(name: str, stores: Mapping[str, StoreSettings]) -> str:
+    """What to do about a store that is not declared."""
+    known = ", ".join((IN_POSTGRESQL, *stores))
+    return toml_values.did_you_mean(name, (IN_POSTGRESQL, *stores)) or f"known: {known}; [stores.{name}] declares it"
 
 
 def _beside(directory: Path, place: str) -> str:

@@ -48,8 +48,8 @@ class EmbedderSettings:
 class StoreSettings:
     """How to reach a store beside PostgreSQL: the ``[stores.NAME]`` table, never part of a fingerprint.
 
-    ``kind`` says which store it is. ``api_key`` is the resolved secret, ``api_key_variable`` where it was to come from.
-    ``timeout`` is seconds a request, ``give_up_after`` how many seconds a request that fails is repeated. ``options`` are what a
+    ``kind`` says which store it is. ``api_key`` is the resolved secret, ``api_key_variable`` where it was to come from, and
+    ``url_variable`` where ``url`` was. ``timeout`` is seconds a request, ``give_up_after`` how many seconds a request that fails is repeated. ``options`` are what a
     collection is made with, as the store's own page of the documentation says.
     """
 
@@ -58,6 +58,7 @@ class StoreSettings:
     url: str = field(default="", repr=False)
     api_key: str | None = field(default=None, repr=False)
     api_key_variable: str | None = None
+    url_variable: str | None = None
     timeout: float = 30.0
     give_up_after: float = 60.0
     options: Mapping[str, Any] = field(default_factory=dict)

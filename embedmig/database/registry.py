@@ -66,7 +66,9 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class AliasRecord:
-    """What an alias shows; ``version`` is None when it shows nothing (the view is gone, the vectors are not)."""
+    """What an alias shows; ``version`` is None when it shows nothing (the view is gone, the vectors are not). ``wanted`` is the
+    version to which a flip was begun that has not come to its end: a store's own alias may show it already.
+    """
 
     collection: str
     alias_schema: str
@@ -77,6 +79,7 @@ class AliasRecord:
     encoder: dict[str, Any] | None
     flipped_at: datetime
     flip_ms: float | None
+    wanted: str | None = None
 
 
 SPACE_FIELDS = sql.SQL(
@@ -84,7 +87,7 @@ SPACE_FIELDS = sql.SQL(
     "version_column, writer, definition, text_columns, weights, state_since, model_error"
 )
 ALIAS_FIELDS = sql.SQL(
-    "collection, alias_schema, alias_name, space, version, fingerprint, encoder, flipped_at, flip_ms"
+    "collection, alias_schema, alias_name, space, version, fingerprint, encoder, flipped_at, flip_ms, wanted"
 )
 
 
@@ -215,10 +218,18 @@ class Registry:
                values (%s, %s, %s, %s, %s, %s, %s)
                on conflict (collection) do update set alias_schema = excluded.alias_schema, alias_name = excluded.alias_name,
                  space = excluded.space, version = excluded.version, fingerprint = excluded.fingerprint,
-                 encoder = excluded.encoder, flipped_at = now(), flip_ms = null"""
+                 encoder = excluded.encoder, flipped_at = now(), flip_ms = null, wanted = null"""
         ).format(self.aliases_table)
         shown = (record.id, record.version, record.fingerprint) if record else (None, None, None)
         conn.execute(query, (collection, *name, *shown, json.dumps(encoder, ensure_ascii=False) if encoder else None))
+
+    def want_alias(self, conn: Connection, collection: str, name: tuple[str, str], version: str | None) -> None:
+        """Writes down to which version a flip is begun; None: to none any more."""
+        query = sql.SQL(
+            """insert into {} (collection, alias_schema, alias_name, wanted) values (%s, %s, %s, %s)
+               on conflict (collection) do update set wanted = excluded.wanted"""
+        ).format(self.aliases_table)
+        conn.execute(query, (collection, *name, version))
 
     def save_encoder(self, conn: Connection, collection: str, name: tuple[str, str], encoder: dict[str, Any]) -> None:
         """The view was made anew, perhaps with other columns: what readers are told of it goes with it."""

@@ -274,20 +274,27 @@ class Pipeline:
         """
         self.context.guard()
         reached = reach(taken)
-        while True:
-            try:
-                did = retry_transient(functools.partial(self._transaction, taken, reached))
-                break
-            except RangeLost as lost:
-                lost.range.over = True
-                self.tally = self.tally.plus(self._paid([item for item in taken if item.request.range is lost.range]))
-                taken = [item for item in taken if item.request.range is not lost.range]
+        with self.store.delivered(self.writing, [item.batch for item in taken]):
+            did = self._write_named(taken, reached)
+        self.store.collect(self.writing)
         for held, its in did.items():
             self.tally = self.tally.plus(its)
             if held is not None:
                 self.copied = self.copied.plus(its)
                 held.over = reached[held].ended
         self.committed()
+
+    def _write_named(
+        self, taken: Sequence[Embedded], reached: Mapping[KeyRange, Reached]
+    ) -> dict[KeyRange | None, Tally]:
+        """:meth:`_transaction`, without what belongs to ranges that are lost."""
+        while True:
+            try:
+                return retry_transient(functools.partial(self._transaction, taken, reached))
+            except RangeLost as lost:
+                lost.range.over = True
+                self.tally = self.tally.plus(self._paid([item for item in taken if item.request.range is lost.range]))
+                taken = [item for item in taken if item.request.range is not lost.range]
 
     def _transaction(
         self, taken: Sequence[Embedded], reached: Mapping[KeyRange, Reached]

@@ -15,7 +15,7 @@ from embedmig.database.registry import Registry
 from embedmig.engine.outbox import LIVE
 from embedmig.source import Column, Source, capture
 from embedmig.source.table import hidden_rows
-from embedmig.stores import Manifest, check_keys, open_manifest, open_store
+from embedmig.stores import Manifest, check_keys, open_manifest
 from embedmig.stores.presence import lost_text
 
 LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
@@ -133,7 +133,7 @@ def repair(conn: Connection, registry: Registry, source: Source) -> bool:
         with conn.transaction():
             conn.execute("set local lock_timeout = '500ms'")
             for store in found:
-                open_store(source, store.record).create(conn)  # where somebody dropped it
+                store.create(conn)  # where somebody dropped it
             check_keys(conn, registry, source)
             capture.install(conn, registry, source, [column.name for column in source.text])
             registry.set_compared(conn, name, compared=False)
@@ -141,6 +141,7 @@ def repair(conn: Connection, registry: Registry, source: Source) -> bool:
     retry_transient(install)
     partitions = capture.partitions(conn, source)
     for store in found:
+        store.mend(conn)
         reconcile(conn, registry, store)
     registry.save_partitions(conn, name, partitions)
     registry.set_compared(conn, name, compared=True)

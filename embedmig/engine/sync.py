@@ -23,7 +23,7 @@ from embedmig.engine.outbox import LIVE, Changes
 from embedmig.engine.pipeline import Pipeline, Request
 from embedmig.engine.rescan import rescan
 from embedmig.engine.throttle import Throttle
-from embedmig.errors import AnswerIsNo, EmbedderError, EmbedmigError, MissingExtra
+from embedmig.errors import AnswerIsNo, EmbedderError, EmbedmigError, MissingExtra, StoreError
 from embedmig.source import Source
 from embedmig.stores import Manifest, open_manifest
 from embedmig.stores.presence import lost_text
@@ -128,10 +128,12 @@ class Sync:
             store.check_key(reading)
             while changes.distribute(reading):
                 pass
-            if changes.waiting(reading).count and not self.context.stop.is_set():
+            if not self.context.stop.is_set():
                 try:
-                    tally = self._drain(reading, store)
-                except (EmbedderError, MissingExtra, AnswerIsNo) as failed:
+                    if changes.waiting(reading).count:
+                        tally = self._drain(reading, store)
+                    store.collect(reading)
+                except (EmbedderError, MissingExtra, AnswerIsNo, StoreError) as failed:
                     error, code = failed.message, failed.exit_code
                 if error or tally.rows:  # entries that wait for another try say nothing about the model
                     self.registry.save_model_error(reading, record.id, error)

@@ -10,10 +10,16 @@ from datetime import datetime
 from embedmig.engine.outbox import Waiting
 from embedmig.source.capture import CaptureHealth
 from embedmig.source.rows import Key
-from embedmig.stores import IndexState, SpaceCounts
+from embedmig.stores import IndexState, Listing, SpaceCounts
 from embedmig.types import Verdict
 
-UPPER_LIMITS = {"failed_rows": "", "freshness": " s", "unaccounted_rows": "", "shadow_p95_ms": " ms"}
+UPPER_LIMITS = {
+    "failed_rows": "",
+    "store_points": "",
+    "freshness": " s",
+    "unaccounted_rows": "",
+    "shadow_p95_ms": " ms",
+}
 """Conditions whose value must not be above the threshold, with the unit; the others must reach it."""
 
 
@@ -23,7 +29,7 @@ class Measured:
 
     ``unaccounted`` are some keys that are missing and neither wait to be taken in nor were refused by the model; None
     where nobody looked. ``counted_at`` is when the rows were compared, None where a sample was, and then ``error`` is the
-    half-width of the completeness' 95 % interval.
+    half-width of the completeness' 95 % interval. ``listing`` is None where vectors and manifest are one.
     """
 
     counts: SpaceCounts
@@ -33,6 +39,7 @@ class Measured:
     unaccounted: Sequence[Key] | None = ()
     counted_at: datetime | None = None
     error: float = 0.0
+    listing: Listing | None = None
 
     @property
     def exact(self) -> bool:
@@ -58,6 +65,7 @@ def evaluate(found: Measured, thresholds: Thresholds) -> list[Verdict]:
         verdicts.append(freshness(found.waiting, thresholds.freshness))
         verdicts += [accounted(found.unaccounted)] if found.unaccounted is not None else []
         verdicts.append(capture(found.capture or CaptureHealth("none")))
+    verdicts += [points(found.listing)] if found.listing else []
     return [*verdicts, index(found.index)]
 
 
@@ -135,6 +143,15 @@ def capture(found: CaptureHealth) -> Verdict:
     why = f" ({found.note})" if found.note else ""
     advice = f"capture is {found.state}{why}: embedmig sync --repair installs the triggers and compares every row"
     return Verdict("capture", found.state, "installed", passed, "" if passed else advice)
+
+
+def points(found: Listing) -> Verdict:
+    """The store must hold every point that the manifest names, and no other."""
+    if found.problem:
+        return Verdict("store_points", None, 0, False, f"{found.problem}; run the same command again")
+    wrong = found.missing + found.unknown
+    advice = f"missing in the store: {found.missing:,} points; unknown there: {found.unknown:,}; embedmig sync --repair mends both"
+    return Verdict("store_points", wrong, 0, not wrong, advice if wrong else "")
 
 
 def index(state: IndexState) -> Verdict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from psycopg import sql
 
 from embedmig.database import Connection, scalar
@@ -18,10 +20,13 @@ from embedmig.stores.presence import require_vectors
 LISTED = 11  # ten keys are shown; one more says that there are more
 
 
-def measure(conn: Connection, registry: Registry, source: Source, record: SpaceRecord) -> Measured:
+def measure(
+    conn: Connection, registry: Registry, source: Source, record: SpaceRecord, *, listed: bool = True
+) -> Measured:
     """Everything a gate looks at, as of one moment: a change is either in the space or waiting, never in between.
 
-    Every row is compared, now. What was counted is kept for :func:`look`, where this role may write it.
+    Every row is compared, now; and with a store beside PostgreSQL every point, unless ``listed`` is false. What was counted is
+    kept for :func:`look`, where this role may write it.
     Raises :class:`SourceError` where the vectors are gone, or where the source's key is no longer of the space's type: they
     can't be compared.
     """
@@ -31,13 +36,14 @@ def measure(conn: Connection, registry: Registry, source: Source, record: SpaceR
         manifest.check_key(conn)
     large = not counting.is_small(conn, *manifest.tables)
     mark = counting.mark(conn, registry, manifest) if large else {}
+    listing = manifest.listing(conn) if listed else None
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read")
         counted = count(conn, registry, manifest)
         found = around(conn, registry, manifest, counted)
     if large:
         counting.keep(conn, registry, record.id, mark, counted)
-    return found
+    return replace(found, listing=listing or manifest.compare_counts(conn, counted.counts.vectors))
 
 
 def look(conn: Connection, registry: Registry, source: Source, record: SpaceRecord) -> Measured:
@@ -49,12 +55,14 @@ def look(conn: Connection, registry: Registry, source: Source, record: SpaceReco
     require_vectors(conn, source, record)
     manifest = open_manifest(source, record)
     if source.foreign or counting.is_small(conn, *manifest.tables):
-        return measure(conn, registry, source, record)
+        return measure(conn, registry, source, record, listed=False)
     mark = counting.mark(conn, registry, manifest)
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read")
         counted = counting.kept(conn, registry, record.id, mark) or counting.estimate(conn, registry, manifest)
-        return around(conn, registry, manifest, counted or count(conn, registry, manifest))
+        counted = counted or count(conn, registry, manifest)
+        found = around(conn, registry, manifest, counted)
+    return replace(found, listing=manifest.compare_counts(conn, counted.counts.vectors) if counted.exact else None)
 
 
 def count(conn: Connection, registry: Registry, manifest: Manifest) -> Counted:

@@ -33,7 +33,7 @@ def index_over_limit(subject: Subject) -> Iterator[Violation]:
     for reading, call, space in of_spaces(subject, CreateIndex):
         assert isinstance(call.operation, CreateIndex)
         options = IndexOptions(storage=call.operation.storage)
-        if limit := store_class(space).index_over_limit(space, options):
+        if limit := store_class(space, subject.config.stores).index_over_limit(space, options):
             yield Violation(reading.script.path, call.line, *limit)
 
 

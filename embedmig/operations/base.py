@@ -369,6 +369,12 @@ class Operation:
         """Its statements; or, in words, why there are none."""
         return "not SQL"
 
+    def prepare(self, run: Run) -> None:
+        """Transactional: what is to be done outside PostgreSQL goes before the transaction, and may be repeated."""
+
+    def withdraw(self, run: Run) -> None:
+        """Takes :meth:`prepare` back, where the transaction came to nothing."""
+
     def apply(self, run: Run, conn: Connection) -> str:
         """Transactional: does it inside the transaction of ``conn``; returns the outcome in a few words."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ from embedmig.config.toml_values import parse_size
 from embedmig.errors import ConfigError, PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.source import count_rows
-from embedmig.stores import IndexBuild, IndexOptions, IndexStorage, open_store, store_class
+from embedmig.stores import IndexBuild, IndexOptions, IndexStorage, describe_index, open_store, store_class
 from embedmig.stores.index_sizes import index_bytes
 from embedmig.types import Estimate, Space
 
@@ -45,7 +45,7 @@ class CreateIndex(Operation):
 
     def describe(self) -> str:
         options = IndexOptions(self.m, self.ef_construction, self.storage, self.rerank)
-        return f"build the {store_class(self.space).describe_index(self.space, options)}"
+        return f"build the {describe_index(self.space, options)}"
 
     def validate(self, plan: PlannedState) -> None:
         """Dimensions and parameters must be within what the store's index can hold."""
@@ -60,7 +60,7 @@ class CreateIndex(Operation):
             options = self.options
         except ConfigError as error:
             raise PlanError(f"create_index: memory {self.memory!r} {error.message}", hint=error.hint) from error
-        store_class(self.space).check_index(self.space, options)
+        store_class(self.space, plan.context.config.stores).check_index(self.space, options)
 
     def estimate(self, plan: PlannedState) -> Estimate:
         """Disk: what the index holds of the vectors, and the graph's links."""

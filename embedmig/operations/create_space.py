@@ -11,7 +11,8 @@ from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord, definition_of
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.source import Source, capture, checks
-from embedmig.stores import check_keys, open_manifest, open_store, store_class
+from embedmig.stores import ask_server, check_capabilities, check_keys, open_manifest, store_class
+from embedmig.stores.presence import describe_place
 from embedmig.types import Space, fingerprint
 
 
@@ -25,10 +26,11 @@ class CreateSpace(Operation):
 
     def validate(self, plan: PlannedState) -> None:
         """Table, columns and key must be there, the tag free or its own, and the model must answer."""
+        store, source = store_class(self.space, plan.context.config.stores), plan.source(self.space.collection)
         if not plan.offline:  # whoever looks need not be who runs it
-            store_class(self.space).check_server(plan.conn)
-        source = plan.source(self.space.collection)
-        store_class(self.space).check_source(source)
+            store.check_server(plan.conn)
+        store.check_source(source)
+        check_capabilities(self.space, store.capabilities)
         checks.check_source(plan.conn, source)
         planned = plan.claim(self.space, adopted=False)
         planned.draft = draft(self.space, source, plan.context.database.schema, plan.revision, "")
@@ -36,6 +38,7 @@ class CreateSpace(Operation):
         if plan.offline:  # a dry run calls no model, and whoever looks need not be who runs it
             plan.context.refuse_unknown_model(self.space, pinned, created=created)
             return
+        ask_server(source, draft(self.space, source, plan.context.database.schema, plan.revision, pinned))
         checks.check_filter(plan.conn, source)
         if source.collection.capture == "triggers":
             capture.refuse_without_trigger_right(plan.conn, source)
@@ -45,7 +48,7 @@ class CreateSpace(Operation):
         """The table, and what captures changes of the source; the registry's entry is embedmig's own business."""
         source = plan.source(self.space.collection)
         statements: list[sql.Composable] = []
-        for one in store_class(self.space).server_sql(plan.conn):
+        for one in store_class(self.space, plan.context.config.stores).server_sql(plan.conn):
             if one not in plan.prepared:
                 plan.prepared.append(one)
                 statements.append(one)
@@ -65,14 +68,14 @@ class CreateSpace(Operation):
             return "was there"
         weights = run.context.encoder(self.space).embedder.weights()
         record = draft(self.space, source, run.context.database.schema, run.revision, weights)
-        open_store(source, record).create(conn)
+        open_manifest(source, record).create(conn)
         if known:
             run.context.registry.renew_space(conn, known.id, record)
         else:
             run.context.registry.add_space(conn, record)
         # Before the backfill's first read: from here on every commit is captured, and what is older is there to be read.
         capture.install(conn, run.context.registry, source, text)
-        return f"table {'.'.join(record.place[:2])}"
+        return describe_place(record)
 
 
 def capture_statements(plan: PlannedState, source: Source) -> list[sql.Composable]:
@@ -91,6 +94,6 @@ def draft(space: Space, source: Source, schema: str, revision: str, weights: str
     mark = fingerprint(space, text)
     return SpaceRecord(
         id=0, collection=space.collection, version=space.tag, fingerprint=mark, revision=revision, state="building",
-        adopted=False, place=store_class(space).new_place(space, mark, schema), writer="embedmig", definition=definition_of(space), text_columns=text, weights=weights,
+        adopted=False, place=store_class(space, source.collection.stores).new_place(space, mark, schema), writer="embedmig", definition=definition_of(space), text_columns=text, weights=weights,
         state_since=None, ledger_schema=schema,
     )  # fmt: skip

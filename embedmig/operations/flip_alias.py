@@ -10,7 +10,7 @@ from psycopg import sql
 from embedmig.database import Connection, ident
 from embedmig.errors import AliasMoved, PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
-from embedmig.stores import aliases, open_manifest
+from embedmig.stores import aliases, open_manifest, store_alias
 from embedmig.stores.differences import Difference
 from embedmig.types import Estimate
 
@@ -60,6 +60,46 @@ class FlipAlias(Operation):
         """It takes no time; the note says which differences between configuration and view it carries out."""
         found = [] if self.version is None else carried_out(plan.live_differences(self.collection))
         return Estimate(note="; ".join(found))
+
+    def prepare(self, run: Run) -> None:
+        """The alias of a store beside PostgreSQL goes first: intent, the store's alias, and what :meth:`apply` commits."""
+        context, source = run.context, run.context.source(run.conn, self.collection)
+        records, current = (
+            context.registry.spaces(run.conn, self.collection),
+            context.registry.alias(run.conn, self.collection),
+        )
+        showing = current.version if current else None
+        if showing == self.version or showing != run.aliases.get(self.collection):
+            return
+        by_version = {record.version: record for record in records}
+        if self.version is None:
+            if store := store_alias.has_alias(source, by_version.get(showing or "")):
+                store_alias.remove_alias(store)
+            return
+        if store := store_alias.has_alias(source, by_version.get(self.version)):
+            with run.conn.transaction():
+                context.ledger.fence(run.conn, run.attempt)
+                context.registry.want_alias(run.conn, self.collection, aliases.alias_name(source), self.version)
+            try:
+                store_alias.refuse_stranger(run.conn, store, records, current)
+                store_alias.set_alias(run.conn, store)
+            except AliasMoved:
+                context.registry.want_alias(run.conn, self.collection, aliases.alias_name(source), None)
+                raise
+
+    def withdraw(self, run: Run) -> None:
+        """The store's alias shows again what the registry does."""
+        context, source = run.context, run.context.source(run.conn, self.collection)
+        current = context.registry.alias(run.conn, self.collection)
+        records = {record.version: record for record in context.registry.spaces(run.conn, self.collection)}
+        if current is None or current.version == self.version:
+            return
+        if store := store_alias.has_alias(source, records.get(current.version or "")):
+            store_alias.set_alias(run.conn, store)
+        elif store := store_alias.has_alias(source, records.get(self.version or "")):
+            store_alias.remove_alias(store)
+        if current.wanted:
+            context.registry.want_alias(run.conn, self.collection, aliases.alias_name(source), None)
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Compare and set: if the alias moved since the plan was made, nothing happens."""

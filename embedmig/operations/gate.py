@@ -67,8 +67,12 @@ class Gate(Operation):
             sync = run.context.sync(run.conn, self.collection, run.stop, run.report)
             sync.context.waits = run.waits
             sync.once(only=self.version)
-        asked = self.thresholds(run.context)
-        verdicts = evaluate(run.context, run.conn, record, asked)
+        asked, manifest = self.thresholds(run.context), run.context.manifest(run.conn, record)
+        found = measured(run.context, run.conn, record)
+        if found.listing and found.listing.unknown and not record.adopted:
+            manifest.sweep(run.conn)  # what killed runs left in a store of our own
+            found = measured(run.context, run.conn, record)
+        verdicts = conditions.evaluate(found, asked)
         verdicts += self._evidence(run, record, asked.completeness)
         run.verdicts.extend(verdicts)
         run.report(GateEvaluated(self.version, verdicts))
@@ -114,7 +118,12 @@ class Gate(Operation):
 
 def evaluate(context: Context, conn: Connection, record: SpaceRecord, asked: conditions.Thresholds) -> list[Verdict]:
     """Measures a space now. Wants SELECT alone."""
-    return conditions.evaluate(measure(conn, context.registry, context.source(conn, record.collection), record), asked)
+    return conditions.evaluate(measured(context, conn, record), asked)
+
+
+def measured(context: Context, conn: Connection, record: SpaceRecord) -> conditions.Measured:
+    """As of now."""
+    return measure(conn, context.registry, context.source(conn, record.collection), record)
 
 
 def evaluate_evidence(

@@ -105,7 +105,7 @@ def refuse_unstable(context: Context, conn: Connection, record: SpaceRecord, cou
 
 def drop(context: Context, conn: Connection, record: SpaceRecord) -> None:
     """Inside a transaction: the vectors go, the registry's entry stays."""
-    context.remains(conn, record).drop(conn)
+    open_manifest(context.source_as_it_is(conn, record.collection), record).drop(conn)
     forget(context, conn, record, "retired")
 
 

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 
-from embedmig.config.settings import EmbedderSettings
+from embedmig.config.settings import EmbedderSettings, StoreSettings
 from embedmig.database import Connection, Database, ident, scalar
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import Registry
 from embedmig.embedders.blocking import wait_for
-from embedmig.errors import AliasMoved, EmbedmigError, UsageError
+from embedmig.errors import AliasMoved, EmbedmigError, PlaceMissing, UsageError
 from embedmig.reading.canary import Canary
 from embedmig.reading.shadow import Shadow, ShadowTask
 from embedmig.stores.aliases import CHANNEL
@@ -34,6 +34,12 @@ from embedmig.types import Hit
 
 T = TypeVar("T")
 
+REPLACED = (
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.DataException,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+)
 TRIES = 5  # flips during one search before it gives up
 
 
@@ -56,7 +62,8 @@ class Reader:
     ``shadow`` is a version on which a share ``rate`` of the reads is repeated in the background; the result is
     kept in the database, without the texts unless ``keep_texts``. ``canary`` is a version that answers a share of the
     reads itself, and those of the tenants that ``canary_for`` names (a set, or a function). If either fails,
-    the active version answers and one warning is logged. ``random`` draws the shares.
+    the active version answers and one warning is logged. ``random`` draws the shares. ``stores`` say how to reach stores beside
+    PostgreSQL, by the names that versions give them.
     """
 
     def __init__(
@@ -74,16 +81,19 @@ class Reader:
         share: float | None = None,
         canary_for: Collection[str] | Callable[[str], bool] | None = None,
         random: randomness.Random | None = None,
+        stores: Mapping[str, StoreSettings] | None = None,
     ) -> None:
         self.collection = collection
         self.lazy = lazy
         self._database = Database(url, schema) if isinstance(url, str) else url
         self._registry = Registry(self._database.schema)
-        self._settings = settings or {}
+        self._settings, self._stores = settings or {}, stores or {}
         chance = random or randomness.Random()  # noqa: S311  a sample, not a secret
         self._canary = Canary(canary, share, canary_for, chance) if canary else None
         self._shadow = (
-            Shadow(self._database, collection, shadow, rate, self._settings, chance, keep_texts) if shadow else None
+            Shadow(self._database, collection, shadow, rate, self._settings, chance, keep_texts, self._stores)
+            if shadow
+            else None
         )
         self._loop = asyncio.new_event_loop()
         self._resolved: Resolved | None = None
@@ -179,7 +189,9 @@ class Reader:
         """
         self._current()  # hears of flips: the collection may be another one since
         if hit.version not in self._manifests:
-            self._manifests[hit.version] = find_manifest(self._conn, self._registry, self.collection, hit.version)
+            self._manifests[hit.version] = find_manifest(
+                self._conn, self._registry, self.collection, hit.version, self._stores
+            )
         return self._manifests[hit.version].passage(self._conn, hit.key_text, hit.chunk)
 
     # --- helpers
@@ -203,7 +215,7 @@ class Reader:
         try:
             if canary.resolved is None:
                 canary.resolved = resolve_version(
-                    self._conn, self._registry, self.collection, canary.version, self._settings
+                    self._conn, self._registry, self.collection, canary.version, self._settings, self._stores
                 )
             vector = wait_for(encode_query(canary.resolved.encoder, text), self._loop)
             return nearest(self._conn, canary.resolved, vector, k, where=where)
@@ -259,13 +271,13 @@ class Reader:
                 f"the alias of {self.collection!r} shows no version yet",
                 hint="embedmig upgrade head creates and fills it",
             )
-        return resolve_alias(self._conn, record, self._settings)
+        return resolve_alias(self._conn, record, self._settings, self._stores)
 
     def _read(self, current: Resolved, vector: Sequence[float], k: int, where: Mapping[str, Any] | None) -> list[Hit]:
         try:
             return nearest(self._conn, current, vector, k, where=where)
-        except (psycopg.errors.UndefinedFunction, psycopg.errors.DataException, psycopg.errors.UndefinedTable):
-            # The view was replaced between resolving and reading, by one of another type or dimension.
+        except (*REPLACED, PlaceMissing):
+            # The view was replaced between resolving and reading, by one of another type, dimension or store.
             if self._showing() == current.version:
                 raise
             return []

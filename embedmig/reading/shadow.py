@@ -19,10 +19,25 @@ import psycopg
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, Database, first_line
 from embedmig.database.registry import Registry
-from embedmig.errors import DatabaseUnavailable, EmbedderError, UsageError
+from embedmig.errors import (
+    DatabaseUnavailable,
+    EmbedderError,
+    PlaceMissing,
+    StoreThrottled,
+    StoreUnreachable,
+    UsageError,
+)
 from embedmig.gates.evidence_table import EvidenceTable, ShadowRead
 from embedmig.quality.measures import overlap
-from embedmig.stores.search import Resolved, VersionNotReady, encode_query, nearest, resolve_version
+from embedmig.stores.search import (
+    NO_STORES,
+    Resolved,
+    Stores,
+    VersionNotReady,
+    encode_query,
+    nearest,
+    resolve_version,
+)
 from embedmig.types import Hit
 
 QUEUE = 100  # reads that wait; more are dropped
@@ -60,6 +75,7 @@ class Shadow:
         settings: Mapping[str, EmbedderSettings],
         random: Random,
         keep_texts: bool = False,
+        stores: Stores = NO_STORES,
     ) -> None:
         if not 0 < rate <= 1:
             raise UsageError(f"shadow: rate {rate} is not a share", hint="above 0, at most 1, such as 0.05")
@@ -67,7 +83,7 @@ class Shadow:
         self.dropped = 0
         self._rate, self._random = rate, random
         self._queue: queue.Queue[ShadowTask | None] = queue.Queue(QUEUE)
-        self._worker = ShadowWorker(database, collection, version, settings, keep_texts)
+        self._worker = ShadowWorker(database, collection, version, settings, keep_texts, stores)
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
 
@@ -117,8 +133,9 @@ class ShadowWorker:
         version: str,
         settings: Mapping[str, EmbedderSettings],
         keep_texts: bool,
+        stores: Stores,
     ) -> None:
-        self.collection, self.version = collection, version
+        self.collection, self.version, self._stores = collection, version, stores
         self._database, self._settings, self._keep_texts = database, settings, keep_texts
         self._registry, self._kept = Registry(database.schema), EvidenceTable(database.schema)
         self._conn: Connection | None = None
@@ -131,16 +148,19 @@ class ShadowWorker:
         try:
             conn = self._connection()
             if self._other is None:
-                self._other = resolve_version(conn, self._registry, self.collection, self.version, self._settings)
+                self._other = self._resolve(conn)
             self._kept.add_read(conn, self._read(conn, task, self._other))
             self._served += 1
             if self._served % PRUNE_EVERY == 0:
                 self._kept.prune_reads(conn, self.collection, self.version)
-        except (DatabaseUnavailable, VersionNotReady, psycopg.OperationalError):
+        except (DatabaseUnavailable, VersionNotReady, psycopg.OperationalError, StoreUnreachable, StoreThrottled):
             return
-        except psycopg.errors.UndefinedTable:
+        except (psycopg.errors.UndefinedTable, PlaceMissing):
             self._other = None  # retired a moment ago, or the alias is away: the registry knows
-            resolve_version(self._connection(), self._registry, self.collection, self.version, self._settings)
+            self._resolve(self._connection())
+
+    def _resolve(self, conn: Connection) -> Resolved:
+        return resolve_version(conn, self._registry, self.collection, self.version, self._settings, self._stores)
 
     def close(self) -> None:
         """Gives connection and model back."""

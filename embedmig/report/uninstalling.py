@@ -16,6 +16,7 @@ def uninstall_page(found: UninstallPlan) -> Text:
         ("column", found.columns),
         ("table", found.tables),
         ("function", found.functions),
+        ("collection", found.collections),
     ):
         lines += [f"{verb}  {kind} {name}" for name in names]
     lines += [f"{verb}  schema {found.removed_schema}"] if found.removed_schema else []

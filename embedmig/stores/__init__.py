@@ -3,7 +3,8 @@
 ``protocol``     :class:`VectorStore`, which every store is, its :class:`Capabilities`, and the values it is given
 ``manifest``     :class:`Manifest`: every question of source against space, in SQL
 ``pgvector/``    the store in PostgreSQL: a table that is manifest and store at once, or an adopted column
-``external``     what stores beside PostgreSQL share; each of them is one file or folder here
+``manifest_table``, ``external_manifest``  the manifest as a table, with the vectors or with the ids of points
+``external``     what stores beside PostgreSQL share; each of them is one file or folder here, and ``kinds`` lists them
 ``aliases``      the view that shows one space, and its move to another
 ``search``       one version's vectors with their encoder, and the nearest of them
 ``index_sizes``  memory and disk of a space, by arithmetic
@@ -14,11 +15,18 @@ Nothing outside this package names a store. Others open one here: by :func:`open
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from embedmig.config import Collection
+from embedmig.config.settings import StoreSettings
 from embedmig.database import Connection
 from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.errors import PlanError
 from embedmig.source import Source
+from embedmig.stores.external_manifest import ExternalManifest
 from embedmig.stores.index_sizes import IndexStorage
-from embedmig.stores.manifest import Manifest, SpaceCounts
+from embedmig.stores.kinds import external_class, open_external, without_table
+from embedmig.stores.manifest import Listing, Manifest, SpaceCounts
 from embedmig.stores.pgvector.adopted import AdoptedStore, Adoption, unaccounted_columns, vectors_in
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.stores.protocol import (
@@ -30,27 +38,60 @@ from embedmig.stores.protocol import (
     VectorStore,
     point_id,
 )
+from embedmig.stores.store_alias import drop_vectors
 from embedmig.types import Space
 
 __all__ = [
-    "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Manifest", "SpaceCounts",
-    "VectorStore", "check_keys", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
+    "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Listing", "Manifest", "SpaceCounts",
+    "VectorStore", "ask_server", "check_capabilities", "check_keys", "describe_index", "drop_collection", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
 ]  # fmt: skip
 
 
-def store_class(space: Space) -> type[VectorStore]:  # noqa: ARG001  there is one kind so far
-    """The store that a space says."""
-    return PgvectorStore
+def store_class(space: Space, stores: Mapping[str, StoreSettings]) -> type[VectorStore]:
+    """The store that a space says. Raises :class:`PlanError` for one that is not among the ``stores`` of the configuration."""
+    return external_class(space, stores) if space.external else PgvectorStore
+
+
+def check_capabilities(space: Space, able: Capabilities) -> None:
+    """Refuses what a store can't hold. Raises :class:`PlanError`."""
+    if space.dimensions > able.dimensions:
+        raise PlanError(
+            f"{space.store} holds at most {able.dimensions:,} dimensions, not {space.dimensions:,}",
+            hint="ask the model for fewer dimensions",
+        )
+    if space.metric not in able.metrics:
+        raise PlanError(
+            f"{space.store} has no metric {space.metric!r}", hint=f"one of {', '.join(sorted(able.metrics))}"
+        )
+
+
+def describe_index(space: Space, options: IndexOptions) -> str:
+    """What :meth:`VectorStore.build_index` would build, in a few words, whether the store is declared or not."""
+    if not space.external:
+        return PgvectorStore.describe_index(space, options)
+    return f"HNSW index of {space.tag} in {space.store} (m={options.m}, ef_construction={options.ef_construction})"
 
 
 def open_store(source: Source, record: SpaceRecord) -> VectorStore:
     """The vectors of a registered space."""
-    return _open(source, record)
+    return open_external(source, record) if record.space.external else _open(source, record)
+
+
+def ask_server(source: Source, record: SpaceRecord) -> None:
+    """Whether the store beside PostgreSQL can be used, at once and without patience. Raises :class:`StoreError`."""
+    if record.space.external:
+        open_external(source, record).server_version()
+
+
+def drop_collection(conn: Connection, collection: Collection, record: SpaceRecord) -> None:
+    """Removes the vectors of a space from a store beside PostgreSQL, and the store's alias where it shows them."""
+    if record.space.external:
+        drop_vectors(conn, open_external(without_table(collection), record))
 
 
 def open_manifest(source: Source, record: SpaceRecord) -> Manifest:
     """What PostgreSQL knows of a registered space."""
-    return _open(source, record)
+    return ExternalManifest(source, record) if record.space.external else _open(source, record)
 
 
 def check_keys(conn: Connection, registry: Registry, source: Source) -> None:

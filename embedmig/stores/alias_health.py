@@ -7,6 +7,7 @@ from psycopg import sql
 from embedmig.database import Connection, ident, scalar
 from embedmig.database.registry import Registry
 from embedmig.source import Source
+from embedmig.stores.store_alias import store_alias_fault
 
 
 def alias_fault(conn: Connection, registry: Registry, source: Source) -> str | None:
@@ -29,6 +30,7 @@ def alias_fault(conn: Connection, registry: Registry, source: Source) -> str | N
     ).format(view=sql.Literal(view), schema=sql.Literal(ident(registry.schema).as_string(conn)))
     read: dict[int, str] = dict(conn.execute(query).fetchall())
     if source.oid in read:
-        return None
+        record = registry.space(conn, alias.collection, alias.version)
+        return store_alias_fault(conn, source, record) if record and record.space.external else None
     others = sorted(read.values())
     return f"{name} reads {', '.join(others) or 'other tables'}, not {source.collection.table}: {rebuild}"

@@ -261,6 +261,8 @@ def encoder_of(record: SpaceRecord, source: Source, former: list[Name]) -> dict[
         "text": [ident(name).as_string() for name in record.text_columns],
     }  # fmt: skip
     encoder = {"space": definition_of(record.space), "weights": record.weights, "collection": collection}
+    if record.space.external:
+        encoder["place"] = list(record.place)
     return encoder | ({"former": former} if former else {})
 
 

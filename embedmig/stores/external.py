@@ -6,14 +6,17 @@ answers of :class:`embedmig.stores.protocol.VectorStore` are made of those here.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from datetime import UTC, date, datetime
+from datetime import time as dtime
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from psycopg import sql
 
 from embedmig.config.settings import StoreSettings
 from embedmig.database import Connection
@@ -30,8 +33,9 @@ from embedmig.errors import (
 )
 from embedmig.source import Source
 from embedmig.source.rows import Key
-from embedmig.stores.pgvector.table import table_name
+from embedmig.stores.manifest_table import refuse_taken_names, table_name
 from embedmig.stores.protocol import Batch, Capabilities, IndexBuild, IndexOptions, IndexState, point_id, rows_once
+from embedmig.stores.protocol import pages as pages
 from embedmig.types import Hit, Metric, Progress, Space
 
 KEY, CHUNK, HASH, VERSION = "embedmig_key", "embedmig_chunk", "embedmig_hash", "embedmig_version"
@@ -169,7 +173,9 @@ class ExternalStore(ABC):
 
     @abstractmethod
     def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
-        """The ``limit`` nearest points, nearest first. ``where``: columns and the value they must have; a list: one of them."""
+        """The ``limit`` nearest points, nearest first. ``where``: columns and the value they must have; a list: one of them. Columns
+        of the key are compared by their text.
+        """
 
     @abstractmethod
     def total(self) -> int:
@@ -222,13 +228,20 @@ class ExternalStore(ABC):
         """PostgreSQL needs nothing for it."""
         del conn
 
+    @staticmethod
+    def server_sql(conn: Connection) -> list[sql.SQL]:
+        """None: PostgreSQL needs nothing for it."""
+        del conn
+        return []
+
     @classmethod
     def check_source(cls, source: Source) -> None:
-        """Names that points use themselves are refused. Raises :class:`PlanError`."""
-        taken = [column.name for column in source.columns if column.name in (KEY, CHUNK, HASH, VERSION)]
+        """Names that points, the manifest or the alias use themselves are refused. Raises :class:`PlanError`."""
+        refuse_taken_names(source, "point_id")
+        taken = [column.name for column in (*source.key, *source.columns) if column.name in (KEY, CHUNK, HASH, VERSION)]
         if taken:
             raise PlanError(
-                f"columns: {taken[0]!r} is a name that embedmig uses in {cls.kind} itself",
+                f"column {taken[0]!r} has a name that embedmig uses in {cls.kind} itself",
                 hint="rename it, or leave it out of columns",
             )
 
@@ -338,6 +351,19 @@ class ExternalStore(ABC):
             for point in page:
                 yield point.id
 
+    def points_held(self) -> Iterator[list[tuple[Key, str | None, int, float]]]:
+        """Of every point that is there: key, or its id where it says none, version, dimensions, and the vector's norm."""
+        for page in self.held((KEY, VERSION)):
+            vectors = self.attempt(lambda page=page: self.vectors([point.id for point in page]))  # type: ignore[misc]
+            yield [
+                (
+                    tuple(point.payload.get(KEY) or (point.id,)), point.payload.get(VERSION), len(vectors[point.id]),
+                    float(np.linalg.norm(vectors[point.id])),
+                )
+                for point in page
+                if point.id in vectors
+            ]  # fmt: skip
+
     def fetch(self, conn: Connection, ids: Sequence[str]) -> Mapping[str, Sequence[float]]:
         """In one request, or as many as the store's limits make necessary."""
         return self.attempt(lambda: self.vectors(ids)) if ids else {}
@@ -406,8 +432,16 @@ class ExternalStore(ABC):
         self.attempt(lambda: self.point_alias(self.alias_name))
 
 
-def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """At most ``size`` at a time, in order."""
-    walk = iter(items)
-    while page := list(islice(walk, size)):
-        yield page
+def payload_value(value: Any) -> Any:
+    """A column's value as points have it: what JSON has, times as ISO text in UTC, all else as text. None is left out."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, date | dtime):
+        return value.isoformat()
+    if isinstance(value, list | tuple | set | frozenset):
+        return [payload_value(one) for one in value if one is not None]
+    return str(value)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from psycopg import sql
 
@@ -53,6 +54,27 @@ class SpaceCounts:
     def missing(self) -> int:
         """Eligible rows that are not complete."""
         return self.eligible - self.complete
+
+
+class Drawn(NamedTuple):
+    """A vector, ``(dimensions,)``, the text of its row, and where in it the piece begins and ends; None: at its end."""
+
+    key: Sequence[str]
+    text: str
+    start: int
+    end: int | None
+    vector: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a store lists against the manifest: points that are ``missing`` although they are named, and ``unknown`` ones that are
+    there although they are not. ``problem`` says why that can't be told.
+    """
+
+    missing: int = 0
+    unknown: int = 0
+    problem: str = ""
 
 
 class Manifest(ABC):
@@ -259,6 +281,14 @@ class Manifest(ABC):
         """What the alias would show, whatever it shows."""
 
     @abstractmethod
+    def create(self, conn: Connection) -> None:
+        """Makes it, and the place for the vectors; nothing where they are there."""
+
+    @abstractmethod
+    def drop(self, conn: Connection) -> None:
+        """Removes it with all vectors: the point of no return."""
+
+    @abstractmethod
     def create_sql(self) -> sql.Composed:
         """What makes it."""
 
@@ -272,13 +302,13 @@ class Manifest(ABC):
     """How far from 1 the norm of a stored unit vector may be."""
 
     @abstractmethod
-    def measured(self) -> sql.Composed:
+    def measured(self, conn: Connection) -> sql.Composed:
         """Every vector of the place that the space is in, as a relation ``r``: ``key text[], version, dims, norm``."""
 
     @abstractmethod
-    def drawn(self, size: int, seed: int) -> sql.Composed:
-        """A query over vectors in the order of a hash of their key, beside the text they were made of: key, text, start
-        and end of the piece, vector. Of those with another content hash than the row's the text is gone.
+    def draw(self, conn: Connection, size: int, seed: int) -> Sequence[Drawn]:
+        """Vectors in the order of a hash of their key, beside the text they were made of. Of those with another content hash
+        than the row's the text is gone.
         """
 
     def untagged_since_adoption(self, conn: Connection) -> str | None:
@@ -295,7 +325,11 @@ class Manifest(ABC):
         using = sql.SQL(" using {}").format(among) if among else sql.SQL("")
         same = sql.SQL("{} and ").format(self.source.join("c", "e")) if among else sql.SQL("")
         query = sql.SQL("delete from {} e{} where {}{}").format(self.table, using, same, self.orphaned())
-        return conn.execute(query).rowcount
+        return conn.execute(self.deleting(query)).rowcount
+
+    def deleting(self, query: sql.Composed) -> sql.Composed:
+        """A DELETE of rows ``e``, with what goes with it."""
+        return query
 
     def wait_for_settling(self, conn: Connection, *, alone: bool) -> None:
         """Inside a transaction, before it looks at the data: who settles changes waits for batches that are being
@@ -311,6 +345,32 @@ class Manifest(ABC):
     @abstractmethod
     def prepare_writer(self, conn: Connection) -> None:
         """Once a writing connection, before its first :meth:`write`."""
+
+    def delivered(self, conn: Connection, batches: Sequence[Batch]) -> AbstractContextManager[None]:
+        """Outside a transaction, before :meth:`write` and while it lasts: the vectors themselves are where they are kept."""
+        return nullcontext()
+
+    def collect(self, conn: Connection) -> int:
+        """Outside a transaction: removes vectors that nothing names any more from where they are kept; returns how many."""
+        return 0
+
+    # --- manifest against store
+
+    def listing(self, conn: Connection) -> Listing | None:
+        """Outside a transaction: compares it with what the store lists; None where the two are one."""
+        return None
+
+    def compare_counts(self, conn: Connection, named: int) -> Listing | None:
+        """As :meth:`listing`, for a look: by the number of points alone, of which ``named`` should be there."""
+        return None
+
+    def mend(self, conn: Connection) -> None:  # noqa: B027  nothing to mend where the two are one
+        """Outside a transaction: takes out of the manifest what the store does not hold, and out of the store what the manifest
+        does not name. Raises :class:`StoreError` where the store's listing can't be trusted.
+        """
+
+    def sweep(self, conn: Connection) -> None:  # noqa: B027  as above
+        """The second half of :meth:`mend`, by the :meth:`listing` that was made last on this connection."""
 
     def write(self, conn: Connection, batches: Sequence[Batch], *, first: bool = True) -> int:
         """Inside a transaction, whose ``first`` it is or not: puts batches in; returns how many vectors were taken.

@@ -8,6 +8,7 @@ from embedmig.database import Connection, ident, scalar
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import SourceError
 from embedmig.source import Source, list_columns
+from embedmig.stores.kinds import open_external
 from embedmig.stores.pgvector.adopted import ADDED
 from embedmig.stores.pgvector.table import TablePlace
 
@@ -22,7 +23,7 @@ def require_vectors(conn: Connection, source: Source, record: SpaceRecord) -> No
             hint=f"set text in [collections.{record.collection}] to the columns there are, and migrate to a version of "
             "them: embedmig revision; until then this version is as it was",
         )
-    if missing := lost_place(conn, record):
+    if missing := lost_place(conn, source, record):
         raise SourceError(
             f"{missing} is not there any more: {record.version} has lost its vectors", hint=way_out(record)
         )
@@ -34,8 +35,10 @@ def lost_text(source: Source, record: SpaceRecord) -> list[str]:
     return [column.name for column in source.reading(record.text_columns).text if column.name not in there]
 
 
-def lost_place(conn: Connection, record: SpaceRecord) -> str | None:
-    """The table or the column of a version's vectors that is not there; None where all is."""
+def lost_place(conn: Connection, source: Source, record: SpaceRecord) -> str | None:
+    """The table, column or collection of a version's vectors that is not there; None where all is."""
+    if record.space.external:
+        return lost_collection(conn, source, record)
     name, columns = place_in_words(record)
     relation = TablePlace(*record.place).relation.as_string(conn)
     oid = scalar(conn, "select to_regclass(%s)::oid::bigint", (relation,))
@@ -46,13 +49,35 @@ def lost_place(conn: Connection, record: SpaceRecord) -> str | None:
     return f"column {name}.{lost[0]}" if lost else None
 
 
+def lost_collection(conn: Connection, source: Source, record: SpaceRecord) -> str | None:
+    """As :func:`lost_place`, of a store beside PostgreSQL. Raises :class:`StoreError` where it can't be asked."""
+    table = ident(*record.place[:2]).as_string(conn)
+    if scalar(conn, "select to_regclass(%s)", (table,)) is None:
+        return f"table {'.'.join(record.place[:2])}, which names the points,"
+    store = open_external(source, record)
+    return describe_place(record) if store.attempt(store.describe) is None else None
+
+
+def collection_in_words(record: SpaceRecord) -> str:
+    """The collection of a version in a store beside PostgreSQL."""
+    return f"{record.place[3]} of {record.space.store}"
+
+
+def describe_place(record: SpaceRecord) -> str:
+    """Where a version's vectors are."""
+    if record.space.external:
+        return f"collection {collection_in_words(record)}"
+    return f"table {'.'.join(record.place[:2])}"
+
+
 def way_out(record: SpaceRecord) -> str:
     """What to do about lost vectors, as commands."""
     name = record.collection
     if record.adopted:
         release = f"embedmig release {name} {record.version} stops watching it"
         return release if record.state != "active" else f"flip the alias to another version; then {release}"
-    again = f"embedmig sync {name} --repair makes the table again and embeds every row"
+    what = "collection" if record.space.external else "table"
+    again = f"embedmig sync {name} --repair makes the {what} again and embeds every row"
     if record.state == "retained":
         return f"embedmig retire {name} {record.version} --after 0s --confirm {record.version}; or {again}"
     return again if record.state != "active" else f"{again}; then embedmig alias rebuild {name}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from itertools import islice
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from psycopg import sql
 
@@ -22,6 +23,7 @@ from embedmig.source.rows import Key, Piece, Row
 from embedmig.stores.index_sizes import IndexStorage
 from embedmig.types import Hit, Metric, Space, Vectors
 
+T = TypeVar("T")
 IndexState = Literal["valid", "building", "invalid", "none"]
 
 NAMESPACE = uuid.UUID("5b5f1f0e-0f5c-5c0e-9d4c-6a1d6f0a8d27")
@@ -43,6 +45,13 @@ def rows_once(hits: Sequence[Hit]) -> list[Hit]:
     for hit in hits:
         best.setdefault(hit.key_text, hit)
     return list(best.values())
+
+
+def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """At most ``size`` at a time, in order."""
+    walk = iter(items)
+    while page := list(islice(walk, size)):
+        yield page
 
 
 @dataclass(frozen=True, slots=True)

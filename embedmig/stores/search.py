@@ -6,36 +6,41 @@ The encoder of the vectors goes with them, so that no query is compared with vec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
-from typing import Any, SupportsIndex
+from types import MappingProxyType
+from typing import Any, SupportsIndex, TypeAlias
 
 import psycopg
 from psycopg import errors as pg
 
-from embedmig.config.settings import EmbedderSettings
+from embedmig.config.settings import EmbedderSettings, StoreSettings
 from embedmig.database import Connection, first_line
 from embedmig.database.registry import AliasRecord, Registry
 from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import EmbedderMisconfigured, UsageError
 from embedmig.source import table as sources
-from embedmig.stores import open_manifest
+from embedmig.stores import external_search, open_manifest
 from embedmig.stores.aliases import collection_of, space_of
 from embedmig.stores.manifest import Manifest
 from embedmig.stores.pgvector import search
+from embedmig.stores.pgvector.search import Shown
 from embedmig.stores.presence import require_vectors
 from embedmig.types import Hit, Space
 
 WRONG_VALUE = (psycopg.DataError, pg.UndefinedFunction, pg.DatatypeMismatch, pg.IndeterminateDatatype)
 """What the server says of a value that is not of its column's type; psycopg itself has no ``sqlstate`` for what it can't send."""
 
+Stores: TypeAlias = Mapping[str, StoreSettings]
+NO_STORES: Stores = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """One version that can be searched: where its vectors are shown, and what encodes queries for them."""
 
-    shown: search.Shown
+    shown: Shown
     fingerprint: str
     encoder: Encoder
 
@@ -54,16 +59,19 @@ def resolve_space(conn: Connection, manifest: Manifest, settings: EmbedderSettin
     )  # fmt: skip
 
 
-def resolve_alias(conn: Connection, alias: AliasRecord, settings: Mapping[str, EmbedderSettings]) -> Resolved:
+def resolve_alias(
+    conn: Connection, alias: AliasRecord, settings: Mapping[str, EmbedderSettings], stores: Stores = NO_STORES
+) -> Resolved:
     """What the alias shows now. Wants SELECT on the view and on the registry of aliases alone."""
     assert alias.encoder is not None
     assert alias.version is not None
     space, weights = space_of(alias.encoder)
-    return Resolved(
-        search.shown_by_alias(conn, alias, space),
-        alias.fingerprint or "",
-        encoder_for(space, weights, settings.get(space.provider)),
+    shown = (
+        external_search.shown_by_alias(conn, alias, space, replace(collection_of(alias.encoder), stores=stores))
+        if space.external
+        else search.shown_by_alias(conn, alias, space)
     )
+    return Resolved(shown, alias.fingerprint or "", encoder_for(space, weights, settings.get(space.provider)))
 
 
 class VersionNotReady(UsageError):
@@ -75,20 +83,27 @@ class VersionGone(UsageError):
 
 
 def resolve_version(
-    conn: Connection, registry: Registry, collection: str, version: str, settings: Mapping[str, EmbedderSettings]
+    conn: Connection,
+    registry: Registry,
+    collection: str,
+    version: str,
+    settings: Mapping[str, EmbedderSettings],
+    stores: Stores = NO_STORES,
 ) -> Resolved:
     """A version beside the one that the alias shows, from what the database says of it.
 
     Wants SELECT on the registry, the source and the space. Raises :class:`VersionNotReady`, :class:`VersionGone`, and
     :class:`UsageError` where the alias shows nothing.
     """
-    manifest = find_manifest(conn, registry, collection, version)
+    manifest = find_manifest(conn, registry, collection, version, stores)
     if manifest.record.state == "building":
         raise VersionNotReady(f"version {version} of {collection!r} is still being built", hint="embedmig upgrade head")
     return resolve_space(conn, manifest, settings.get(manifest.space.provider))
 
 
-def find_manifest(conn: Connection, registry: Registry, collection: str, version: str) -> Manifest:
+def find_manifest(
+    conn: Connection, registry: Registry, collection: str, version: str, stores: Stores = NO_STORES
+) -> Manifest:
     """A version's manifest, over the collection as the alias shows it. Raises :class:`VersionGone`, and
     :class:`UsageError` where the alias shows nothing.
     """
@@ -98,7 +113,8 @@ def find_manifest(conn: Connection, registry: Registry, collection: str, version
         raise VersionGone(f"version {version} of {collection!r} {what}", hint="embedmig status shows those there are")
     if alias is None or alias.encoder is None:
         raise UsageError(f"the alias of {collection!r} shows no version yet", hint="embedmig upgrade head")
-    return open_manifest(sources.resolve(conn, collection_of(alias.encoder)), record)
+    shown = replace(collection_of(alias.encoder), stores=stores)
+    return open_manifest(sources.resolve(conn, shown), record)
 
 
 def encoder_for(space: Space, weights: str, settings: EmbedderSettings | None) -> Encoder:
@@ -137,7 +153,7 @@ def nearest(
     if not isinstance(k, SupportsIndex) or index(k) < 0:
         raise UsageError(f"k is {k!r}", hint="how many rows are wanted: a whole number, 0 or more")
     try:
-        return search.nearest(conn, current.shown, vector, index(k), exact=exact, where=where)
+        return current.shown.nearest(conn, vector, index(k), exact=exact, where=where)
     except (psycopg.DataError, psycopg.ProgrammingError) as error:
         if not where or not (isinstance(error, WRONG_VALUE) or error.sqlstate is None):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import multiprocessing
 import os
@@ -187,9 +188,11 @@ def makes_a_place_once_and_drops_it_whole(bench: StoreUnderTest) -> None:
     with filled(bench) as (store, conn, batch):
         store.create(conn)
         assert_holds(store, conn, batch)
-        wide = store.record.definition | {"dimensions": SPACE.dimensions + 1}
+        wide: Any = copy.copy(store)
+        wide.record = replace(store.record, definition=store.record.definition | {"dimensions": SPACE.dimensions + 1})
+        wide.space = wide.record.space
         with raises(VectorRefused):
-            type(store)(store.source, replace(store.record, definition=wide)).create(conn)  # type: ignore[call-arg]
+            wide.create(conn)
         assert store.disk_bytes(conn, len(batch.pieces)) > 0
         store.drop(conn)
         store.drop(conn)

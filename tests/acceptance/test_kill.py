@@ -74,6 +74,7 @@ def barrier(conn: psycopg.Connection, kind: int, number: int) -> Iterator[None]:
 
 def waits_at(conn: psycopg.Connection, kind: int, number: int) -> bool:
     query = """select exists (select from pg_locks where locktype = 'advisory' and not granted
+               and database = (select oid from pg_database where datname = current_database())
                and classid = %s::bigint::oid and objid = %s::bigint::oid)"""
     return bool(conn.execute(query, (kind, number)).fetchone()[0])
 

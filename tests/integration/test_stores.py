@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,12 +15,14 @@ import pytest
 
 from embedmig import testing
 from embedmig.config import Collection
+from embedmig.config.settings import StoreSettings
 from embedmig.database import Connection, Database
 from embedmig.errors import Interrupted, PlaceMissing, VectorRefused
 from embedmig.source import Column, Source
 from embedmig.source.rows import Row
 from embedmig.source.table import resolve
 from embedmig.stores import Batch, IndexBuild, VectorStore, open_store, point_id, store_class
+from embedmig.stores.external import CHUNK
 from embedmig.testing import STORE_PROMISES, MemoryStore, StorePromise, StoreUnderTest
 from embedmig.types import Space
 
@@ -50,7 +53,7 @@ class PgvectorUnderTest:
         return open_store(source, record)
 
     def place(self, space: Space) -> tuple[str, str, str, str]:
-        return store_class(space).new_place(space, "mark", "embedmig")
+        return store_class(space, {}).new_place(space, "mark", "embedmig")
 
     def put_texts(self, conn: Connection, rows: Sequence[Row]) -> None:
         with conn.cursor() as cursor:
@@ -79,8 +82,8 @@ class MemoryUnderTest:
             DOCS, 0, "public", "docs", (Column("id", "bigint", True),), (Column("body", "text", True),), (), False
         )
         kind = broken(self.broken) if self.broken else MemoryStore
-        record = testing.fake_record(space, MemoryStore.new_place(space, "mark", self.path))
-        return cast(VectorStore, kind(source, record))
+        record = testing.fake_record(space, kind.new_place(space, "mark", "embedmig"))
+        return kind(source, record, StoreSettings("memory", "memory", self.path))
 
     def put_texts(self, conn: Connection, rows: Sequence[Row]) -> None:
         pass
@@ -109,7 +112,7 @@ MAY_DO_NOTHING = ("check_server", "check_source", "seconds_since_read")
 
 
 def is_static(name: str) -> bool:
-    return isinstance(vars(MemoryStore)[name], staticmethod)
+    return isinstance(inspect.getattr_static(MemoryStore, name), staticmethod | classmethod)
 
 
 def does_nothing(name: str) -> type[MemoryStore]:
@@ -179,7 +182,7 @@ class IsEmptyWhereThereIsNone(MemoryStore):
 
 class DeletesTheFirstChunkAlone(MemoryStore):
     def delete(self, conn: Connection, ids: Sequence[str]) -> None:
-        chunks = {point[0]: point[2] for point in self._points()}
+        chunks = {point[0]: point[1][CHUNK] for point in self._points()}
         super().delete(conn, [one for one in ids if not chunks.get(one)])
 
 
@@ -219,12 +222,8 @@ class MixesVersions(MemoryStore):
     """Every space's points are in one collection."""
 
     @staticmethod
-    def new_place(space: Space, fingerprint: str, schema: str) -> tuple[str, str, str, str]:  # noqa: ARG004
-        return (schema, "all", "", "")
-
-    def __init__(self, source: Source, record: Any) -> None:
-        super().__init__(source, record)
-        self.collection = "all"
+    def collection_name(space: Space, unique: str) -> str:  # noqa: ARG004
+        return "all"
 
 
 class ForgetsTheIndexWhenStopped(MemoryStore):

@@ -243,6 +243,7 @@ def test_an_unknown_price_is_unknown_and_never_zero() -> None:
 def test_a_choice_that_did_not_exist_yet_leaves_stored_fingerprints_as_they_are() -> None:
     space = Space("docs", "wordllama/l2-supercat", "0.4", 64)
     assert fingerprint(space, ["title", "body"]) == "40927871d5a03427708b196931c3a7ed551467567dec1ac630a7038692d6b33d"
+    assert fingerprint(replace(space, store="qdrant"), ["title", "body"]) == fingerprint(space, ["title", "body"])
     assert fingerprint(replace(space, dtype="float16"), ["title", "body"]) != fingerprint(space, ["title", "body"])
 
 

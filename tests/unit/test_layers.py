@@ -100,9 +100,9 @@ OF_A_STORE = re.compile(r"pgvector|halfvec|hnsw|AdoptedStore|IndexEncoding|recor
 """What only the store in PostgreSQL knows: its name, types, index forms, and where in its place what is."""
 
 USERS_WORDS = {
-    "types.py": {"halfvec"},  # Space(storage=…)
-    "config/loading.py": {"halfvec"},
-    "cli/migrating.py": {"halfvec"},
+    "types.py": {"halfvec", "pgvector"},  # Space(storage=…, store=…)
+    "config/loading.py": {"halfvec", "pgvector"},
+    "cli/migrating.py": {"halfvec", "pgvector"},
     "commands/revision.py": {"halfvec"},  # the storage that a script is written with
     "commands/plan.py": {"halfvec"},  # sizes in either storage
     "database/registry.py": {

@@ -13,12 +13,13 @@ from embedmig.errors import DatabaseUnsuitable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
-HEAD = "0014"
-READABLE = "0014"
+HEAD = "0015"
+READABLE = "0015"
 VERSION_TABLE = "ledger_schema"
 TABLES = (
     "embedding_operations", "embedding_migrations", "aliases", "failed_rows", "pending_changes", "hot_rows", "ranges", "counts",
-    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "spaces",
+    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "garbage",
+    "spaces",
     VERSION_TABLE,
 )  # fmt: skip
 """Every table that the migrations in ``versions/`` make, and Alembic's own: what an uninstall removes."""

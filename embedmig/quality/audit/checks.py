@@ -100,7 +100,7 @@ def _untagged(conn: Connection, manifest: Manifest) -> RowCheck:
 
 def run_checks(conn: Connection, manifest: Manifest, row_checks: Iterator[RowCheck]) -> tuple[int, list[AuditFinding]]:
     """Counts all faults in one pass; looks some keys up for those that are there."""
-    asked, record, relation = list(row_checks), manifest.record, manifest.measured()
+    asked, record, relation = list(row_checks), manifest.record, manifest.measured(conn)
     counts = [sql.SQL("count(*) filter (where {})").format(row_check.condition) for row_check in asked]
     tagged = sql.SQL("count(*) filter (where r.version = {})").format(sql.Literal(record.version))
     query = sql.SQL("select count(*), {} from {}").format(sql.SQL(", ").join([tagged, *counts]), relation)

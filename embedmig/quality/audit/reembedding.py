@@ -71,8 +71,8 @@ def sample_space(
 
 def draw(conn: Connection, source: Source, record: SpaceRecord, size: int, seed: int) -> list[Drawn]:
     """Vectors in the order of a hash of their key: the same sample for the same seed, whatever their place on disk."""
-    rows = conn.execute(open_manifest(source, record).drawn(size, seed))
-    return [Drawn(", ".join(row[0]), row[1][row[2] : row[3]], row[4]) for row in rows]
+    rows = open_manifest(source, record).draw(conn, size, seed)
+    return [Drawn(", ".join(row.key), row.text[row.start : row.end], row.vector) for row in rows]
 
 
 async def compare(encoder: Encoder, drawn: Sequence[Drawn]) -> npt.NDArray[np.float64]:

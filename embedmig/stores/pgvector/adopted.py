@@ -185,7 +185,7 @@ class AdoptedStore(PgvectorStore):
         query = "select atthasmissing from pg_attribute where attrelid = %s and attname = %s"
         return self.version if scalar(conn, query, (self.source.oid, self.version)) else None
 
-    def drawn(self, size: int, seed: int) -> sql.Composed:
+    def _drawn(self, size: int, seed: int) -> sql.Composed:
         """Vectors of this version in the adopted column, beside the text that stands there now."""
         return sql.SQL(
             """select {key}, s.embedmig_doc, 0, null::int, e.embedding

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg import DataError, sql
+from psycopg import Cursor, DataError, sql
 from psycopg import errors as pg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
@@ -15,13 +16,12 @@ from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoade
 from embedmig.database import Connection, ident, literal, planned_rows, scalar
 from embedmig.database.registry import AliasRecord
 from embedmig.errors import UsageError
+from embedmig.stores.manifest_table import OFFSETS
 from embedmig.stores.pgvector import extension
 from embedmig.stores.pgvector.hnsw import OPERATOR, IndexEncoding, encoding_of
 from embedmig.stores.protocol import rows_once
 from embedmig.types import Hit, Space
 
-OFFSETS = ("chunk_start", "chunk_end")
-"""The columns of the alias that say where a chunk lies in its row's text, in characters; NULL where texts are not cut."""
 CHUNKS = 5
 """Hits that the index is asked for per row wanted, where a row has several; at each refill four times as many."""
 DEEPEST = 20_000  # hits; pgvector's own limit of what one walk of the index looks at
@@ -63,12 +63,25 @@ class Shown:
     rows: int  # about how many it shows
     offsets: bool = False
 
+    def nearest(
+        self, conn: Connection, vector: Sequence[float], k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
+    ) -> list[Hit]:  # fmt: skip
+        """:func:`nearest`."""
+        return nearest(conn, self, vector, k, exact=exact, where=where)
+
 
 def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space) -> Shown:
     """The alias' view, which is all that a reader need be allowed to read. Raises :class:`UsageError` where it is gone."""
+    with view_of(conn, alias) as relation:
+        return shown(conn, relation, space, alias.version or "", encoding_of(conn, relation))
+
+
+@contextmanager
+def view_of(conn: Connection, alias: AliasRecord) -> Iterator[sql.Identifier]:
+    """An alias' view while it is looked at. Raises :class:`UsageError` where it is gone."""
     relation = ident(alias.alias_schema, alias.alias_name)
     try:
-        return shown(conn, relation, space, alias.version or "", encoding_of(conn, relation))
+        yield relation
     except pg.UndefinedTable as error:
         raise UsageError(
             f"the alias is gone: {relation.as_string(conn)} is not there; perhaps its table was dropped with CASCADE",
@@ -79,7 +92,7 @@ def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space) -> Shown:
 def shown(conn: Connection, relation: sql.Composable, space: Space, version: str, form: IndexEncoding | None) -> Shown:
     """A relation with the columns that it has now."""
     names = column_names(conn, relation)
-    keys, columns = split_columns(names)
+    keys, columns = split_columns(names, "embedding")
     offsets = space.chunk is not None and set(OFFSETS) <= set(names)
     return Shown(relation, keys, columns, version, space, form, planned_rows(conn, relation), offsets)
 
@@ -90,9 +103,9 @@ def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
     return [column.name for column in cursor.description or ()]
 
 
-def split_columns(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """A view's columns: the key is what stands before ``chunk``, the application's own columns after ``embedding``."""
-    shown = names[names.index("embedding") + 1 :]
+def split_columns(names: Sequence[str], value: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A view's columns: the key is what stands before ``chunk``, the application's own columns after the ``value``."""
+    shown = names[names.index(value) + 1 :]
     return tuple(names[: names.index("chunk")]), tuple(name for name in shown if name not in OFFSETS)
 
 
@@ -152,10 +165,15 @@ def _hits(
 
 
 def _read(conn: Connection, current: Shown, query: sql.Composed, values: Mapping[str, Any]) -> list[Hit]:
+    return [read_hit(row, current) for row in reading(conn).execute(query, values)]
+
+
+def reading(conn: Connection) -> Cursor[tuple[Any, ...]]:
+    """A cursor that reads any date."""
     cursor = conn.cursor()
     for name, loader in DATES.items():
         cursor.adapters.register_loader(name, loader)
-    return [read_hit(row, current) for row in cursor.execute(query, values)]
+    return cursor
 
 
 def few(conn: Connection, current: Shown, wanted: sql.Composable, values: Mapping[str, Any]) -> bool:
@@ -221,12 +239,12 @@ def _rows_exactly(current: Shown, wanted: sql.Composable) -> sql.Composed:
              select distinct on ({row}) {shown} from {relation} where {wanted} order by {row}, {distance}, chunk) best
            order by {place} limit %(k)s"""
     ).format(
-        row=_key_text(current), shown=_shown(current), relation=doubled(current.relation), wanted=wanted,
+        row=key_text(current), shown=_shown(current), relation=doubled(current.relation), wanted=wanted,
         distance=_distance(current), place=distance,
     )  # fmt: skip
 
 
-def _key_text(current: Shown) -> sql.Composed:
+def key_text(current: Shown) -> sql.Composed:
     return sql.SQL(", ").join(sql.SQL("{}::text").format(ident(name)) for name in current.keys)
 
 
@@ -235,7 +253,7 @@ def _shown(current: Shown) -> sql.Composed:
     names = (*(OFFSETS if current.offsets else ()), *current.columns)
     extra = sql.Composed([sql.SQL(", {}").format(ident(name)) for name in names])
     return sql.SQL("{}, {}, chunk, version, {} as distance{}").format(
-        keys, _key_text(current), _distance(current), extra
+        keys, key_text(current), _distance(current), extra
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
@@ -14,20 +12,20 @@ from psycopg import sql
 
 from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import Place, SpaceRecord
-from embedmig.errors import PlaceMissing, PlanError, VectorRefused
+from embedmig.errors import PlaceMissing, VectorRefused
 from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma
 from embedmig.source.rows import Key
 from embedmig.source.sampling import by_hash
 from embedmig.stores import aliases
-from embedmig.stores.manifest import Manifest
+from embedmig.stores.copy_format import copy_bytes, vectors
+from embedmig.stores.manifest import Drawn
+from embedmig.stores.manifest_table import OFFSETS, ManifestTable, refuse_taken_names, table_name
 from embedmig.stores.pgvector import extension, index
-from embedmig.stores.pgvector.copy_format import copy_bytes
 from embedmig.stores.pgvector.hnsw import LIMIT, IndexEncoding, encoding_of
-from embedmig.stores.pgvector.search import OFFSETS, Shown, nearest, shown
+from embedmig.stores.pgvector.search import Shown, nearest, shown
 from embedmig.stores.protocol import Batch, Capabilities, IndexBuild, IndexOptions, IndexState
 from embedmig.types import MAX_DIMENSIONS, Hit, Space
 
-RESERVED = ("chunk", "version", "content_hash", "embedding", "embedded_at", "chunk_count", "chunk_start", "chunk_end")
 SHOWN = ("chunk", "version", "embedding", *OFFSETS)  # by the alias
 
 
@@ -45,20 +43,15 @@ class TablePlace(NamedTuple):
         return ident(self.schema, self.table)
 
 
-def table_name(space: Space, fingerprint: str) -> str:
-    """A name within PostgreSQL's 63 bytes that tells the space and can't collide with another's."""
-    slug = re.sub(r"[^a-z0-9]+", "_", f"{space.collection} {space.name} {space.version} {space.dimensions}".lower())
-    unique = hashlib.sha256(f"{space.collection}\0{space.tag}\0{fingerprint}".encode()).hexdigest()[:8]
-    return f"{slug.strip('_')[:52]}_{unique}"
-
-
 def vector_type(space: Space) -> sql.SQL:
     """``vector(256)`` or ``halfvec(256)``."""
     return literal(f"{space.storage}({space.dimensions})")
 
 
-class PgvectorStore(Manifest):
+class PgvectorStore(ManifestTable):
     """One space's table: a manifest that holds the vectors too, and the :class:`VectorStore` of those."""
+
+    value: ClassVar[str] = "embedding"
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         dimensions=max(MAX_DIMENSIONS.values()),
@@ -96,18 +89,7 @@ class PgvectorStore(Manifest):
     @staticmethod
     def check_source(source: Source) -> None:
         """A key column can't have the name of a column of the table's own, nor a column that the alias shows of its own."""
-        taken = [column.name for column in source.key if column.name in RESERVED]
-        if taken:
-            raise PlanError(
-                f"key column {taken[0]!r} of {source.collection.table} has a name that spaces use themselves",
-                hint=f"rename it in the table; spaces have {', '.join(RESERVED)}",
-            )
-        taken = [column.name for column in source.columns if column.name in SHOWN]
-        if taken:
-            raise PlanError(
-                f"columns: {taken[0]!r} of {source.collection.table} has the name of a column that the alias has itself",
-                hint=f"rename it in the table, or leave it out of columns; the alias has {', '.join(SHOWN)}",
-            )
+        refuse_taken_names(source, PgvectorStore.value)
 
     @property
     def name(self) -> str:
@@ -129,35 +111,9 @@ class PgvectorStore(Manifest):
                 hint="choose another version for the new space",
             )
 
-    def create_sql(self) -> sql.Composed:
-        """The space's table. No foreign key to the source: dropping it would lock the source out."""
-        keys = comma(
-            sql.SQL("{} {} not null").format(ident(column.name), literal(column.declaration))
-            for column in self.source.key
-        )
-        pieces = sql.SQL(", chunk_count int not null, chunk_start int not null, chunk_end int not null")
-        return sql.SQL(
-            """create table if not exists {table} (
-                 {keys},
-                 chunk int not null default 0,
-                 version text not null default {tag} check (version = {tag}),
-                 content_hash bytea not null,
-                 embedding {type} not null,
-                 embedded_at timestamptz not null default now(){pieces},
-                 primary key ({key}, chunk)
-               )"""
-        ).format(
-            table=self.table, keys=keys, tag=sql.Literal(self.space.tag), type=vector_type(self.space),
-            pieces=pieces if self.space.chunk else sql.SQL(""), key=self.source.key_columns,
-        )  # fmt: skip
-
     def drop(self, conn: Connection) -> None:
         """Drops the table."""
         conn.execute(self.drop_sql())
-
-    def drop_sql(self) -> sql.Composed:
-        """The statement that drops the table."""
-        return sql.SQL("drop table if exists {}").format(self.table)
 
     def disk_bytes(self, conn: Connection, vectors: int) -> int:
         """What the table takes on disk, indexes included."""
@@ -169,6 +125,19 @@ class PgvectorStore(Manifest):
         """One scan of the table."""
         with refusals(self.space):
             return int(scalar(conn, sql.SQL("select count(*) from {}").format(self.table)))
+
+    @property
+    def value_type(self) -> sql.SQL:
+        """``vector(256)`` or ``halfvec(256)``."""
+        return vector_type(self.space)
+
+    def value_shown(self) -> sql.Composed:
+        """Cast to the bare type, so that the view can be replaced by one of another dimension."""
+        return sql.SQL("e.embedding::{} as embedding").format(literal(self.space.storage))
+
+    def copy_bytes(self, conn: Connection, batches: Sequence[Batch]) -> bytes:
+        """With the vectors in the type of the column."""
+        return copy_bytes(batches, vectors(batches, self.space.storage), conn.info.encoding)
 
     # --- points
 
@@ -226,107 +195,7 @@ class PgvectorStore(Manifest):
             "unnest({}) p({}) where {} and e.chunk = p.chunk::int and e.content_hash = decode(p.digest, 'hex')"
         ).format(arrays, comma(names), sql.SQL(" and ").join(keys))  # fmt: skip
 
-    # --- writing
-
-    def prepare_writer(self, conn: Connection) -> None:
-        """Once a writing connection: the table that batches are copied into, and a planner that looks rows up by key.
-
-        Vectors stay in its rows as long as a page holds them: out of line, each would be cut up, indexed and put together again
-        on its way.
-        """
-        keys = comma(sql.SQL("{} text").format(ident(f"k{n}")) for n in range(1, len(self.source.key) + 1))
-        conn.execute(
-            sql.SQL(
-                """create temp table if not exists embedmig_batch (
-                     {}, chunk int, content_hash bytea, chunk_count int, chunk_start int, chunk_end int, embedding {}
-                   ) with (toast_tuple_target = 8160) on commit delete rows"""
-            ).format(keys, vector_type(self.space))
-        )
-        conn.execute("set enable_hashjoin = off; set enable_mergejoin = off")
-
-    def _put(self, conn: Connection, batches: Sequence[Batch], *, first: bool) -> int:
-        """One COPY and one INSERT for all of them."""
-        if not first:
-            conn.execute("truncate embedmig_batch")
-        columns = [f"k{n}" for n in range(1, len(self.source.key) + 1)]
-        columns += ["chunk", "content_hash", "chunk_count", "chunk_start", "chunk_end", "embedding"]
-        query = sql.SQL("copy embedmig_batch ({}) from stdin (format binary)").format(comma(ident(c) for c in columns))
-        with conn.cursor() as cursor, cursor.copy(query) as copy:
-            copy.write(copy_bytes(batches, self.space.storage, conn.info.encoding))
-        if self.space.chunk:
-            conn.execute(self._delete_surplus())
-        return conn.execute(self._insert()).rowcount
-
-    def _batch_keys(self) -> sql.Composed:
-        """The batch with its keys in their own types, as ``b``."""
-        keys = comma(
-            sql.SQL("{}::{} as {}").format(ident(f"k{n}"), literal(column.qualified), ident(column.name))
-            for n, column in enumerate(self.source.key, 1)
-        )
-        return sql.SQL(
-            "(select {}, chunk, content_hash, chunk_count, chunk_start, chunk_end, embedding from embedmig_batch)"
-        ).format(keys)
-
-    def _insert(self) -> sql.Composed:
-        pieces = sql.SQL(", chunk_count, chunk_start, chunk_end") if self.space.chunk else sql.SQL("")
-        update = sql.SQL(
-            ", chunk_count = excluded.chunk_count, chunk_start = excluded.chunk_start, chunk_end = excluded.chunk_end"
-        )
-        return sql.SQL(
-            """insert into {table} as e ({key}, chunk, content_hash, embedding{pieces})
-               select {distinct} {source_key}, b.chunk, b.content_hash, b.embedding{pieces} from {batch} b join {rows} s on {join}
-               where {hash} = b.content_hash
-               on conflict ({key}, chunk) do update set content_hash = excluded.content_hash,
-                 embedding = excluded.embedding, embedded_at = excluded.embedded_at{update}"""
-        ).format(
-            table=self.table, key=self.source.key_columns, pieces=pieces, source_key=self.source.key_of("s"),
-            batch=self._batch_keys(), rows=self.source.rows(), join=self.source.join("b", "s"), hash=DOC_HASH,
-            update=update if self.space.chunk else sql.SQL(""), distinct=self._distinct(),
-        )  # fmt: skip
-
-    def _distinct(self) -> sql.Composable:
-        """A row whose key was spelt in two ways is in the batch twice; most types have one spelling a value."""
-        if all(column.one_spelling for column in self.source.key):
-            return sql.SQL("")
-        return sql.SQL("distinct on ({}, b.chunk)").format(self.source.key_of("s"))
-
-    def _delete_surplus(self) -> sql.Composed:
-        """A text that got shorter has fewer chunks: those past its end go."""
-        return sql.SQL("delete from {} e using {} b where {} and e.chunk >= b.chunk_count").format(
-            self.table, self._batch_keys(), self.source.join("b", "e")
-        )
-
     # --- reading
-
-    def view(self, order: Sequence[str] = ()) -> sql.Composed:
-        """The alias view (DESIGN 3): cast to the bare type so that it can be replaced by another dimension, the
-        version as a constant that the planner folds, and an inner join so that a deleted row is gone at its commit.
-
-        ``order`` is that of the columns in a view that it replaces.
-        """
-        hide = self.source.collection.stale == "hide"
-        pinned = ident(self.record.ledger_schema, "pinned_text")
-        return sql.SQL(
-            """select {shown}, e.chunk, {tag}::text as version, e.embedding::{type} as embedding{extra}
-               from {table} e join {rows} s on {join}{hide}"""
-        ).format(
-            shown=self.source.key_of("s"), tag=sql.Literal(self.space.tag), type=literal(self.space.storage), extra=self.following(order),
-            table=self.table, rows=self.source.rows(text=hide, extra=self.source.columns, pinned=pinned), join=self.source.join("s", "e"),
-            hide=sql.SQL(" where {} = e.content_hash").format(DOC_HASH) if hide else sql.SQL(""),
-        )  # fmt: skip
-
-    def following(self, order: Sequence[str]) -> sql.Composed:
-        """What the view shows after the vector: the collection's columns, then the place of the chunk.
-
-        The place is shown, as NULL, of texts that are not cut too: a flip between the two kinds of version leaves the view
-        its columns. What ``order`` names comes first, in that order: ``CREATE OR REPLACE`` can only append.
-        """
-        place = "e.{}" if self.space.chunk else "null::int as {}"
-        columns: dict[str, sql.Composable] = {column.name: ident("s", column.name) for column in self.source.columns}
-        for name in OFFSETS:  # a view that shows a column of the application's under that name keeps it
-            columns.setdefault(name, sql.SQL(place).format(ident(name)))
-        names = sorted(columns, key=lambda name: order.index(name) if name in order else len(order))
-        return sql.Composed([sql.SQL(", {}").format(columns[name]) for name in names])
 
     def search(
         self, conn: Connection, vector: Sequence[float], k: int, *, where: Mapping[str, Any] | None = None, exact: bool = False
@@ -393,7 +262,7 @@ class PgvectorStore(Manifest):
 
     # --- what an audit asks
 
-    def measured(self) -> sql.Composed:
+    def measured(self, conn: Connection) -> sql.Composed:
         """Every vector of the table that the space is in, as a relation ``r``: ``key text[], version, dims, norm``."""
         embedding = ident("e", self.place.embedding)
         return sql.SQL(
@@ -404,10 +273,11 @@ class PgvectorStore(Manifest):
             table=self.place.relation,
         )  # fmt: skip
 
-    def drawn(self, size: int, seed: int) -> sql.Composed:
-        """A query over vectors in the order of a hash of their key, beside the text they were made of: key, text, start
-        and end of the piece, vector. Of those with another content hash than the row's the text is gone.
-        """
+    def draw(self, conn: Connection, size: int, seed: int) -> Sequence[Drawn]:
+        """One query."""
+        return [Drawn(*row) for row in conn.execute(self._drawn(size, seed))]
+
+    def _drawn(self, size: int, seed: int) -> sql.Composed:
         order = by_hash(sql.SQL("({}::text || e.chunk)").format(self.source.key_text("e")), seed)
         piece = sql.SQL("e.chunk_start, e.chunk_end" if self.space.chunk else "0, null::int")
         return sql.SQL(

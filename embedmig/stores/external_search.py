@@ -1,0 +1,133 @@
+"""The nearest rows of a version whose vectors are in a store beside PostgreSQL.
+
+The store says which points are near; PostgreSQL says which of them are shown: those that the manifest names, of rows that are
+there. So a row that is deleted is not found from its commit on, and a point that nobody named is never found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+
+from embedmig.database import Connection, ident, literal, scalar
+from embedmig.database.registry import AliasRecord, SpaceRecord
+from embedmig.source import Source, list_columns
+from embedmig.stores.kinds import open_external
+from embedmig.stores.manifest_table import OFFSETS
+from embedmig.stores.pgvector.search import (
+    CHUNKS,
+    Shown,
+    column_names,
+    conditions,
+    doubled,
+    key_text,
+    read_hit,
+    reading,
+    split_columns,
+    view_of,
+)
+from embedmig.stores.protocol import rows_once
+from embedmig.types import Hit, Space
+
+if TYPE_CHECKING:
+    from embedmig.config import Collection
+    from embedmig.stores.external import ExternalStore
+
+MARGIN = 10  # points that are asked for beyond the rows wanted: some may be of rows that were deleted a moment ago
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownFromStore(Shown):
+    """A relation of key, chunk, version, ``point_id`` and the application's columns, and the store that has the points."""
+
+    store: ExternalStore
+
+    def nearest(
+        self, conn: Connection, vector: Sequence[float], k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
+    ) -> list[Hit]:  # fmt: skip
+        """Over-fetched, and asked for more until there are ``k`` rows or the store has no more. ``where`` is asked in the store,
+        and again in PostgreSQL, which alone has the columns as they are now.
+        """
+        from embedmig.stores.external import payload_value
+
+        wanted, values = conditions(self, where or {})
+        values["version"] = self.version
+        filtered = {name: payload_value(value) for name, value in (where or {}).items()}
+        filtered |= self._keys_as_text(conn, where or {})
+        limit = k * CHUNKS if self.space.chunk else k + max(MARGIN, k // 2)
+        while True:
+            points = self.store.attempt(lambda: self.store.near(vector, limit, filtered, exact=exact))  # noqa: B023
+            distances = {point.id: point.distance for point in points}
+            query = self._query(wanted)
+            found = [
+                read_hit(row, self)
+                for row in self._placed(reading(conn).execute(query, values | {"ids": list(distances)}), distances)
+            ]
+            rows = rows_once(found)
+            if len(rows) >= k or len(points) < limit:
+                return rows[:k]
+            limit *= 4
+
+    def _keys_as_text(self, conn: Connection, where: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of key columns as PostgreSQL prints them, which is how points have them."""
+        found: dict[str, Any] = {}
+        for column in self.store.source.key:
+            if column.name in where:
+                value = where[column.name]
+                many = isinstance(value, list | tuple | set | frozenset)
+                query = sql.SQL("select array(select v::text from unnest(%s::{}[]) v)").format(
+                    literal(column.qualified)
+                )
+                texts = scalar(conn, query, (list(value) if many else [value],))
+                found[column.name] = texts if many else texts[0]
+        return found
+
+    def _query(self, wanted: sql.Composable) -> sql.Composed:
+        names = (*(OFFSETS if self.offsets else ()), *self.columns)
+        extra = sql.Composed([sql.SQL(", {}").format(ident(name)) for name in names])
+        return sql.SQL(
+            "select {keys}, {key_text}, chunk, version, point_id::text{extra} from {relation} "
+            "where point_id = any(%(ids)s::uuid[]) and {wanted}"
+        ).format(
+            keys=sql.SQL(", ").join(ident(name) for name in self.keys), key_text=key_text(self), extra=extra,
+            relation=doubled(self.relation), wanted=wanted,
+        )  # fmt: skip
+
+    def _placed(self, rows: Any, distances: Mapping[str, float]) -> list[tuple[Any, ...]]:
+        """The rows with their distance in the place of the point's id, nearest first."""
+        at = 2 * len(self.keys) + 2
+        order = {one: place for place, one in enumerate(distances)}
+        found = sorted(rows, key=lambda row: order[row[at]])
+        return [(*row[:at], distances[row[at]], *row[at + 1 :]) for row in found]
+
+
+def shown_from_store(
+    conn: Connection, relation: sql.Composable, space: Space, version: str, store: ExternalStore
+) -> ShownFromStore:
+    """A relation with the columns that it has now."""
+    names = column_names(conn, relation)
+    keys, columns = split_columns(names, "point_id")
+    offsets = space.chunk is not None and set(OFFSETS) <= set(names)
+    return ShownFromStore(relation, keys, columns, version, space, None, 0, offsets, store=store)
+
+
+def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space, collection: Collection) -> ShownFromStore:
+    """What the alias' view shows, which is all that a reader need be allowed to read, and the store that the alias names."""
+    assert alias.encoder is not None
+    record = SpaceRecord(
+        id=alias.space or 0, collection=alias.collection, version=alias.version or "", fingerprint=alias.fingerprint or "",
+        revision="", state="active", adopted=False, place=tuple(alias.encoder["place"]), writer="", definition=alias.encoder["space"],
+        text_columns=(), weights="", state_since=None,
+    )  # fmt: skip
+    with view_of(conn, alias) as relation:
+        keys, columns = split_columns(column_names(conn, relation), "point_id")
+        oid = scalar(conn, "select %s::regclass::oid::bigint", (relation.as_string(conn),))
+        known = list_columns(conn, oid)
+        source = Source(
+            collection, 0, "", "", tuple(known[name] for name in keys), (), tuple(known[name] for name in columns),
+            row_security=False,
+        )  # fmt: skip
+        return shown_from_store(conn, relation, space, record.version, open_external(source, record))

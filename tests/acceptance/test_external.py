@@ -1,0 +1,185 @@
+"""The main job with the vectors in a store beside PostgreSQL; and killed between any two of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+import embedmig
+from embedmig import Reader
+from embedmig.stores import open_store
+from embedmig.stores.external import ExternalStore
+from tests import stores
+from tests.acceptance.test_corpora import DATA, load
+from tests.acceptance.test_kill import barrier, end_backends, gone, kill, waits_at
+from tests.model import Model
+from tests.project import CONFIG, NEW_TAG, OLD_TAG, Project
+from tests.stores import RunningStore
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.one_server
+
+FAR = 'store="far"'
+
+
+@pytest.fixture(scope="module", params=stores.NAMES)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStore]:
+    with (
+        stores.running(request.param, tmp_path_factory.mktemp("store")) as found,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("STORE_API_KEY", found.api_key)
+        yield found
+
+
+def opened_store(project: Project, version: str) -> ExternalStore:
+    """A version's store, past the engine."""
+    with project.opened().looking() as (context, conn):
+        record = context.registry.space(conn, "docs", version)
+        assert record is not None
+        found = open_store(context.source(conn, "docs"), record)
+    assert isinstance(found, ExternalStore)
+    return found
+
+
+def ids(project: Project, version: str) -> set[str]:
+    """What the store holds of a version."""
+    return {point.id for page in opened_store(project, version).held() for point in page}
+
+
+# --- the main job -----------------------------------------------------------------------------------------------
+
+
+def measured(project: Project, version: str) -> float:
+    """nDCG@10 by exact search."""
+    found = embedmig.evaluate(
+        project.opened(), "docs", version, golden_set=DATA / "cranfield" / "qrels.tsv", exact_only=True
+    )
+    return float(found.evaluations[0].metrics["ndcg@10"]["value"])
+
+
+def test_a_corpus_moves_in_a_store_as_it_moves_in_postgresql(project: Project, store: RunningStore) -> None:
+    rows = load(project, "cranfield")
+    project.configure(CONFIG, store.section())
+    old, new = f"{OLD_TAG}/on-far", f"{NEW_TAG}/on-far"
+    project.space_script("0001")
+    project.space_script("0002", "0001", old=OLD_TAG, dimensions=256)
+    project.space_script("0003", "0002", old=NEW_TAG, more=FAR)
+    project.space_script("0004", "0003", old=old, dimensions=256, more=FAR)
+    project.run("upgrade", "head", timeout=500)
+    status = project.json("status", "--check")["collections"]["docs"]
+    assert status["active"] == new
+    assert [space["complete"] for space in status["spaces"]] == [rows] * 4
+    assert len(ids(project, new)) == rows
+    for inside, beside in ((OLD_TAG, old), (NEW_TAG, new)):
+        assert measured(project, beside) == pytest.approx(measured(project, inside), abs=5e-4)
+
+    with Reader(project.url, "docs", stores=project.opened().config.stores) as reader:
+        assert {hit.version for hit in reader.search("supersonic flutter")} == {new}
+        project.run("downgrade", "-1")
+        assert {hit.version for hit in reader.search("supersonic flutter")} == {old}
+        project.run("upgrade", "head")
+        assert {hit.version for hit in reader.search("supersonic flutter")} == {new}
+    assert project.one("select rows_done from embedmig.embedding_migrations order by id desc limit 1") == 0
+    for version in (old, new):
+        project.run("downgrade", "0002") if version == old else None
+        found = opened_store(project, version)
+        project.run("retire", "docs", version, "--after", "0s", "--confirm", version)
+        assert found.describe() is None
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------------
+
+BARRIERS = """
+create function hold_here() returns trigger language plpgsql set lock_timeout = 0 as $$
+begin
+  perform pg_advisory_xact_lock_shared(tg_argv[0]::int, 0);
+  return null;
+end $$;
+create trigger intent after insert or update of wanted on embedmig.aliases for each row when (new.wanted is not null)
+  execute function hold_here(11);
+create trigger flip after insert or update of version on embedmig.aliases for each row when (new.version is not null)
+  execute function hold_here(12);
+create trigger forgetting before delete on embedmig.garbage for each statement execute function hold_here(13);
+"""
+NAMING = "create trigger naming before insert on {} for each statement execute function hold_here(10)"
+
+
+def expect_as_undisturbed(project: Project, version: str) -> None:
+    """Points, manifest and source agree, and nothing is left to be deleted."""
+    import hashlib
+
+    rows = project.rows("select id::text, concat_ws(E'\\n\\n', title, body) from documents")
+    found = opened_store(project, version)
+    wanted = {found.id_of((key,), 0, hashlib.sha256(text.encode()).digest()) for key, text in rows}
+    table = project.one(f"select table_name from embedmig.spaces where version = '{version}'")
+    assert ids(project, version) == wanted
+    assert {str(row[0]) for row in project.rows(f"select point_id from embedmig.{table}")} == wanted
+    assert not project.rows("select * from embedmig.garbage")
+
+
+def killed_at(project: Project, conn: psycopg.Connection, kind: int, *command: str) -> None:
+    """SIGKILL for a command that has come to a barrier."""
+    with barrier(conn, kind, 0):
+        process = project.start(*command)
+        wait_until(lambda: waits_at(conn, kind, 0), f"the barrier {kind}", of=process)
+        kill(process)
+        end_backends(conn, process)
+        wait_until(lambda: gone(conn, process), "the dead run's connections")
+
+
+def test_killed_between_any_two_steps_it_goes_on_and_both_systems_agree(
+    project: Project, store: RunningStore, conn: psycopg.Connection
+) -> None:
+    project.documents(60)
+    model = Model(project, more=store.section())
+    project.space_script(model="python/watched_model:embed", version="1", dimensions=8, more=FAR)
+    version = "python-watched_model-embed@1/dim-8/norm-l2/on-far"
+    project.run("stamp", "base")
+    conn.execute(BARRIERS)
+    if has_alias := store.kind != "pinecone":
+        killed_at(project, conn, 11, "upgrade", "head")  # the flip is intended, and nothing is done
+        assert opened_store(project, version).alias_target("docs_embeddings") is None
+    killed_at(project, conn, 12, "upgrade", "head")  # the store's alias is there, and nothing is committed
+    found = opened_store(project, version)
+    assert found.alias_target("docs_embeddings") == (found.name if has_alias else None)
+    assert project.one("select version from embedmig.aliases") is None
+    project.run("upgrade", "head")
+    assert project.json("status", "--check")["collections"]["docs"]["active"] == version
+    expect_as_undisturbed(project, version)
+
+    table = project.one("select format('embedmig.%I', table_name) from embedmig.spaces")
+    conn.execute(NAMING.format(table))
+    conn.execute("update documents set body = 'edited ' || id where id < 20")
+    conn.execute("delete from documents where id >= 50")
+    asked = len(model.asked)
+    killed_at(project, conn, 10, "sync")  # points are put, and no row names them
+    assert len(ids(project, version)) > 60
+    killed_at(project, conn, 13, "sync")  # what they replace is deleted, and not forgotten
+    project.run("sync")
+    expect_as_undisturbed(project, version)
+    assert len(model.asked) - asked <= 20 + 8 * model.batch_size
+
+
+def test_a_row_that_is_edited_while_its_writer_is_dead_leaves_a_point_that_the_gate_removes(
+    project: Project, store: RunningStore, conn: psycopg.Connection
+) -> None:
+    project.documents(20)
+    Model(project, more=store.section())
+    project.space_script(model="python/watched_model:embed", version="1", dimensions=8, more=FAR)
+    version = "python-watched_model-embed@1/dim-8/norm-l2/on-far"
+    project.run("upgrade", "head")
+    conn.execute(BARRIERS)
+    conn.execute(NAMING.format(project.one("select format('embedmig.%I', table_name) from embedmig.spaces")))
+    conn.execute("update documents set body = 'written by the dead'")
+    killed_at(project, conn, 10, "sync")
+    conn.execute("update documents set body = 'written since'")
+    project.run("sync")
+    found = {one.name: one for one in embedmig.gate(project.opened(), "docs", version)}
+    assert not found["store_points"].passed
+    assert "unknown there: " in found["store_points"].advice
+    assert len(project.json("search", "docs", "wind", "-k", "100")["hits"]) == 20
+    project.run("sync", "--repair")
+    expect_as_undisturbed(project, version)

@@ -1,0 +1,67 @@
+"""The stores beside PostgreSQL that a test can run on: how each is started, and what the configuration says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import milvus_server
+
+NAMES = ("memory", "milvus", "milvus-lite", "qdrant", "pinecone")
+"""Milvus is real; Qdrant is its engine behind a double, Pinecone a double."""
+
+
+@dataclass(frozen=True)
+class RunningStore:
+    """A store that can be reached: ``kind`` and ``url`` as ``[stores.NAME]`` has them."""
+
+    kind: str
+    url: str
+    api_key: str = ""
+
+    def section(self, name: str = "far") -> str:
+        """Of ``embedmig.toml``."""
+        key = 'api_key = "env:STORE_API_KEY"\n' if self.api_key else ""
+        return f'\n[stores.{name}]\nkind = "{self.kind}"\nurl = "{self.url}"\ngive_up_after = "20s"\n{key}'
+
+
+@contextmanager
+def running(name: str, folder: Path) -> Iterator[RunningStore]:
+    """A store with nothing in it; skipped where what it takes is not installed."""
+    if name == "memory":
+        yield RunningStore("memory", str(folder / "far.db"))
+        return
+    if name in ("qdrant", "pinecone"):
+        yield from doubled(name, folder)
+        return
+    standalone = name == "milvus"
+    if not milvus_server.installed(standalone=standalone):
+        pytest.skip(f"pip install {'milvus==2.3.5' if standalone else 'milvus-lite'}")
+    server = milvus_server.start(standalone=standalone)
+    try:
+        yield RunningStore("milvus", server.url)
+    finally:
+        server.close()
+
+
+def doubled(name: str, folder: Path) -> Iterator[RunningStore]:
+    """A double in a process of its own."""
+    if name == "qdrant":
+        from tests.doubles.qdrant.process import QdrantDouble
+
+        double = QdrantDouble(folder)
+        found = RunningStore("qdrant", double.url)
+    else:
+        from tests.doubles.pinecone import KEY
+        from tests.integration.test_store_pinecone import Double
+
+        double = Double(folder)
+        found = RunningStore("pinecone", double.url, KEY)
+    try:
+        yield found
+    finally:
+        double.kill()
