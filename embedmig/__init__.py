@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from embedmig.commands.uninstall import uninstall as uninstall
     from embedmig.commands.upgrade import upgrade as upgrade
     from embedmig.config.settings import EmbedderSettings as EmbedderSettings
+    from embedmig.config.settings import StoreSettings as StoreSettings
     from embedmig.engine.sync import Synced as Synced
     from embedmig.errors import AliasMoved as AliasMoved
     from embedmig.errors import AnswerIsNo as AnswerIsNo
@@ -144,7 +145,7 @@ __all__ = [
     "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QualityVerdict", "QueryVector", "Reader",
     "ReleasedSpace", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
     "RunResult", "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus",
-    "StatementCancelled", "Status", "StoreError", "StoreThrottled", "StoreUnauthorized",
+    "StatementCancelled", "Status", "StoreError", "StoreSettings", "StoreThrottled", "StoreUnauthorized",
     "StoreUnreachable", "StoreUnsuitable", "Synced", "Tally", "TextTooLong", "UninstallPlan",
     "UnknownTarget", "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost",
     "__version__", "alias_differences", "alias_drop", "alias_rebuild", "audit", "backfill", "check",
@@ -187,7 +188,7 @@ _PUBLIC = {
     "embedmig.commands.throttle": "pause resume throttle",
     "embedmig.commands.uninstall": "UninstallPlan uninstall",
     "embedmig.commands.upgrade": "upgrade",
-    "embedmig.config.settings": "EmbedderSettings",
+    "embedmig.config.settings": "EmbedderSettings StoreSettings",
     "embedmig.engine.sync": "Synced",
     "embedmig.errors": """
         EmbedmigError UsageError ConfigError ScriptError GraphError UnknownTarget MissingExtra PlanError

@@ -146,11 +146,6 @@ def check_space(space: Space) -> None:
             raise PlanError(f"{name} {getattr(space, name)!r} is not known", hint=f"one of {', '.join(allowed)}")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", space.store):
         raise PlanError(f"store {space.store!r} can't be the name of a store", hint="letters, digits, '_' and '-'")
-    if space.external and space.storage != "vector":
-        raise PlanError(
-            f"storage {space.storage!r} is for pgvector; {space.store} keeps vectors in its own way",
-            hint="leave storage out",
-        )
     most = MAX_STORE_DIMENSIONS if space.external else MAX_DIMENSIONS[space.storage]
     if not 1 <= space.dimensions <= most:
         raise PlanError(f"dimensions {space.dimensions} is out of range", hint=f"1 to {most}")

@@ -5,6 +5,7 @@ Neither ends on SIGTERM in time, so they are killed; each has a folder of its ow
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -95,9 +96,12 @@ class MilvusServer:
 
 
 def start(*, standalone: bool = True) -> MilvusServer:
-    """A server with nothing in it."""
+    """A server with nothing in it. One after the other: each takes the first ports that nobody listens on."""
     folder = Path(tempfile.mkdtemp(prefix="embedmig-milvus-"))
-    return MilvusServer(folder, free_port(), standalone).start()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "milvus.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return MilvusServer(folder, free_port(), standalone).start()
 
 
 def installed(*, standalone: bool = True) -> bool:

@@ -29,7 +29,9 @@ NAMES: dict[str, str] = {
     "EM020": "quality-not-measured",
     "EM021": "work-after-flip",
     "EM022": "refused-plan",
+    "EM023": "store-can-not",
+    "EM024": "alias-changes-columns",
 }
 
-SEVERITY: dict[str, Severity] = {"EM009": "warning", "EM015": "warning", "EM020": "warning"}
+SEVERITY: dict[str, Severity] = {"EM009": "warning", "EM015": "warning", "EM020": "warning", "EM024": "warning"}
 """Those that are no error by themselves; ``check`` exits 3 for both kinds."""

@@ -115,6 +115,31 @@ def _unmeasured(reading: Reading, judged: set[tuple[str, str]]) -> Iterator[Viol
                     )
 
 
+@rule("EM024")
+def alias_changes_columns(subject: Subject) -> Iterator[Violation]:
+    """A flip between PostgreSQL and a store beside it: who reads the alias' vectors in SQL loses them. Scripts that are applied are
+    history.
+    """
+    for reading in subject.readings:
+        if reading.script.revision in (subject.applied or {}):
+            continue
+        for call in reading.upgrade:
+            match call.operation:
+                case FlipAlias(collection, str(version)):
+                    spaces = reading.before.after(reading.upgrade).spaces
+                    before = spaces.get((collection, reading.before.aliases.get(collection) or ""))
+                    after = spaces.get((collection, version))
+                    if before and after and before.external != after.external:
+                        gone, comes = ("embedding", "point_id") if after.external else ("point_id", "embedding")
+                        yield Violation(
+                            reading.script.path,
+                            call.line,
+                            f"the alias of {collection!r} loses its column {gone} and shows {comes} instead",
+                            "its view is dropped and made anew with its grants; drop views that stand on it, and have "
+                            "programs search through Reader",
+                        )
+
+
 @rule("EM021")
 def work_after_flip(subject: Subject) -> Iterator[Violation]:
     """What follows a flip may fail when readers are on the new version already: only retirement needs the flip first.

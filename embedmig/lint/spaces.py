@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from embedmig.config import Collection
 from embedmig.config.toml_lines import key_lines
-from embedmig.errors import UnpinnedModel
+from embedmig.errors import PlanError, UnpinnedModel
 from embedmig.lint import Violation, rule
 from embedmig.lint.reading import Named, Reading, Subject
 from embedmig.operations.adopt_space import AdoptSpace
@@ -15,7 +15,7 @@ from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.create_index import CreateIndex
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.recording import Call
-from embedmig.stores import IndexOptions, store_class
+from embedmig.stores import IndexOptions, check_capabilities, store_class
 from embedmig.types import Chunk, Space
 
 
@@ -33,8 +33,20 @@ def index_over_limit(subject: Subject) -> Iterator[Violation]:
     for reading, call, space in of_spaces(subject, CreateIndex):
         assert isinstance(call.operation, CreateIndex)
         options = IndexOptions(storage=call.operation.storage)
+        if space.external and space.store not in subject.config.stores:
+            continue  # store_can_not says so
         if limit := store_class(space, subject.config.stores).index_over_limit(space, options):
             yield Violation(reading.script.path, call.line, *limit)
+
+
+@rule("EM023")
+def store_can_not(subject: Subject) -> Iterator[Violation]:
+    """A store that is not declared, or that can't hold such vectors."""
+    for reading, call, space in of_spaces(subject, CreateSpace):
+        try:
+            check_capabilities(space, store_class(space, subject.config.stores).capabilities)
+        except PlanError as error:
+            yield Violation(reading.script.path, call.line, error.message, error.hint)
 
 
 @rule("EM009")

@@ -59,7 +59,17 @@ class FlipAlias(Operation):
     def estimate(self, plan: PlannedState) -> Estimate:
         """It takes no time; the note says which differences between configuration and view it carries out."""
         found = [] if self.version is None else carried_out(plan.live_differences(self.collection))
-        return Estimate(note="; ".join(found))
+        return Estimate(note="; ".join([*found, *self._other_columns(plan)]))
+
+    def _other_columns(self, plan: PlannedState) -> list[str]:
+        """What a flip between PostgreSQL and a store beside it means for who reads the view."""
+        after = plan.spaces.get((self.collection, self.version or ""))
+        before = plan.flips[self.collection].shown.version if self.collection in plan.flips else None
+        shown = plan.spaces.get((self.collection, before or ""))
+        if not after or not shown or after.space.external == shown.space.external:
+            return []
+        gone, comes = ("embedding", "point_id") if after.space.external else ("point_id", "embedding")
+        return [f"the view is made anew: {gone} goes, {comes} comes"]
 
     def prepare(self, run: Run) -> None:
         """The alias of a store beside PostgreSQL goes first: intent, the store's alias, and what :meth:`apply` commits."""

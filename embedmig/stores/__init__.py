@@ -59,6 +59,8 @@ def check_capabilities(space: Space, able: Capabilities) -> None:
             f"{space.store} holds at most {able.dimensions:,} dimensions, not {space.dimensions:,}",
             hint="ask the model for fewer dimensions",
         )
+    if space.half_precision and not able.half_precision:
+        raise PlanError(f"{space.store} does not keep vectors in half precision", hint='storage="vector"')
     if space.metric not in able.metrics:
         raise PlanError(
             f"{space.store} has no metric {space.metric!r}", hint=f"one of {', '.join(sorted(able.metrics))}"

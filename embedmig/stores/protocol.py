@@ -58,6 +58,7 @@ def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
 class Capabilities:
     """What a store can hold and do. ``filters``: its search takes ``where``. ``alias``: it has one of its own, moved in
     one step. ``same_transaction``: what it does commits or rolls back with the caller's transaction in PostgreSQL.
+    ``half_precision``: it can keep vectors in 16 bits a number.
     """
 
     dimensions: int
@@ -66,6 +67,7 @@ class Capabilities:
     filters: bool
     alias: bool
     same_transaction: bool
+    half_precision: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 
 import embedmig
 from embedmig import Reader
-from embedmig.stores import open_store
+from embedmig.stores import drop_collection, open_store
 from embedmig.stores.external import ExternalStore
 from tests import stores
 from tests.acceptance.test_corpora import DATA, load
@@ -32,6 +32,16 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ):
         patch.setenv("STORE_API_KEY", found.api_key)
         yield found
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(project: Project, store: RunningStore) -> Iterator[None]:
+    """The store is one for all tests."""
+    yield
+    with project.opened().looking() as (context, conn):
+        for record in context.registry.spaces(conn):
+            if record.live:
+                drop_collection(conn, project.opened().config.collection("docs"), record)
 
 
 def opened_store(project: Project, version: str) -> ExternalStore:

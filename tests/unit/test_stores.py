@@ -90,16 +90,13 @@ def test_a_store_that_is_not_declared_is_refused_with_the_one_that_was_meant(tmp
     assert store_class(space("near"), stores) is MemoryStore
 
 
-def test_storage_types_are_pgvectors() -> None:
-    with pytest.raises(PlanError, match="is for pgvector"):
-        space("qdrant", storage="halfvec")
-
-
 def test_what_a_store_can_not_hold_is_refused() -> None:
     from dataclasses import replace
 
     can = replace(MemoryStore.capabilities, dimensions=32, metrics=frozenset(("cosine",)))
     with pytest.raises(PlanError, match="at most 32 dimensions"):
         check_capabilities(space("near"), can)
+    with pytest.raises(PlanError, match="half precision"):
+        check_capabilities(space("near", storage="halfvec"), MemoryStore.capabilities)
     with pytest.raises(PlanError, match="no metric 'ip'"):
         check_capabilities(Space("docs", "a/b", "1", 8, store="near", metric="ip"), can)

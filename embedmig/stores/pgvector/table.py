@@ -60,6 +60,7 @@ class PgvectorStore(ManifestTable):
         filters=True,
         alias=True,
         same_transaction=True,
+        half_precision=True,
     )
 
     def __init__(self, source: Source, record: SpaceRecord, table: sql.Identifier | None = None) -> None:

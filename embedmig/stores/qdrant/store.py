@@ -78,7 +78,7 @@ class QdrantStore(ExternalStore):
     extra: ClassVar[str] = "qdrant"
     capabilities: ClassVar[Capabilities] = Capabilities(
         dimensions=65_536, indexed_dimensions=65_536, metrics=frozenset(("cosine", "l2", "ip")), filters=True, alias=True,
-        same_transaction=False,
+        same_transaction=False, half_precision=True,
     )  # fmt: skip
     options: ClassVar[frozenset[str]] = frozenset(OPTIONS)
 
