@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import milvus_server
 
-NAMES = ("memory", "milvus", "milvus-lite", "qdrant", "pinecone")
-"""Milvus is real; Qdrant is its engine behind a double, Pinecone a double."""
+NAMES = ("memory", "milvus", "milvus-lite", "qdrant", "pinecone", "weaviate")
+"""Milvus is real; Qdrant is its engine behind a double, the others are doubles."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,12 @@ class RunningStore:
     kind: str
     url: str
     api_key: str = ""
+    options: str = "{}"
 
     def section(self, name: str = "far") -> str:
         """Of ``embedmig.toml``."""
         key = 'api_key = "env:STORE_API_KEY"\n' if self.api_key else ""
-        return f'\n[stores.{name}]\nkind = "{self.kind}"\nurl = "{self.url}"\ngive_up_after = "20s"\n{key}'
+        return f'\n[stores.{name}]\nkind = "{self.kind}"\nurl = "{self.url}"\ngive_up_after = "20s"\noptions = {self.options}\n{key}'
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def running(name: str, folder: Path) -> Iterator[RunningStore]:
     if name == "memory":
         yield RunningStore("memory", str(folder / "far.db"))
         return
-    if name in ("qdrant", "pinecone"):
+    if name in ("qdrant", "pinecone", "weaviate"):
         yield from doubled(name, folder)
         return
     standalone = name == "milvus"
@@ -50,11 +52,17 @@ def running(name: str, folder: Path) -> Iterator[RunningStore]:
 
 def doubled(name: str, folder: Path) -> Iterator[RunningStore]:
     """A double in a process of its own."""
+    double: Any
     if name == "qdrant":
         from tests.doubles.qdrant.process import QdrantDouble
 
         double = QdrantDouble(folder)
         found = RunningStore("qdrant", double.url)
+    elif name == "weaviate":
+        from tests.doubles.weaviate import WeaviateDouble
+
+        double = WeaviateDouble(folder).start()
+        found = RunningStore("weaviate", double.url, options=f'{{ grpc = "{double.grpc}" }}')
     else:
         from tests.doubles.pinecone import KEY
         from tests.integration.test_store_pinecone import Double

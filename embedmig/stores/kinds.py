@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from embedmig.config.loading import unknown_store
 from embedmig.config.settings import StoreSettings
+from embedmig.config.toml_values import did_you_mean
 from embedmig.errors import ConfigError, PlanError
 from embedmig.source import Source
 from embedmig.types import Space
@@ -56,4 +57,11 @@ def open_external(source: Source, record: SpaceRecord) -> ExternalStore:
             f"[stores.{settings.name}] url is env:{settings.url_variable}, which is not set",
             hint=f"export {settings.url_variable}=…",
         )
-    return external_class(record.space, stores)(source, record, settings)
+    kind = external_class(record.space, stores)
+    if unknown := sorted(settings.options.keys() - kind.options):
+        known = ", ".join(sorted(kind.options)) or "none"
+        raise ConfigError(
+            f"[stores.{settings.name}.options] {unknown[0]} is not known",
+            hint=did_you_mean(unknown[0], sorted(kind.options)) or f"known: {known}",
+        )
+    return kind(source, record, settings)

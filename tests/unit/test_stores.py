@@ -100,3 +100,14 @@ def test_what_a_store_can_not_hold_is_refused() -> None:
         check_capabilities(space("near", storage="halfvec"), MemoryStore.capabilities)
     with pytest.raises(PlanError, match="no metric 'ip'"):
         check_capabilities(Space("docs", "a/b", "1", 8, store="near", metric="ip"), can)
+
+
+def test_an_option_that_a_store_does_not_have_is_refused_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    from embedmig.stores.kinds import open_external, without_table
+    from embedmig.testing import fake_record
+
+    config = read(tmp_path, TEXT.replace("replicas", "replica"), {"QDRANT_URL": "http://host:6333"})
+    record = fake_record(space("qdrant"), ("embedmig", "docs", "", "docs"))
+    with pytest.raises(ConfigError, match="replica is not known") as caught:
+        open_external(without_table(config.collection("docs")), record)
+    assert caught.value.hint == "did you mean replicas?"
