@@ -160,6 +160,7 @@ class Changes:
                 self.settle(conn, rest)
 
         if rest:
+            self.store.refresh(conn, [claim.key for claim in rest])
             retry_transient(transaction)
         return [(claims[place], row) for place, row in sorted(wanted.items())]
 

@@ -55,7 +55,7 @@ class CreateSpace(Operation):
         planned = plan.expect(self.space.collection, self.space.tag)
         if planned.record is None and planned.draft:
             statements.append(open_manifest(source, planned.draft).create_sql())
-        return statements + capture_statements(plan, source) or "is there already"
+        return statements + capture_statements(plan, source, columns=self.space.external) or "is there already"
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and makes its table, both or neither."""
@@ -78,13 +78,13 @@ class CreateSpace(Operation):
         return describe_place(record)
 
 
-def capture_statements(plan: PlannedState, source: Source) -> list[sql.Composable]:
-    """What installs the capture of a collection's changes, where it is not installed by then."""
+def capture_statements(plan: PlannedState, source: Source, *, columns: bool = False) -> list[sql.Composable]:
+    """What installs the capture of a collection's changes, where it is not installed by then; ``columns``: of those too."""
     name = source.collection.name
     if name in plan.captured:
         return []
     plan.captured.add(name)
-    text = [column.name for column in source.text]
+    text = [column.name for column in (*source.text, *(source.columns if columns else ()))]
     return list(capture.planned(plan.conn, plan.context.database.schema, source, text))
 
 

@@ -51,11 +51,11 @@ def install(conn: Connection, registry: Registry, source: Source, text: Sequence
     Raises :class:`SourceError` where the role may not create triggers, or where they would not work.
     """
     name = source.collection.name
-    live = [record for record in registry.spaces(conn, name) if record.live]
+    records = registry.spaces(conn, name)
     if source.collection.capture == "watermark":
         return registry.save_capture(conn, name, Captured("watermark", source.relation.as_string(), source.oid))
     before = health(conn, registry, source).state
-    capture = Capture(source, registry.schema, watched(source, live, text))
+    capture = Capture(source, registry.schema, watched(source, records, text))
     captured = registry.captured(conn, name)
     if before == "installed" and captured and captured.digest == capture.digest:
         return False
@@ -96,14 +96,17 @@ def planned(conn: Connection, schema: str, source: Source, text: Sequence[str]) 
     return [capture.create_outbox(), *functions(conn, capture), *triggers]
 
 
-def watched(source: Source, live: Sequence[SpaceRecord], text: Sequence[str] = ()) -> tuple[str, ...]:
+def watched(source: Source, records: Sequence[SpaceRecord], text: Sequence[str] = ()) -> tuple[str, ...]:
     """The text columns of all live spaces. One that was renamed or dropped is not there to be watched: the configuration
-    says what stands in its place.
+    says what stands in its place. Where a space is in a store beside PostgreSQL, or was, the collection's ``columns`` too: points
+    say them.
     """
     there = {column.name for column in source.every}
-    wanted = {*text, *(name for record in live for name in record.text_columns)}
+    wanted = {*text, *(name for record in records if record.live for name in record.text_columns)}
     if wanted - there:
         wanted |= {column.name for column in source.text}
+    if any(record.space.external for record in records):
+        wanted |= {column.name for column in source.columns}
     return tuple(sorted(wanted & there))
 
 
@@ -235,9 +238,9 @@ def health(conn: Connection, registry: Registry, source: Source) -> CaptureHealt
         return CaptureHealth("broken", failure)
     if captured.outbox is None or not is_outbox(conn, captured.outbox, source):
         return CaptureHealth("broken", f"the outbox {captured.outbox} is gone, or has other columns than the key")
-    live = [record for record in registry.spaces(conn, name) if record.live]
-    capture = Capture(source, registry.schema, watched(source, live))
-    fits = not live or capture.digest == captured.digest
+    records = registry.spaces(conn, name)
+    capture = Capture(source, registry.schema, watched(source, records))
+    fits = not any(record.live for record in records) or capture.digest == captured.digest
     return (
         _triggers_health(conn, capture, captured, fits=fits)
         or _rows_health(conn, source, captured)

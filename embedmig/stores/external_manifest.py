@@ -7,7 +7,7 @@ deleted from the store. Whoever is killed in between leaves points that no row n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -106,17 +106,48 @@ class ExternalManifest(ManifestTable):
         """What the points of these rows say beside their key, as the source has it now."""
         if not self.source.columns or not keys:
             return {}
+        query = sql.SQL("select k.embedmig_key, {} from {} k join {} s on {}").format(
+            self._columns(), self._keys(keys), self.source.rows(text=False, extra=self.source.columns),
+            self.source.join("k", "s"),
+        )  # fmt: skip
+        return {tuple(key): self._said(values) for key, *values in reading(conn).execute(query)}
+
+    def _columns(self) -> sql.Composed:
+        return comma(ident("s", column.name) for column in self.source.columns)
+
+    def _said(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The columns' values as points have them."""
         from embedmig.stores.external import payload_value
 
         names = [column.name for column in self.source.columns]
-        query = sql.SQL("select k.embedmig_key, {} from {} k join {} s on {}").format(
-            comma(ident("s", name) for name in names), self._keys(keys),
-            self.source.rows(text=False, extra=self.source.columns), self.source.join("k", "s"),
-        )  # fmt: skip
-        return {
-            tuple(key): {name: payload_value(value) for name, value in zip(names, values, strict=True)}
-            for key, *values in reading(conn).execute(query)
-        }
+        return {name: payload_value(value) for name, value in zip(names, values, strict=True)}
+
+    def refresh(self, conn: Connection, keys: Sequence[Key]) -> None:
+        """Without a model call. A writer that has read the columns before may put the older ones back: a filter may miss such a
+        row until it changes again, and shows no wrong one.
+        """
+        if self.source.columns and keys:
+            query = sql.SQL("select e.point_id::text, {} from {} k join {} e on {} join {} s on {}").format(
+                self._columns(), self._keys(keys), self.table, self.source.join("k", "e"),
+                self.source.rows(text=False, extra=self.source.columns), self.source.join("e", "s"),
+            )  # fmt: skip
+            self._set_columns(reading(conn).execute(query))
+
+    def _refresh_all(self, conn: Connection) -> None:
+        """Of every point, as of one moment."""
+        if self.source.columns:
+            query = sql.SQL("select e.point_id::text, {} from {} e join {} s on {}").format(
+                self._columns(),
+                self.table,
+                self.source.rows(text=False, extra=self.source.columns),
+                self.source.join("e", "s"),
+            )
+            self._set_columns(reading(conn).execute(query))
+
+    def _set_columns(self, rows: Iterable[Sequence[Any]]) -> None:
+        for page in pages(rows, COLLECTED):
+            said = {one: self._said(values) for one, *values in page}
+            self.store.attempt(lambda said=said: self.store.set_columns(said))  # type: ignore[misc]
 
     def _keys(self, keys: Sequence[Key]) -> sql.Composed:
         """Keys as a relation: their columns in their own types, and ``embedmig_key`` as it was given."""
@@ -225,7 +256,7 @@ class ExternalManifest(ManifestTable):
         return Listing(max(0, named - self.store.count(conn)))
 
     def mend(self, conn: Connection) -> None:
-        """Rows whose point is gone are forgotten, so that they are missing to all who ask."""
+        """Rows whose point is gone are forgotten, so that they are missing to all who ask; the points say their columns anew."""
         began = scalar(conn, "select clock_timestamp()")
         if problem := self._list(conn):
             raise StoreError(
@@ -233,6 +264,7 @@ class ExternalManifest(ManifestTable):
             )
         conn.execute(sql.SQL("delete from {} e where {}").format(self.table, self._not_listed(began)))
         self.sweep(conn)
+        self._refresh_all(conn)
 
     def sweep(self, conn: Connection) -> None:
         """In batches, while nobody writes."""

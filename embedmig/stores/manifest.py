@@ -354,6 +354,9 @@ class Manifest(ABC):
         """Outside a transaction: removes vectors that nothing names any more from where they are kept; returns how many."""
         return 0
 
+    def refresh(self, conn: Connection, keys: Sequence[Key]) -> None:  # noqa: B027  nothing is copied where all is in one place
+        """Outside a transaction: has vectors say the columns of their rows as they are now."""
+
     # --- manifest against store
 
     def listing(self, conn: Connection) -> Listing | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,33 @@ def test_filters_run_in_the_store_and_postgresql_has_the_last_word(project: Proj
         with project.connect() as conn:
             conn.execute("update documents set title = 'moved' where title = %s", (titles[0],))
         assert not reader.search("heat", 5, where={"title": titles[0]})
+
+
+def test_a_column_that_changes_without_its_text_is_found_by_its_new_value_and_no_model_is_asked(
+    project: Project, near: Path, fake: Fake
+) -> None:
+    project.configure((project.folder / "embedmig.toml").read_text().replace('["title"]', '["price", "tags"]'))
+    project.documents(20)
+    with project.connect() as conn:
+        conn.execute("alter table documents add price numeric default 1.50, add tags text[]")
+    space_script(project, more=NEAR)
+    upgrade(project)
+    asked = sum(fake.seen.values())
+    with project.connect() as conn:
+        conn.execute("update documents set price = 9.9, tags = '{a,b}' where id = 7")
+    embedmig.sync(project.opened())
+    assert sum(fake.seen.values()) == asked
+    expect_exact(project)
+    with reading(project) as reader:
+        assert [hit.key for hit in reader.search("wind", 5, where={"price": Decimal("9.9")})] == [(7,)]
+    store = store_of(project)
+    asked = sum(fake.seen.values())
+    point = next(point for page in store.held(None) for point in page if point.payload["embedmig_key"] == ["7"])
+    store.set_columns({point.id: {"price": "0"}})
+    embedmig.sync(project.opened(), repair=True)
+    assert sum(fake.seen.values()) == asked
+    said = next(one.payload for page in store_of(project).held(None) for one in page if one.id == point.id)
+    assert (said["price"], said["tags"]) == ("9.9", ["a", "b"])
 
 
 def test_hidden_rows_are_those_whose_text_has_changed(project: Project, near: Path) -> None:
