@@ -61,7 +61,7 @@ class MilvusServer:
         write_config(self.folder, self.port)
         environment = os.environ | {
             "DEPLOY_MODE": "STANDALONE", "METRICS_PORT": str(health), "MILVUS_RUN_DIR": str(self.folder / "run"),
-            "LD_LIBRARY_PATH": str(binaries),
+            "LD_LIBRARY_PATH": str(binaries), "ETCD_CONFIG_PATH": str(etcd_config(self.folder)),
         }  # fmt: skip
         process = self._run([str(binaries / "milvus"), "run", "standalone"], environment)
         self._wait(process, lambda: healthy(health))
@@ -128,6 +128,17 @@ def write_config(folder: Path, port: int) -> None:
     for part in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
         config.set(f"{part}.ip", "127.0.0.1")
     config.resolve()
+
+
+def etcd_config(folder: Path) -> Path:
+    """For the etcd inside, which else listens on the same port in every server."""
+    client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    path = folder / "etcd.yaml"
+    path.write_text(
+        f"listen-client-urls: {client}\nadvertise-client-urls: {client}\nlisten-peer-urls: {peer}\n"
+        f"initial-advertise-peer-urls: {peer}\ninitial-cluster: default={peer}\n"
+    )
+    return path
 
 
 def free_port() -> int:

@@ -267,14 +267,13 @@ class MilvusStore(ExternalStore):
         return int(found[0]["count(*)"])
 
     def set_columns(self, columns: Mapping[str, Mapping[str, Any]]) -> None:
-        """A point is written whole, so it is read first."""
-        self._rewrite(
-            list(columns),
-            lambda row: (
-                own_of(row)
-                | {name: payload_value(value) for name, value in columns[row[ID]].items() if value is not None}
-            ),
-        )
+        """A point is written whole, so it is read first. Columns that it says no more are null: milvus-lite keeps what is left out."""
+
+        def changed(row: dict[str, Any]) -> dict[str, Any]:
+            said = {name: payload_value(value) for name, value in columns[row[ID]].items()}
+            return dict.fromkeys(row) | own_of(row) | said
+
+        self._rewrite(list(columns), changed)
 
     def set_version(self, ids: Sequence[str], version: str) -> None:
         """As above."""
@@ -386,17 +385,15 @@ def of_status(name: str, status: str, details: str | None) -> EmbedmigError:
 
 
 def filter_of(where: Mapping[str, Any]) -> str:
-    """An expression; columns are keys of the dynamic field, whatever their names are."""
+    """An expression; columns are keys of the dynamic field, whatever their names are. NULL is left to PostgreSQL, which has the last
+    word. A list is spelt out: milvus-lite has no ``in`` there.
+    """
     parts = []
     for name, value in where.items():
-        if value is None:
-            continue  # PostgreSQL has the last word
-        field = f"$meta[{quoted(name)}]"
-        parts.append(
-            f"{field} in [{', '.join(map(quoted, value))}]"
-            if isinstance(value, list)
-            else f"{field} == {quoted(value)}"
-        )
+        wanted = value if isinstance(value, list) else [value]
+        if None not in wanted:
+            either = " or ".join(f"$meta[{quoted(name)}] == {quoted(one)}" for one in wanted)
+            parts.append(f"({either})" if wanted else f"{CHUNK} < 0")
     return " and ".join(parts)
 
 
@@ -421,7 +418,7 @@ def own_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def held_of(row: Mapping[str, Any]) -> Held:
     """The key as a list again; no vector."""
-    said = {name: value for name, value in row.items() if name not in (ID, VECTOR)}
+    said = {name: value for name, value in row.items() if name not in (ID, VECTOR) and value is not None}
     if KEY in said:
         said[KEY] = json.loads(said[KEY])
     return Held(str(row[ID]), said)

@@ -87,7 +87,13 @@ def test_a_corpus_moves_in_a_store_as_it_moves_in_postgresql(project: Project, s
         assert measured(project, beside) == pytest.approx(measured(project, inside), abs=5e-4)
 
     with Reader(project.url, "docs", stores=project.opened().config.stores) as reader:
-        assert {hit.version for hit in reader.search("supersonic flutter")} == {new}
+        hits = reader.search("supersonic flutter")
+        assert {hit.version for hit in hits} == {new}
+        third = hits[2]
+        titles = reader.search("supersonic flutter", where={"title": third.columns["title"]})
+        assert titles[0].key == third.key
+        assert {hit.columns["title"] for hit in titles} == {third.columns["title"]}
+        assert [hit.key for hit in reader.search("heat", where={"id": [third.key[0], "none"]})] == [third.key]
         project.run("downgrade", "-1")
         assert {hit.version for hit in reader.search("supersonic flutter")} == {old}
         project.run("upgrade", "head")

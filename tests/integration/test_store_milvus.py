@@ -173,6 +173,6 @@ def test_an_alias_that_has_the_name_of_a_collection_is_refused(bench: MilvusUnde
 
 
 def test_values_of_a_filter_are_quoted() -> None:
-    assert filter_of({"a b": 'x" or 1 == 1', "n": [1, 2], "yes": True, "none": None}) == (
-        '$meta["a b"] == "x\\" or 1 == 1" and $meta["n"] in [1, 2] and $meta["yes"] == true'
+    assert filter_of({"a b": 'x" or 1 == 1', "n": [1, 2], "yes": True, "none": None, "nobody": []}) == (
+        '($meta["a b"] == "x\\" or 1 == 1") and ($meta["n"] == 1 or $meta["n"] == 2) and ($meta["yes"] == true) and embedmig_chunk < 0'
     )
