@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+from psycopg import sql
 
 from embedmig.database import Connection
 from embedmig.database.registry import Place, SpaceRecord, definition_of
@@ -162,6 +163,7 @@ def says_what_it_can_hold(bench: StoreUnderTest) -> None:
     with bench.connect() as conn:
         store.check_server(conn)
         store.check_source(store.source)
+        assert all(isinstance(one, sql.SQL) for one in store.server_sql(conn))
         store.create(conn)
         since = store.seconds_since_read(conn)
         assert since is None or since >= 0

@@ -108,7 +108,7 @@ def test_the_store_in_a_file_keeps_the_promises(promise: StorePromise, tmp_path:
 METHODS = sorted(name for name, member in vars(VectorStore).items() if not name.startswith("_") and name != "capabilities" and (callable(member) or isinstance(member, staticmethod | property)))  # fmt: skip
 
 
-MAY_DO_NOTHING = ("check_server", "check_source", "seconds_since_read", "server_sql")
+MAY_DO_NOTHING = ("check_server", "check_source", "seconds_since_read")
 
 
 def is_static(name: str) -> bool:
