@@ -27,5 +27,5 @@ def test_a_database_without_it_is_refused_where_it_can_not_be_created() -> None:
 
 
 def test_versions_are_ordered_as_numbers() -> None:
-    written = ["0.7", "0.7.4", "0.8.0", "0.10.0-dev", "0.10.1", "1.0"]
-    assert sorted(reversed(written), key=numbers) == written
+    written = ["1.0", "0.10.1", "0.7", "0.10.0-dev", "0.8.0", "0.7.4"]
+    assert sorted(written, key=numbers) == ["0.7", "0.7.4", "0.8.0", "0.10.0-dev", "0.10.1", "1.0"]
