@@ -144,15 +144,23 @@ class Config:
             hint=toml_values.did_you_mean(name, self.collections) or f"declared: {known}",
         )
 
-    def key_variables(self, *, but: str | None = None) -> frozenset[str]:
-        """The variables that hold API keys, but for the one of a provider."""
-        kept = self.embedders.get(but or "", EmbedderSettings()).api_key_variable
-        named = (settings.api_key_variable for settings in self.embedders.values())
-        return frozenset(name for name in named if name and name != kept)
+    def key_variables(self, *, but: Space | None = None) -> frozenset[str]:
+        """The variables that hold keys of providers and stores, but for those that who fills a space needs."""
+        needed = self.for_space(but) if but else None
+        kept = needed.key_variables() if needed else frozenset()
+        named = [one.api_key_variable for one in self.embedders.values()]
+        named += [one.api_key_variable for one in self.stores.values()]
+        return frozenset(name for name in named if name) - kept
 
-    def for_provider(self, provider: str) -> Config:
-        """The configuration as a process needs it that calls this provider's models and no others."""
-        return replace(self, embedders={name: to for name, to in self.embedders.items() if name == provider})
+    def for_space(self, space: Space) -> Config:
+        """The configuration as a process needs it that fills this space: its model's provider and its store, and no others."""
+        stores = {name: to for name, to in self.stores.items() if name == space.store}
+        return replace(
+            self,
+            embedders={name: to for name, to in self.embedders.items() if name == space.provider},
+            stores=stores,
+            collections={name: replace(one, stores=stores) for name, one in self.collections.items()},
+        )
 
     def settings(self, provider: str) -> EmbedderSettings:
         """How to reach ``provider``; the defaults where the file says nothing about it."""

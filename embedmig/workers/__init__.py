@@ -37,7 +37,7 @@ class Task:
     @classmethod
     def of(cls, config: Config, database: Database, record: SpaceRecord, order: Order, spent: Spent) -> Task:
         """Helping at a space, with no other key than that of its provider."""
-        reduced = config.for_provider(record.space.provider)
+        reduced = config.for_space(record.space)
         return cls(reduced, database, record.collection, record.version, order, spent)
 
 

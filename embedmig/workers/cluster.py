@@ -51,7 +51,7 @@ class Cluster(WorkerPool):
     def start(self, record: SpaceRecord, order: Order, spent: Spent) -> None:
         """Connects to the cluster, or starts one on this machine, and places the workers on it."""
         settings, ray = self._config.ray, self._ray
-        with hidden(self._config.key_variables(but=record.space.provider)):  # what Ray starts here inherits them
+        with hidden(self._config.key_variables(but=record.space)):  # what Ray starts here inherits them
             self._connect(settings)
         actor = ray.remote(
             num_cpus=settings.num_cpus,

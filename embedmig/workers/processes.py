@@ -53,7 +53,7 @@ class Processes(WorkerPool):
     def start(self, record: SpaceRecord, order: Order, spent: Spent) -> None:
         """Starts them, and writes to each what it is to do."""
         task = Task.of(self._config, self._database, record, order, spent)
-        environment = environment_without(self._config.key_variables(but=record.space.provider))
+        environment = environment_without(self._config.key_variables(but=record.space))
         self._workers = [begin(pickle.dumps(task), environment) for _ in range(self._others)]
 
     def news(self) -> list[str]:

@@ -106,18 +106,22 @@ def test_a_message_of_the_driver_is_shown_without_what_it_repeats() -> None:
         psycopg.connect("postgresql://ann:se%cret@127.0.0.1/x")
 
 
-def test_what_a_worker_is_told_has_the_key_of_its_own_provider_alone(tmp_path: Path) -> None:
+def test_what_a_worker_is_told_has_the_keys_of_its_own_provider_and_store_alone(tmp_path: Path) -> None:
     (tmp_path / "embedmig.toml").write_text(
         '[embedmig]\ndatabase = "postgresql:///x"\n'
         '[embedders.openai]\napi_key = "env:OWN"\n[embedders.python]\napi_key = "env:OTHER"\n'
+        '[stores.qdrant]\napi_key = "env:STORE"\n[stores.milvus]\napi_key = "env:ELSEWHERE"\n'
+        '[collections.docs]\ntable = "documents"\nkey = "id"\ntext = "body"\nalias = "found"\n'
     )
-    config = load(tmp_path / "embedmig.toml", environ={"OWN": "sk-own", "OTHER": f"sk-{MARK}"})
-    space = Space(collection="docs", model="openai/m", version="1", dimensions=8)
+    secrets = {"OWN": "sk-own", "OTHER": f"sk-{MARK}", "STORE": "st-own", "ELSEWHERE": f"st-{MARK}"}
+    config = load(tmp_path / "embedmig.toml", environ=secrets)
+    space = Space(collection="docs", model="openai/m", version="1", dimensions=8, store="qdrant")
     record = SpaceRecord(
         1, "docs", space.tag, "", "0001", "building", False, ("", "", "", ""), "", definition_of(space), (), "", None
     )
     told = pickle.dumps(Task.of(config, Database(config.database, config.schema), record, "key", Spent()))
     assert b"sk-own" in told
+    assert b"st-own" in told
     assert MARK.encode() not in told
-    assert config.key_variables(but="openai") == {"OTHER"}
-    assert config.key_variables() == {"OWN", "OTHER"}
+    assert config.key_variables(but=space) == {"OTHER", "ELSEWHERE"}
+    assert config.key_variables() == set(secrets)
