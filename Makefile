@@ -19,7 +19,7 @@ CHECKED := embedmig tests benchmarks demo migrations
 MATRIX := $(patsubst %,tests/integration/test_%.py,spaces capture sources states audit index stores versions names privileges ledger reader sessions counting)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit test-matrix servers packages soak bench bench-peers docs docs-picture venv local clean
+.PHONY: help demo test lint types unit test-matrix test-stores servers packages soak bench bench-peers docs docs-picture venv local clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ unit: .venv/.dev local ## the tests alone, on WORKERS processes (auto: one a cor
 
 test-matrix: .venv/.dev servers ## what depends on the server, on PostgreSQL 17 (Debian's, as root) and 16, each with its number of tests
 	@for server in 17 16; do echo "PostgreSQL $$server:"; EMBEDMIG_TEST_PG=$$server $(BIN)/python -m pytest -n $(WORKERS) -rs $(MATRIX) || exit 1; done
+
+test-stores: .venv/.dev ## the promises of every store: on doubles and servers in wheels, and on yours (EMBEDMIG_QDRANT_URL, EMBEDMIG_MILVUS_URL, …)
+	@$(BIN)/python -m pytest -n $(WORKERS) -rs tests/integration/test_store*.py tests/acceptance/test_external.py
 
 servers: $(SERVERS)/postgresql-17 $(SERVERS)/pgserver-0.5.1 ## the servers of test-matrix, in ~/.cache/embedmig-tests (800 MB, once)
 
