@@ -7,6 +7,7 @@ deleted from the store. Whoever is killed in between leaves points that no row n
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -134,15 +135,19 @@ class ExternalManifest(ManifestTable):
             self._set_columns(reading(conn).execute(query))
 
     def _refresh_all(self, conn: Connection) -> None:
-        """Of every point, as of one moment."""
-        if self.source.columns:
-            query = sql.SQL("select e.point_id::text, {} from {} e join {} s on {}").format(
-                self._columns(),
-                self.table,
-                self.source.rows(text=False, extra=self.source.columns),
-                self.source.join("e", "s"),
-            )
-            self._set_columns(reading(conn).execute(query))
+        """Of every point, a page at a time in the order of their ids: memory stays flat, and no snapshot is held meanwhile."""
+        if not self.source.columns:
+            return
+        query = sql.SQL(
+            """select e.point_id::text, {} from {} e join {} s on {}
+               where e.point_id > %s::uuid order by e.point_id limit %s"""
+        ).format(
+            self._columns(), self.table, self.source.rows(text=False, extra=self.source.columns), self.source.join("e", "s")
+        )  # fmt: skip
+        last = str(uuid.UUID(int=0))
+        while page := reading(conn).execute(query, (last, COLLECTED)).fetchall():
+            self._set_columns(page)
+            last = page[-1][0]
 
     def _set_columns(self, rows: Iterable[Sequence[Any]]) -> None:
         for page in pages(rows, COLLECTED):
