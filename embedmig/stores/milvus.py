@@ -55,7 +55,7 @@ EF = 32_768  # the most that a search may look at in a graph
 COLLECTION_MISSING = 100
 ALIAS_MISSING = frozenset((1600, COLLECTION_MISSING))  # the second of milvus-lite
 THROTTLED = frozenset((8, 9, 49))  # quota exhausted, rate limited; 49 before 2.3
-NOT_LOADED = 101
+UNREACHABLE = frozenset((2,))  # the client's own: it has found no server
 
 
 class MilvusStore(ExternalStore):
@@ -101,6 +101,8 @@ class MilvusStore(ExternalStore):
             return of_status(name, code().name, error.details())
         if code == COLLECTION_MISSING:
             return PlaceMissing(f"collection {self.collection!r} is not in {name}")
+        if code in UNREACHABLE:
+            return StoreUnreachable(f"{name} can't be reached: {error.message}")
         if code in THROTTLED:
             return StoreThrottled(f"{name} refuses requests for the time being: {error.message}")
         cause = error.__cause__ or error.__context__
