@@ -223,7 +223,10 @@ def changes_per_second(context: Context, conn: Connection, collection: str) -> f
 
 
 def sizes_of(space: Space, vectors: int, m: int | None, wal: int) -> dict[str, Sizes]:
-    """The full space as it is declared, and in the other storage type beside it."""
+    """The full space as it is declared, and in the other storage type beside it; of a store beside PostgreSQL the vectors alone."""
+    if space.external:
+        held = vectors * space.dimensions * (2 if space.half_precision else 4)
+        return {space.storage: Sizes(held, None, held, None)}
     other: Storage = "halfvec" if space.storage == "vector" else "vector"
     return {storage: _sizes(space.dimensions, vectors, storage, m, wal) for storage in (space.storage, other)}
 

@@ -64,8 +64,8 @@ class FlipAlias(Operation):
     def _other_columns(self, plan: PlannedState) -> list[str]:
         """What a flip between PostgreSQL and a store beside it means for who reads the view."""
         after = plan.spaces.get((self.collection, self.version or ""))
-        before = plan.flips[self.collection].shown.version if self.collection in plan.flips else None
-        shown = plan.spaces.get((self.collection, before or ""))
+        live = plan.alias(self.collection)
+        shown = plan.spaces.get((self.collection, (live and live.version) or ""))
         if not after or not shown or after.space.external == shown.space.external:
             return []
         gone, comes = ("embedding", "point_id") if after.space.external else ("point_id", "embedding")

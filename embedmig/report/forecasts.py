@@ -28,6 +28,10 @@ def _forecast(found: Forecast) -> Text:
         lines.append(
             f"          the probe itself: {plural(found.probe.texts, 'text')}, {tokens}, {usd(found.probe_cost)}"
         )
+    if found.space.external:
+        held = size(found.sizes[found.space.storage].table)
+        lines.append(f"  disk    {held} of vectors in {found.space.store}, and what its index takes")
+        return Text("\n".join(lines))
     for storage, sizes in found.sizes.items():
         declared = ", as declared" if storage == found.space.storage else ""
         lines.append(f"  disk    {storage}{declared}: {_disk(sizes)}")

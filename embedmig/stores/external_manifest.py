@@ -1,6 +1,6 @@
 """What PostgreSQL knows of a space whose vectors are in a store beside it: for each vector the id of its point there.
 
-A point is written in three steps, in this order (docs/architecture.md): it is put into the store, outside any transaction, until
+A point is written in three steps, in this order (docs/decisions/0012): it is put into the store, outside any transaction, until
 the store has acknowledged it; the manifest names it, in one transaction with all that goes with it; what it takes the place of is
 deleted from the store. Whoever is killed in between leaves points that no row names: they are not shown, a listing finds them.
 """

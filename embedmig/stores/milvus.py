@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from embedmig.errors import (
     EmbedmigError,
     MissingExtra,
@@ -55,7 +57,7 @@ EF = 32_768  # the most that a search may look at in a graph
 COLLECTION_MISSING = 100
 ALIAS_MISSING = frozenset((1600, COLLECTION_MISSING))  # the second of milvus-lite
 THROTTLED = frozenset((8, 9, 49))  # quota exhausted, rate limited; 49 before 2.3
-NOT_LOADED = 101
+UNREACHABLE = frozenset((2,))  # the client's own: it has found no server
 
 
 class MilvusStore(ExternalStore):
@@ -101,6 +103,8 @@ class MilvusStore(ExternalStore):
             return of_status(name, code().name, error.details())
         if code == COLLECTION_MISSING:
             return PlaceMissing(f"collection {self.collection!r} is not in {name}")
+        if code in UNREACHABLE:
+            return StoreUnreachable(f"{name} can't be reached: {error.message}")
         if code in THROTTLED:
             return StoreThrottled(f"{name} refuses requests for the time being: {error.message}")
         cause = error.__cause__ or error.__context__
@@ -227,14 +231,44 @@ class MilvusStore(ExternalStore):
         return [dict(row) for row in found]
 
     def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
-        """``exact`` looks at as much of the graph as the server allows: at all of it up to :data:`EF` points."""
-        most = min(limit, WINDOW)
+        """``exact`` looks at as much of the graph as the server allows: at all of it up to :data:`EF` points.
+
+        milvus-lite applies a filter to what the graph has found: where that is not enough, the points that meet it are compared.
+        """
+        most, wanted = min(limit, WINDOW), filter_of(self._conditions(where))
         found = self._read(
-            "search", data=[list(map(float, vector))], anns_field=VECTOR, limit=most, filter=filter_of(self._conditions(where)), consistency_level="Strong" if exact else "Session",
-            output_fields=[KEY, CHUNK, HASH],
+            "search", data=[list(map(float, vector))], anns_field=VECTOR, limit=most, filter=wanted,
+            consistency_level="Strong" if exact else "Session", output_fields=[KEY, CHUNK, HASH],
             search_params={"metric_type": METRICS[self.space.metric], "params": {"ef": EF if exact else max(64, most)}},
-        )  # fmt: skip
-        return [self._near(hit) for hit in found[0]]
+        )[0]  # fmt: skip
+        if wanted and len(found) < most:
+            return self._compared(vector, most, wanted)
+        return [
+            near_of(hit["entity"], str(hit[ID] if ID in hit else hit["id"]), self._distance(float(hit["distance"])))
+            for hit in found
+        ]
+
+    def _compared(self, vector: Sequence[float], limit: int, wanted: str) -> list[Near]:
+        """The nearest of the points that meet a filter, one by one."""
+        rows = self._read(
+            "query",
+            filter=wanted,
+            limit=WINDOW,
+            output_fields=[ID, VECTOR, KEY, CHUNK, HASH],
+            consistency_level="Strong",
+        )
+        held = np.array([row[VECTOR] for row in rows], np.float32).reshape(len(rows), self.space.dimensions)
+        asked = np.asarray(vector, np.float32)
+        if self.space.metric == "l2":
+            distances = np.linalg.norm(held - asked, axis=1)
+        elif self.space.metric == "ip":
+            distances = -(held @ asked)
+        else:
+            distances = 1 - held @ asked / (np.linalg.norm(held, axis=1) * np.linalg.norm(asked))
+        return [
+            near_of(rows[place], str(rows[place][ID]), float(distances[place]))
+            for place in np.argsort(distances)[:limit]
+        ]
 
     def _conditions(self, where: Mapping[str, Any]) -> dict[str, Any]:
         """By the names that fields have, with columns of the key as texts."""
@@ -247,13 +281,6 @@ class MilvusStore(ExternalStore):
             else str(value)
             for name, value in where.items()
         }
-
-    def _near(self, hit: Any) -> Near:
-        said = hit["entity"]
-        return Near(
-            str(hit[ID] if ID in hit else hit["id"]), tuple(json.loads(said[KEY])), int(said[CHUNK]), bytes.fromhex(said[HASH]),
-            self._distance(float(hit["distance"])),
-        )  # fmt: skip
 
     def _distance(self, said: float) -> float:
         """The server gives similarities for cosine and the inner product, and squares for L2."""
@@ -402,6 +429,11 @@ def quoted(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def near_of(said: Mapping[str, Any], one: str, distance: float) -> Near:
+    """A point that was found."""
+    return Near(one, tuple(json.loads(said[KEY])), int(said[CHUNK]), bytes.fromhex(said[HASH]), distance)
 
 
 def key_field(place: int) -> str:

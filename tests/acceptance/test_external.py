@@ -9,11 +9,13 @@ import pytest
 
 import embedmig
 from embedmig import Reader
+from embedmig.errors import EXIT_FAILED
 from embedmig.stores import drop_collection, open_store
 from embedmig.stores.external import ExternalStore
-from tests import stores
+from tests import milvus_server, stores
 from tests.acceptance.test_corpora import DATA, load
 from tests.acceptance.test_kill import barrier, end_backends, gone, kill, waits_at
+from tests.milvus_server import MilvusServer
 from tests.model import Model
 from tests.project import CONFIG, NEW_TAG, OLD_TAG, Project
 from tests.stores import RunningStore
@@ -25,7 +27,7 @@ FAR = 'store="far"'
 
 
 @pytest.fixture(scope="module", params=stores.NAMES)
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStore]:
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStore]:
     with (
         stores.running(request.param, tmp_path_factory.mktemp("store")) as found,
         pytest.MonkeyPatch.context() as patch,
@@ -34,10 +36,10 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield found
 
 
-@pytest.fixture(autouse=True)
-def leaves_nothing(project: Project, store: RunningStore) -> Iterator[None]:
-    """The store is one for all tests."""
-    yield
+@pytest.fixture
+def store(server: RunningStore, project: Project) -> Iterator[RunningStore]:
+    """One for all tests: each leaves nothing in it."""
+    yield server
     with project.opened().looking() as (context, conn):
         for record in context.registry.spaces(conn):
             if record.live:
@@ -199,3 +201,55 @@ def test_a_row_that_is_edited_while_its_writer_is_dead_leaves_a_point_that_the_g
     assert len(project.json("search", "docs", "wind", "-k", "100")["hits"]) == 20
     project.run("sync", "--repair")
     expect_as_undisturbed(project, version)
+
+
+# --- the store itself -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mortal() -> Iterator[MilvusServer]:
+    """A real server that may be killed."""
+    if not milvus_server.installed(standalone=False):
+        pytest.skip("pip install milvus-lite")
+    server = milvus_server.start(standalone=False)
+    yield server
+    server.close()
+
+
+def test_a_store_that_dies_in_a_backfill_is_waited_for_and_nothing_is_embedded_twice(
+    project: Project, mortal: MilvusServer
+) -> None:
+    project.documents(400)
+    model = Model(project, pause=0.003, more=RunningStore("milvus", mortal.url).section())
+    project.space_script(model="python/watched_model:embed", version="1", dimensions=8, more=FAR)
+    version = "python-watched_model-embed@1/dim-8/norm-l2/on-far"
+    process = project.start("upgrade", "head")
+    wait_until(lambda: len(model.asked) > 100, "the model to be asked", of=process)
+    mortal.kill()
+    mortal.start()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    expect_as_undisturbed(project, version)
+    assert sorted(model.asked) == sorted(set(model.asked))
+
+
+def test_a_store_that_stays_away_ends_the_run_and_the_same_command_finishes_it(
+    project: Project, mortal: MilvusServer
+) -> None:
+    project.documents(400)
+    section = RunningStore("milvus", mortal.url).section().replace('"20s"', '"1s"')
+    model = Model(project, pause=0.003, more=section)
+    project.space_script(model="python/watched_model:embed", version="1", dimensions=8, more=FAR)
+    version = "python-watched_model-embed@1/dim-8/norm-l2/on-far"
+    process = project.start("upgrade", "head")
+    wait_until(lambda: len(model.asked) > 100, "the model to be asked", of=process)
+    mortal.kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == EXIT_FAILED, said
+    assert "far can't be reached" in said
+    status = project.json("status")["collections"]["docs"]["spaces"][0]
+    assert "far can't be reached" in status["fault"]
+    mortal.start()
+    project.run("upgrade", "head")
+    expect_as_undisturbed(project, version)
+    assert len(model.asked) <= 400 + 8 * model.batch_size

@@ -350,6 +350,36 @@ def test_a_chunk_is_found_with_its_place_and_its_text(project: Project, near: Pa
             assert reader.text(hit) == text[hit.start : hit.end]
 
 
+def test_a_reader_needs_no_more_rights_than_for_a_version_in_postgresql(project: Project, near: Path) -> None:
+    project.documents(20)
+    space_script(project, more=NEAR)
+    upgrade(project)
+    with project.connect() as conn:
+        conn.execute("drop role if exists narrow_reader")
+        conn.execute("create role narrow_reader")
+        conn.execute("grant usage on schema embedmig, public to narrow_reader")
+        conn.execute("grant select on embedmig.aliases, docs_embeddings to narrow_reader")
+    url = f"{project.url}{'&' if '?' in project.url else '?'}options=-c%20role%3Dnarrow_reader"
+    try:
+        with Reader(url, "docs", stores=project.opened().config.stores) as reader:
+            assert len(reader.search("wind", 5, where={"id": [1, 2, 3]})) == 3
+    finally:
+        with project.connect() as conn:
+            conn.execute("drop owned by narrow_reader; drop role narrow_reader")
+
+
+def test_a_plan_says_what_a_store_will_hold_and_what_a_flip_into_it_means(project: Project, near: Path) -> None:
+    project.documents(20)
+    space_script(project, dimensions=16)
+    upgrade(project)
+    space_script(project, "0002", "0001", old=tag(16), more=NEAR)
+    found = embedmig.plan(project.opened())
+    assert found.forecasts[0].sizes["vector"].table == 20 * 8 * 4
+    flip = next(one for one in found.revisions[0].operations if one.kind == "flip_alias")
+    assert flip.estimate.note == "the view is made anew: embedding goes, point_id comes"
+    assert "EM024" in {one.code for one in embedmig.check(project.opened())}
+
+
 # --- the end of a version ---------------------------------------------------------------------------------------
 
 

@@ -158,6 +158,21 @@ def test_what_it_holds_is_found_after_an_index_took_the_place_of_another(bench: 
     assert found[0].key_text == more.rows[3].key
 
 
+def test_a_filter_that_few_points_meet_finds_them_however_far_they_are(bench: MilvusUnderTest) -> None:
+    store = bench.open(SPACE)
+    store.create(CONN)
+    batch = batch_of(SPACE, rows_of(range(300)))
+    store.upsert(CONN, batch)
+    store.build_index(CONN, IndexOptions(), bench.index_build())
+    asked = [float(value) for value in batch.vectors[0]]
+    far = sorted(range(300), key=lambda place: float(batch.vectors[place] @ batch.vectors[0]))[:3]
+    found = store.near(asked, 10, {"id": [str(place) for place in far]}, exact=False)
+    assert [point.key for point in found] == [(str(place),) for place in reversed(far)]
+    assert [point.distance for point in found] == pytest.approx(
+        [1 - float(batch.vectors[place] @ batch.vectors[0]) for place in reversed(far)], abs=1e-5
+    )
+
+
 def test_a_server_that_is_not_there_is_said_to_be_out_of_reach() -> None:
     store = MilvusUnderTest(f"http://127.0.0.1:{milvus_server.free_port()}").open(SPACE)
     with pytest.raises(StoreUnreachable, match="milvus can't be reached"):

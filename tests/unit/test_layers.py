@@ -37,7 +37,7 @@ DOCUMENTED = {"__main__", "autogenerate", "settings"}
 LIBRARIES = {
     "typer": {"cli"},
     "rich": {"cli", "report"},
-    "psycopg": {"database", "source", "embedders", "stores", "engine", "gates", "quality", "planning", "reading", "operations", "runner", "commands"},
+    "psycopg": {"database", "source", "embedders", "stores", "engine", "gates", "quality", "planning", "reading", "operations", "runner", "commands", "testing"},
     "sqlalchemy": {"database"},  # under Alembic, for embedmig's own tables
     "alembic": {"revisions", "database"},
     "jinja2": {"revisions", "report"},
