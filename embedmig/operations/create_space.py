@@ -26,9 +26,10 @@ class CreateSpace(Operation):
 
     def validate(self, plan: PlannedState) -> None:
         """Table, columns and key must be there, the tag free or its own, and the model must answer."""
-        store, source = store_class(self.space, plan.context.config.stores), plan.source(self.space.collection)
+        store = store_class(self.space, plan.context.config.stores)
         if not plan.offline:  # whoever looks need not be who runs it
             store.check_server(plan.conn)
+        source = plan.source(self.space.collection)
         store.check_source(source)
         check_capabilities(self.space, store.capabilities)
         checks.check_source(plan.conn, source)
