@@ -597,6 +597,9 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig revision": "integration/test_capture.py::"
         "test_a_dropped_text_column_breaks_no_write_and_a_new_revision_goes_on_without_it",
     },
+    "stores/store_alias.py": {
+        "embedmig alias rebuild {}": "integration/test_external.py::test_an_alias_moved_by_hand_is_seen_refused_and_mended"
+    },
     "stores/search.py": {
         "embedmig upgrade head": a_version_is_not_filled,
         "embedmig status": a_version_that_was_retired,
