@@ -133,7 +133,7 @@ def test_every_command_that_looks_runs_with_select_alone(running: Project, conn:
     assert found.pending == ["0002"]
     assert found.collections["docs"].active == tag()
     assert found.collections["docs"].spaces[0].completeness == 1.0
-    assert [finding.code for finding in embedmig.check(as_role(running, role))] == ["EM015"]
+    assert [finding.code for finding in embedmig.check(as_role(running, role))] == ["EM015", "EM020"]
     assert all(verdict.passed for verdict in embedmig.gate(as_role(running, role), "docs"))
     assert [entry.applied for entry in embedmig.history(as_role(running, role))] == [False, True]
     assert embedmig.current(as_role(running, role)) == ["0001"]
