@@ -88,7 +88,9 @@ def test_a_score_of_an_incomplete_corpus_is_marked_wherever_the_page_shows_it(pr
     ]
     assert len(partial) == 1
     html = html_of(proved.opened())
-    assert html.count("on only 60.0 %") == 4  # at a glance, in the verdict on quality, with the space, and with the evaluation
+    assert (
+        html.count("on only 60.0 %") == 4
+    )  # at a glance, in the verdict on quality, with the space, and with the evaluation
 
 
 def test_an_audit_is_shown_where_it_was_asked_for_and_else_how_to_ask(moved: Project) -> None:
