@@ -26,7 +26,14 @@ pytestmark = pytest.mark.one_server
 FAR = 'store="far"'
 
 
-@pytest.fixture(scope="module", params=stores.NAMES)
+ON_EVERY_SERVER = pytest.mark.parametrize(
+    "server", ["milvus", "qdrant", "pinecone", "weaviate"], indirect=True, scope="module"
+)
+KILLED_ON = pytest.mark.parametrize("server", ["milvus", "qdrant"], indirect=True, scope="module")
+"""A real server, and a real engine; the store in a file, milvus-lite and the other doubles have the same engine's code around them."""
+
+
+@pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStore]:
     with (
         stores.running(request.param, tmp_path_factory.mktemp("store")) as found,
@@ -72,6 +79,7 @@ def measured(project: Project, version: str) -> float:
     return float(found.evaluations[0].metrics["ndcg@10"]["value"])
 
 
+@ON_EVERY_SERVER
 def test_a_corpus_moves_in_a_store_as_it_moves_in_postgresql(project: Project, store: RunningStore) -> None:
     rows = load(project, "cranfield")
     project.configure(CONFIG, store.section())
@@ -148,6 +156,7 @@ def killed_at(project: Project, conn: psycopg.Connection, kind: int, *command: s
         wait_until(lambda: gone(conn, process), "the dead run's connections")
 
 
+@KILLED_ON
 def test_killed_between_any_two_steps_it_goes_on_and_both_systems_agree(
     project: Project, store: RunningStore, conn: psycopg.Connection
 ) -> None:
@@ -181,6 +190,7 @@ def test_killed_between_any_two_steps_it_goes_on_and_both_systems_agree(
     assert len(model.asked) - asked <= 20 + 8 * model.batch_size
 
 
+@KILLED_ON
 def test_a_row_that_is_edited_while_its_writer_is_dead_leaves_a_point_that_the_gate_removes(
     project: Project, store: RunningStore, conn: psycopg.Connection
 ) -> None:
