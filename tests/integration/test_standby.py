@@ -76,7 +76,7 @@ def test_what_looks_works_on_a_standby_and_a_reader_there_follows_a_flip(running
     assert embedmig.status(replica, exact=True).collections["docs"].capture == "installed"
     assert embedmig.search(replica, "docs", "wind", k=3).hits
     assert all(verdict.passed for verdict in embedmig.gate(replica, "docs"))
-    assert [finding.code for finding in embedmig.check(replica)] == ["EM015"]
+    assert [finding.code for finding in embedmig.check(replica)] == ["EM015", "EM020"]
     assert [entry.applied for entry in embedmig.history(replica)] == [False, True]
     assert embedmig.current(replica) == ["0001"]
     assert embedmig.show(replica, "0001").attempts
