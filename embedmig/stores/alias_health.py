@@ -26,8 +26,11 @@ def alias_fault(conn: Connection, registry: Registry, source: Source) -> str | N
         """select d.refobjid::bigint, d.refobjid::regclass::text from pg_depend d join pg_rewrite r on r.oid = d.objid
            join pg_class c on c.oid = d.refobjid
            where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass and r.ev_class = {view}
-             and d.refobjid <> r.ev_class and c.relnamespace is distinct from to_regnamespace({schema})"""
-    ).format(view=sql.Literal(view), schema=sql.Literal(ident(registry.schema).as_string(conn)))
+             and d.refobjid <> r.ev_class
+             and (d.refobjid = {source} or c.relnamespace is distinct from to_regnamespace({schema}))"""
+    ).format(
+        view=sql.Literal(view), source=sql.Literal(source.oid), schema=sql.Literal(ident(registry.schema).as_string(conn))
+    )  # fmt: skip
     read: dict[int, str] = dict(conn.execute(query).fetchall())
     if source.oid in read:
         record = registry.space(conn, alias.collection, alias.version)
