@@ -60,7 +60,10 @@ def running(project: Project) -> Project:
 
 
 def catch_up(project: Project, standby: str) -> None:
-    """Waits until the standby has what the primary has now."""
+    """Waits until the standby has what the primary has now: the tests' servers write their log a moment after a commit."""
+    with project.connect() as primary:
+        primary.execute("set synchronous_commit = on")
+        primary.execute("select pg_logical_emit_message(true, 'embedmig', 'written so far')")
     written = project.one("select pg_current_wal_lsn()::text")
     with psycopg.connect(standby, autocommit=True) as conn:
         query = "select pg_last_wal_replay_lsn() >= %s::pg_lsn"
@@ -90,7 +93,7 @@ def test_what_looks_works_on_a_standby_and_a_reader_there_follows_a_flip(running
         assert reader.search("wind", k=1)[0].version == tag()
         upgrade(running)
         catch_up(running, standby)
-        assert reader.search("wind", k=1)[0].version == tag(16)
+        wait_until(lambda: reader.search("wind", k=1)[0].version == tag(16), "the reader to follow")
 
 
 WRITING: dict[str, Callable[[embedmig.Project], object]] = {
