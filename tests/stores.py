@@ -12,7 +12,7 @@ import pytest
 
 from tests import milvus_server
 
-NAMES = ("memory", "milvus", "milvus-lite", "qdrant", "pinecone", "weaviate")
+NAMES = ["milvus", "qdrant", "pinecone", "weaviate"]
 """Milvus is real; Qdrant is its engine behind a double, the others are doubles."""
 
 
@@ -34,16 +34,12 @@ class RunningStore:
 @contextmanager
 def running(name: str, folder: Path) -> Iterator[RunningStore]:
     """A store with nothing in it; skipped where what it takes is not installed."""
-    if name == "memory":
-        yield RunningStore("memory", str(folder / "far.db"))
-        return
-    if name in ("qdrant", "pinecone", "weaviate"):
+    if name != "milvus":
         yield from doubled(name, folder)
         return
-    standalone = name == "milvus"
-    if not milvus_server.installed(standalone=standalone):
-        pytest.skip(f"pip install {'milvus==2.3.5' if standalone else 'milvus-lite'}")
-    server = milvus_server.start(standalone=standalone)
+    if not milvus_server.installed():
+        pytest.skip("pip install milvus==2.3.5")
+    server = milvus_server.start()
     try:
         yield RunningStore("milvus", server.url)
     finally:

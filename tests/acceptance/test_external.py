@@ -26,9 +26,7 @@ pytestmark = pytest.mark.one_server
 FAR = 'store="far"'
 
 
-ON_EVERY_SERVER = pytest.mark.parametrize(
-    "server", ["milvus", "qdrant", "pinecone", "weaviate"], indirect=True, scope="module"
-)
+ON_EVERY_SERVER = pytest.mark.parametrize("server", stores.NAMES, indirect=True, scope="module")
 KILLED_ON = pytest.mark.parametrize("server", ["milvus", "qdrant"], indirect=True, scope="module")
 """A real server, and a real engine; the store in a file, milvus-lite and the other doubles have the same engine's code around them."""
 
