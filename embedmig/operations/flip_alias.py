@@ -11,7 +11,7 @@ from embedmig.database import Connection, ident
 from embedmig.errors import AliasMoved, PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.stores import aliases, open_manifest, store_alias
-from embedmig.stores.differences import Difference
+from embedmig.stores.differences import Difference, view_differences
 from embedmig.types import Estimate
 
 
@@ -74,10 +74,10 @@ class FlipAlias(Operation):
     def prepare(self, run: Run) -> None:
         """The alias of a store beside PostgreSQL goes first: intent, the store's alias, and what :meth:`apply` commits."""
         context, source = run.context, run.context.source(run.conn, self.collection)
-        records, current = (
-            context.registry.spaces(run.conn, self.collection),
-            context.registry.alias(run.conn, self.collection),
-        )
+        if self.version is not None and not context.config.stores:
+            return
+        records = context.registry.spaces(run.conn, self.collection)
+        current = context.registry.alias(run.conn, self.collection)
         showing = current.version if current else None
         if showing == self.version or showing != run.aliases.get(self.collection):
             return
@@ -130,7 +130,7 @@ class FlipAlias(Operation):
         record = context.registry.space(conn, self.collection, self.version)
         if record is None or not record.live:
             raise AliasMoved(f"{self.version} is no longer there to be shown; nothing was flipped")
-        also = carried_out(context.differences(conn, self.collection))
+        also = carried_out(view_differences(current, source.collection, source)) if current and showing else []
         aliases.point(conn, context.registry, source, context.manifest(conn, record), record, current)
         return "; ".join([f"{showing or 'nothing'} → {self.version}", *also])
 

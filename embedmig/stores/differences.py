@@ -52,11 +52,7 @@ def live_differences(
         return []
     record = registry.space(conn, collection.name, alias.version)
     assert record is not None
-    rebuild = f"embedmig alias rebuild {collection.name}"
-    found = [
-        Difference(collection.name, key, live, configured, served, "alias rebuild", rebuild)
-        for key, live, configured, served in (*_alias(alias, collection, source), *_view(alias, collection))
-    ]
+    found = view_differences(alias, collection, source)
     found += [
         Difference(collection.name, key, live, configured, served, "revision", f"embedmig revision --collection {collection.name} -m …")
         for key, live, configured, served in _space(alias, record, collection, source)
@@ -67,6 +63,15 @@ def live_differences(
         served = f"{mode} was installed"
         found.append(Difference(collection.name, "capture", mode, collection.capture, served, "sync --repair", repair))
     return found
+
+
+def view_differences(alias: AliasRecord, collection: Collection, source: Source | None) -> list[Difference]:
+    """What differs of the view that an alias is read through: a flip carries these out. Asks the database nothing."""
+    rebuild = f"embedmig alias rebuild {collection.name}"
+    return [
+        Difference(collection.name, key, live, configured, served, "alias rebuild", rebuild)
+        for key, live, configured, served in (*_alias(alias, collection, source), *_view(alias, collection))
+    ]
 
 
 def undeclared(conn: Connection, registry: Registry, declared: Names[str]) -> list[Difference]:
