@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from embedmig.errors import PlanError, UnpinnedModel
 
@@ -26,6 +26,8 @@ Role = Literal["document", "query"]
 SpaceState = Literal["building", "ready", "active", "retained", "retired", "released"]
 GONE: tuple[SpaceState, ...] = ("retired", "released")  # nothing reads or writes it; the tag is remembered
 
+QUERY_MODEL = re.compile(r"([A-Za-z0-9_-]+/\S+?)(?:@([A-Za-z0-9._+-]+))?")
+ROLES_HINT = 'for example roles={"document": {"input_type": "document"}, "query": {"input_type": "query"}}'
 UNPINNED = frozenset({"", "latest", "newest", "current", "main", "master", "default", "none"})
 MAX_DIMENSIONS: dict[Storage, int] = {"vector": 16_000, "halfvec": 16_000}  # pgvector: a column's limit
 MAX_STORE_DIMENSIONS = 65_535  # of a store beside PostgreSQL, which has its own limit
@@ -55,7 +57,10 @@ class Space:
 
     ``model`` is ``provider/name``. ``version`` pins what the name stands for today. ``weights`` pins model files on
     disk (``sha256:…``). ``dtype`` is what a model that runs here computes in. ``variant`` is appended to the tag, for configurations that differ in nothing the tag shows
-    (a prefix, say). ``store`` is where the vectors are: pgvector, or the NAME of a ``[stores.NAME]``. Raises
+    (a prefix, say). ``store`` is where the vectors are: pgvector, or the NAME of a ``[stores.NAME]``. ``cut``: the model
+    gives more numbers, of which the first ``dimensions`` are kept and normalized here. ``query_model`` is another model of
+    the same vector space that encodes queries: ``provider/name``, or ``provider/name@version`` where its version is not
+    this one. ``roles`` are options that the model is given by role, as in ``{"query": {"input_type": "query"}}``. Raises
     :class:`PlanError` for values that can't be.
     """
 
@@ -73,11 +78,16 @@ class Space:
     variant: str = ""
     dtype: Dtype = "float32"
     store: str = IN_POSTGRESQL
+    cut: bool = False
+    query_model: str = ""
+    roles: Mapping[Role, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.chunk, dict):
             object.__setattr__(self, "chunk", Chunk(**self.chunk))  # type: ignore[unreachable]  # from JSON
         check_space(self)
+        given = {role: options for role, options in self.roles.items() if options}
+        object.__setattr__(self, "roles", json.loads(json.dumps(given)))  # as it is read from JSON, and nobody else's
 
     @property
     def provider(self) -> str:
@@ -88,6 +98,15 @@ class Space:
     def name(self) -> str:
         """The part of ``model`` after the slash: what the provider calls the model."""
         return self.model.partition("/")[2]
+
+    @property
+    def query_side(self) -> Space:
+        """The space as it is for queries: itself, or with the model that encodes them, whose files it does not pin."""
+        if not self.query_model:
+            return self
+        found = QUERY_MODEL.fullmatch(self.query_model)
+        assert found is not None
+        return replace(self, model=found[1], version=found[2] or self.version, query_model="", weights="")
 
     @property
     def external(self) -> bool:
@@ -113,6 +132,8 @@ class Space:
             parts.append(self.storage)
         if self.dtype != "float32":
             parts.append(self.dtype)
+        if self.cut:
+            parts.append("cut")
         if self.variant:
             parts.append(self.variant)
         if self.external:
@@ -144,11 +165,36 @@ def check_space(space: Space) -> None:
     ):
         if getattr(space, name) not in allowed:
             raise PlanError(f"{name} {getattr(space, name)!r} is not known", hint=f"one of {', '.join(allowed)}")
+    check_query_side(space)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", space.store):
         raise PlanError(f"store {space.store!r} can't be the name of a store", hint="letters, digits, '_' and '-'")
     most = MAX_STORE_DIMENSIONS if space.external else MAX_DIMENSIONS[space.storage]
     if not 1 <= space.dimensions <= most:
         raise PlanError(f"dimensions {space.dimensions} is out of range", hint=f"1 to {most}")
+
+
+def check_query_side(space: Space) -> None:
+    """Refuses what can't be of ``cut``, ``query_model`` and ``roles``; raises :class:`PlanError`."""
+    if space.cut and space.normalize != "l2":
+        raise PlanError("cut vectors are normalized: cut=True and normalize='none' exclude each other")
+    if space.query_model:
+        found = QUERY_MODEL.fullmatch(space.query_model)
+        if found is None:
+            raise PlanError(
+                f"query_model {space.query_model!r} is not provider/name or provider/name@version",
+                hint='for example "voyage/voyage-4-lite"',
+            )
+        if (found[2] or "pinned").lower() in UNPINNED:
+            raise UnpinnedModel(f"query_model {space.query_model!r} is not pinned", hint="give its version after the @")
+    roles: Any = space.roles  # as a script or a file gives it
+    if not isinstance(roles, Mapping) or not all(isinstance(options, Mapping) for options in roles.values()):
+        raise PlanError("roles is not a table of tables", hint=ROLES_HINT)
+    for role in roles.keys() - set(get_args(Role)):
+        raise PlanError(f"role {role!r} is not known: document or query", hint=ROLES_HINT)
+    try:
+        json.dumps(roles, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"roles can't be written as JSON: {error}", hint=ROLES_HINT) from error
 
 
 def fingerprint(space: Space, text: Sequence[str]) -> str:
@@ -160,8 +206,10 @@ def fingerprint(space: Space, text: Sequence[str]) -> str:
     }
     del shape["collection"], shape["metric"]  # the metric is how vectors are compared, not what they are
     del shape["store"]  # where they are
-    if space.dtype == "float32":
-        del shape["dtype"]  # as it was before there was a choice: fingerprints that are stored stay what they are
+    # As it was before there was a choice: fingerprints that are stored stay what they are.
+    for name, absent in (("dtype", "float32"), ("cut", False), ("query_model", ""), ("roles", {})):
+        if shape[name] == absent:
+            del shape[name]
     return hashlib.sha256(json.dumps(shape, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -87,6 +87,7 @@ class Stats:
     sizes: Counter[int] = field(default_factory=Counter)
     seen: Counter[str] = field(default_factory=Counter)
     slow: list[int] = field(default_factory=list)
+    options: list[dict[str, Any]] = field(default_factory=list)  # of each request, but for model and texts
 
     def report(self, *, texts: bool) -> dict[str, Any]:
         """As JSON; the texts themselves only where they are asked for."""
@@ -201,6 +202,7 @@ class Api:
         self.stats.texts += len(texts)
         self.stats.sizes[len(texts)] += 1
         self.stats.seen.update(texts)
+        self.stats.options.append({name: value for name, value in request.items() if name not in ("model", "input")})
         if "status" in fault:
             raise scripted(fault)
         self._check(headers, request, texts)

@@ -33,6 +33,8 @@ def revision(
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16: what a local model computes in.")] = None,
     document_prefix: Annotated[str | None, typer.Option(help="Put before every document.")] = None,
     query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
+    cut: Annotated[bool, typer.Option("--cut", help="The model gives more numbers: cut to --dimensions and normalize here.")] = False,
+    query_model: Annotated[str | None, typer.Option(help="PROVIDER/MODEL of the same vector space that encodes queries.")] = None,
     adopt: Annotated[str | None, typer.Option(metavar="TABLE.COLUMN", help="Adopt vectors that are there already.")] = None,
     autogenerate: Annotated[bool, typer.Option("--autogenerate", help="Take the model from \\[collections.NAME.embedding].")] = False,
     empty: Annotated[bool, typer.Option("--empty", help="A script without operations.")] = False,
@@ -44,6 +46,7 @@ def revision(
     given = {
         "model": model, "version": model_version, "dimensions": dimensions, "normalize": normalize, "metric": metric,
         "storage": storage, "store": store, "dtype": dtype, "document_prefix": document_prefix, "query_prefix": query_prefix,
+        "cut": cut or None, "query_model": query_model,
     }  # fmt: skip
     fields = {name: value for name, value in given.items() if value is not None}
     made = embedmig.revision(

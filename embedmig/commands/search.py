@@ -48,7 +48,7 @@ def _search_space(project: Project, collection: str, text: str, k: int, version:
         raise UsageError("the query is empty", hint="a text without words has no vector")
     with project.looking() as (context, conn):
         record = find_space(project, context, conn, collection, version)
-        settings = project.config.settings(record.space.provider)
+        settings = project.config.settings(record.space.query_side.provider)
         resolved = resolve_space(conn, context.manifest(conn, record), settings)
         hits = nearest(conn, resolved, wait_for(_encode(resolved.encoder, text)), k)
     return SearchResult(record.version, record.fingerprint, hits, (time.monotonic() - began) * 1000)

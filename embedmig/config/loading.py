@@ -299,6 +299,9 @@ _EMBEDDING: dict[str, Check] = {
     "variant": toml_values.any_string,
     "dtype": toml_values.one_of("float32", "float16", "bfloat16"),
     "store": toml_values.string,
+    "cut": toml_values.boolean,
+    "query_model": toml_values.string,
+    "roles": toml_values.table,
 }
 _EMBEDDER: dict[str, Check] = {
     "api_key": toml_values.string,

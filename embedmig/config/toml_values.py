@@ -155,6 +155,12 @@ def table(value: object) -> dict[str, Any]:
     return value
 
 
+def boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
 def one_of(*words: str) -> Check:
     def check(value: object) -> Any:
         if value not in words:

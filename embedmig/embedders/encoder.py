@@ -112,6 +112,11 @@ class Encoder:
         Raises :class:`BadAnswer` for an answer that is wrong as a whole (twice, where asking again may help), and
         what :meth:`~embedmig.embedders.Embedder.embed` raises. Texts at fault are in ``rejected`` instead.
         """
+        if role == "query" and self.space.query_model:
+            raise EmbedderMisconfigured(
+                f"queries of {self.space.tag} are encoded by {self.space.query_model}, not by {self.space.model}",
+                hint="their encoder is made of Space.query_side",
+            )
         prefix = self.space.query_prefix if role == "query" else self.space.document_prefix
         unfit = {place: reason for place, text in enumerate(texts) if (reason := text_fault(text))}
         places = [place for place in range(len(texts)) if place not in unfit]
@@ -216,10 +221,14 @@ class Encoder:
                 f"{self.space.model} gave {got} for {count} texts",
                 hint="no vector of this batch was kept; the server loses or adds inputs",
             )
-        if vectors.shape[1] != self.space.dimensions:
+        width, wanted = vectors.shape[1], self.space.dimensions
+        if self.space.cut and width > wanted:
+            vectors = np.ascontiguousarray(vectors[:, :wanted])
+        elif width != wanted:
+            cutting = f"declare cut=True, which cuts them to {wanted} here (for models made for that, Matryoshka); or "
             raise WrongDimension(
-                f"{self.space.model} gave vectors of {vectors.shape[1]} dimensions, {self.space.dimensions} are expected",
-                hint=f"declare dimensions={vectors.shape[1]}, or the model that gives {self.space.dimensions}",
+                f"{self.space.model} gave vectors of {width} dimensions, {wanted} are expected",
+                hint=f"{cutting if width > wanted else ''}declare dimensions={width}, or the model that gives {wanted}",
             )
         return Answer(vectors, answer.tokens, answer.truncated)
 

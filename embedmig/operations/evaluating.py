@@ -48,7 +48,9 @@ def encoded_queries(
     require_vectors(conn, context.source(conn, record.collection), record)
     if not context.store(conn, record).count(conn):
         raise UsageError(f"{record.version} holds no vectors yet", hint="embedmig upgrade head fills it")
-    resolved = resolve_space(conn, context.manifest(conn, record), context.config.settings(record.space.provider))
+    resolved = resolve_space(
+        conn, context.manifest(conn, record), context.config.settings(record.space.query_side.provider)
+    )
     encoded = encode(resolved.encoder, [question.query for question in asked.questions])
     if encoded.rejected:
         first = next(iter(encoded.rejected.values()))

@@ -200,13 +200,18 @@ def literal(value: object) -> str:
     """``value`` as Python source, by ``repr``; in double quotes where the text allows."""
     if isinstance(value, tuple):
         return "(" + ", ".join(literal(item) for item in value) + ("," if len(value) == 1 else "") + ")"
+    if isinstance(value, list):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(name)}: {literal(part)}" for name, part in value.items()) + "}"
     text = repr(value)
     return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text else text
 
 
 def _space_call(space: Space, name: str) -> str:
     """``NAME = Space(…)`` with what differs from the defaults, filled into lines."""
-    shown = [f for f in fields(space) if f.name in _ALWAYS_SHOWN or getattr(space, f.name) != f.default]
+    plain = Space(space.collection, space.model, space.version, space.dimensions)
+    shown = [f for f in fields(space) if f.name in _ALWAYS_SHOWN or getattr(space, f.name) != getattr(plain, f.name)]
     arguments = [f"{f.name}={_argument(getattr(space, f.name))}" for f in shown]
     opening = f"{name} = Space("
     lines = [""]
@@ -221,8 +226,7 @@ def _argument(value: object) -> str:
     if not isinstance(value, Chunk):
         return literal(value)
     # Space takes a mapping for a chunk, so that a script needs no further import.
-    shown = {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
-    return "{" + ", ".join(f"{literal(name)}: {literal(part)}" for name, part in shown.items()) + "}"
+    return literal({f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default})
 
 
 def _plain(text: str) -> str:

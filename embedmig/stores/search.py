@@ -42,7 +42,7 @@ class Resolved:
 
     shown: Shown
     fingerprint: str
-    encoder: Encoder
+    encoder: Encoder  # of queries, which may be another model than that of the documents
 
     @property
     def version(self) -> str:
@@ -51,7 +51,9 @@ class Resolved:
 
 
 def resolve_space(conn: Connection, manifest: Manifest, settings: EmbedderSettings | None) -> Resolved:
-    """One version's space as the alias would show it, whatever the alias shows. Raises :class:`EmbedderMisconfigured`."""
+    """One version's space as the alias would show it, whatever the alias shows; ``settings`` are those of the provider of
+    its ``query_side``. Raises :class:`EmbedderMisconfigured`.
+    """
     record = manifest.record
     require_vectors(conn, manifest.source, manifest.record)
     return Resolved(
@@ -71,7 +73,8 @@ def resolve_alias(
         if space.external
         else search.shown_by_alias(conn, alias, space)
     )
-    return Resolved(shown, alias.fingerprint or "", encoder_for(space, weights, settings.get(space.provider)))
+    found = encoder_for(space, weights, settings.get(space.query_side.provider))
+    return Resolved(shown, alias.fingerprint or "", found)
 
 
 class VersionNotReady(UsageError):
@@ -98,7 +101,7 @@ def resolve_version(
     manifest = find_manifest(conn, registry, collection, version, stores)
     if manifest.record.state == "building":
         raise VersionNotReady(f"version {version} of {collection!r} is still being built", hint="embedmig upgrade head")
-    return resolve_space(conn, manifest, settings.get(manifest.space.provider))
+    return resolve_space(conn, manifest, settings.get(manifest.space.query_side.provider))
 
 
 def find_manifest(
@@ -118,15 +121,16 @@ def find_manifest(
 
 
 def encoder_for(space: Space, weights: str, settings: EmbedderSettings | None) -> Encoder:
-    """The encoder of a space's vectors. Raises :class:`EmbedderMisconfigured` for other weights than made them."""
-    embedder = create(space, settings)
+    """The encoder of queries among a space's vectors. Raises :class:`EmbedderMisconfigured` for other weights than made them."""
+    asked = space.query_side
+    embedder = create(asked, settings)
     found = embedder.weights() if weights else ""
-    if found != weights:
+    if found != weights and asked is space:
         raise EmbedderMisconfigured(
             f"{space.model}: the vectors were made with weights {weights[:19]}…, but here are {found[:19] or 'none'}",
             hint="install the same model files here as where the backfill ran",
         )
-    return Encoder(space, embedder)
+    return Encoder(asked, embedder)
 
 
 async def encode_query(encoder: Encoder, text: str) -> tuple[float, ...]:

