@@ -35,7 +35,7 @@ from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.errors import EXIT_FAILED, EXIT_USAGE, AnswerIsNo, CutoverBlocked, EmbedmigError, Interrupted, PlanError
 from embedmig.events import Event, Notice, OperationFinished, OperationStarted, RevisionFinished, RevisionStarted
 from embedmig.operations.base import Context, Operation, PlannedSpace, PlannedState, Run
-from embedmig.operations.flip_alias import FlipAlias
+from embedmig.operations.flip_aliases import flips_of
 from embedmig.operations.recording import record
 from embedmig.operations.taking_back import NOTHING, PassedOver, journaled, passed_over, refuse_changed
 from embedmig.revisions.progress import Progress, Way
@@ -248,8 +248,8 @@ class Runner:
             self.context.ledger.finish_operation(run.conn, run.attempt, position, outcome)
         seconds = time.monotonic() - began
         self.report(OperationFinished(position, operation.kind, described, outcome, seconds, bool(skipped)))
-        if isinstance(operation, FlipAlias) and not skipped:
-            self.context.registry.time_flip(run.conn, operation.collection, seconds * 1000)
+        for flip in () if skipped else flips_of(operation):
+            self.context.registry.time_flip(run.conn, flip.collection, seconds * 1000)
 
     def _journal(self, run: Run, position: int, operation: Operation, outcome: str) -> None:
         self.context.ledger.begin_operation(run.conn, run.attempt, position, journaled(operation))
@@ -272,7 +272,7 @@ class Runner:
         """
         deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
         pause = FIRST_PAUSE_SECONDS
-        transaction = in_one_go if isinstance(operation, FlipAlias) else Connection.transaction
+        transaction = in_one_go if flips_of(operation) else Connection.transaction
         while True:
             run.guard()
             began = time.monotonic()
@@ -294,19 +294,18 @@ class Runner:
                     raise
                 transaction = Connection.transaction  # the view is dropped and made anew, statement by statement
                 continue
-            if isinstance(operation, FlipAlias):
-                run.aliases[operation.collection] = operation.version
+            run.aliases |= {flip.collection: flip.version for flip in flips_of(operation)}
             return outcome, began
 
     def _blocked(self, run: Run, operation: Operation, error: pg.Error) -> EmbedmigError:
         """What stands in the way, by name."""
         if self.stop.is_set():
             return Interrupted("stopped while waiting for a lock", hint="run the same command again")
-        found: list[str] = []
-        if isinstance(operation, FlipAlias):
-            source = self.context.source(run.conn, operation.collection)
-            alias = ident(*aliases.alias_name(source)).as_string(run.conn)
-            found = aliases.blockers(run.conn, lambda: (alias, source.relation.as_string(run.conn)))
+        names: list[str] = []
+        for flip in flips_of(operation):
+            source = self.context.source(run.conn, flip.collection)
+            names += [one.as_string(run.conn) for one in (ident(*aliases.alias_name(source)), source.relation)]
+        found = aliases.blockers(run.conn, names) if names else []
         what = "; ".join(found) or str(error).strip().splitlines()[0]
         return CutoverBlocked(
             f"{operation.describe()}: no lock within {LOCK_PATIENCE_SECONDS:.0f} s; nothing was changed. In the way: {what}",

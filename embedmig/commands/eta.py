@@ -14,7 +14,7 @@ from embedmig.engine.throttle import at_most, control
 from embedmig.errors import EmbedmigError
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Context, Operation
-from embedmig.operations.flip_alias import FlipAlias
+from embedmig.operations.flip_aliases import flips_of
 from embedmig.operations.gate import Gate
 from embedmig.source import count_rows
 from embedmig.types import Space
@@ -42,7 +42,7 @@ def eta(project: Project, now: datetime) -> Eta:
 
 
 def _eta(context: Context, conn: Connection, operations: list[Operation], now: datetime) -> Eta:
-    flips = [place for place, operation in enumerate(operations) if isinstance(operation, FlipAlias)]
+    flips = [place for place, operation in enumerate(operations) if flips_of(operation)]
     if not operations:
         return Eta(None, "nothing is pending")
     at, held_by, unknown = now, RATE, False

@@ -179,10 +179,11 @@ def _pinned(project: Project, space: Space) -> Space:
 
 def _latest_version(project: Project, collection: str) -> str | None:
     """The version that the alias shows when every script has run: a new one builds on all of them."""
-    from embedmig.operations.flip_alias import FlipAlias
+    from embedmig.operations.flip_aliases import flips_of
 
     for script in project.graph.walk():
         for operation in reversed(step_of(script, "upgrade").operations):
-            if isinstance(operation, FlipAlias) and operation.collection == collection and operation.version:
-                return operation.version
+            for flip in flips_of(operation):
+                if flip.collection == collection and flip.version:
+                    return flip.version
     return None

@@ -19,7 +19,7 @@ from embedmig.gates.quality_verdict import QualityVerdict
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.base import Context
 from embedmig.operations.create_space import CreateSpace
-from embedmig.operations.flip_alias import FlipAlias
+from embedmig.operations.flip_aliases import flips_of
 from embedmig.revisions.graph import Graph
 from embedmig.revisions.progress import Progress
 from embedmig.revisions.scripts import Script
@@ -67,7 +67,7 @@ def run_to(
         if direction == "upgrade":
             for said in refuse_unwritten(project, conn, context, found, applied):
                 (report or ignore)(Notice(said))
-        moved.update(one.collection for step in found for one in step.operations if isinstance(one, FlipAlias))
+        moved.update(flip.collection for step in found for one in step.operations for flip in flips_of(one))
         return found
 
     Runner(context, report or ignore, stop, no_wait, workers).run(steps)
@@ -101,7 +101,7 @@ def refuse_unwritten(
     """
     whole = applied >= set(project.graph.scripts)
     operations = [operation for step in steps for operation in step.operations]
-    flipped = {operation.collection for operation in operations if isinstance(operation, FlipAlias)}
+    flipped = {flip.collection for operation in operations for flip in flips_of(operation)}
     left = [f"{one.collection}: {one.in_words}; {one.command}" for one in context.undeclared(conn)]
     for name, collection in project.config.collections.items():
         coming = [

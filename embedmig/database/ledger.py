@@ -148,7 +148,7 @@ class Ledger:
         """What the flips of each collection left, as far as the journal has it; older ones than the journal are not known."""
         query = sql.SQL(
             """select a.revision, a.direction, o.operation from {} a
-               left join {} o on o.attempt = a.id and o.kind = 'flip_alias' and o.operation is not null
+               left join {} o on o.attempt = a.id and o.kind in ('flip_alias', 'flip_aliases') and o.operation is not null
                  and o.finished_at is not null and o.outcome <> all(%s)
                where a.direction in ('stamp', 'unstamp') or o.attempt is not null order by a.id, o.position"""
         ).format(self.attempts_table, self.operations_table)
@@ -158,8 +158,9 @@ class Ledger:
                 for history in found.values():
                     history.stamped(revision, way)
             else:
-                history = found.setdefault(operation["collection"], FlipHistory())
-                history.flipped(revision, way, operation["version"])
+                for flip in operation.get("flips", [operation]):
+                    history = found.setdefault(flip["collection"], FlipHistory())
+                    history.flipped(revision, way, flip["version"])
         return found
 
     def running(self, conn: Connection) -> Attempt | None:

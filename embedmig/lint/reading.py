@@ -13,6 +13,7 @@ from embedmig.errors import EmbedmigError, ScriptError
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.flip_alias import FlipAlias
+from embedmig.operations.flip_aliases import flips_of
 from embedmig.operations.recording import Call, calls_of
 from embedmig.operations.release_space import ReleaseSpace
 from embedmig.operations.retire_space import RetireSpace
@@ -140,10 +141,19 @@ def read_script(script: Script, before: State) -> Reading:
     """Loads a script and records both directions; what goes wrong is part of the reading."""
     try:
         module = script.load()
-        upgrade = calls_of(module.upgrade)
+        upgrade = _read(module.upgrade)
         down = getattr(module, "downgrade", None)
-        return Reading(script, before, upgrade, None if down is None else calls_of(down))
+        return Reading(script, before, upgrade, None if down is None else _read(down))
     except Exception as error:  # noqa: BLE001  a script is anyone's code; what it raises is a finding
         blamed = error if isinstance(error, ScriptError) else script.blame(error)
         cause = error.__cause__ or error
         return Reading(script, before, error=blamed, cause=cause, line=script.line_of(cause))
+
+
+def _read(function: Callable[[], object]) -> tuple[Call, ...]:
+    """What it records; a flip of several aliases as one of each, which is how the rules look at it."""
+    return tuple(
+        Call(operation, call.line)
+        for call in calls_of(function)
+        for operation in flips_of(call.operation) or (call.operation,)
+    )

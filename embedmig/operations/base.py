@@ -388,10 +388,6 @@ class Operation:
         """Online: does it; returns the outcome in a few words."""
         raise NotImplementedError
 
-    def undo(self, before: str | None) -> tuple[Operation, ...]:
-        """What takes it back, where that means anything. ``before`` is the version that the alias showed."""
-        return ()
-
 
 def tag_of(space: Space | str) -> str:
     """The version that a script means, which names it by its space or by its tag."""

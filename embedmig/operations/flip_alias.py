@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from psycopg import sql
 
 from embedmig.database import Connection, ident
-from embedmig.errors import AliasMoved, PlanError
+from embedmig.database.registry import AliasRecord, SpaceRecord
+from embedmig.errors import AliasMoved, EmbedmigError, PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.stores import aliases, open_manifest, store_alias
 from embedmig.stores.differences import Difference, view_differences
 from embedmig.types import Estimate
+
+if TYPE_CHECKING:
+    from embedmig.stores.external import ExternalStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +78,21 @@ class FlipAlias(Operation):
 
     def prepare(self, run: Run) -> None:
         """The alias of a store beside PostgreSQL goes first: intent, the store's alias, and what :meth:`apply` commits."""
+        prepare_together(run, (self,))
+
+    def in_store(self, run: Run) -> StoreAlias | None:
+        """What there is to do beside PostgreSQL: nothing where no store has an alias to be moved, or where it can't be moved."""
         context, source = run.context, run.context.source(run.conn, self.collection)
         if self.version is not None and not context.config.stores:
-            return
+            return None
         records = context.registry.spaces(run.conn, self.collection)
         current = context.registry.alias(run.conn, self.collection)
         showing = current.version if current else None
         if showing == self.version or showing != run.aliases.get(self.collection):
-            return
-        by_version = {record.version: record for record in records}
-        if self.version is None:
-            if store := store_alias.has_alias(source, by_version.get(showing or "")):
-                store_alias.remove_alias(store)
-            return
-        if store := store_alias.has_alias(source, by_version.get(self.version)):
-            with run.conn.transaction():
-                context.ledger.fence(run.conn, run.attempt)
-                context.registry.want_alias(run.conn, self.collection, aliases.alias_name(source), self.version)
-            try:
-                store_alias.refuse_stranger(run.conn, store, records, current)
-                store_alias.set_alias(run.conn, store)
-            except AliasMoved:
-                context.registry.want_alias(run.conn, self.collection, aliases.alias_name(source), None)
-                raise
+            return None
+        wanted = next((record for record in records if record.version == (self.version or showing)), None)
+        store = store_alias.has_alias(source, wanted)
+        return StoreAlias(self, store, records, current) if store else None
 
     def withdraw(self, run: Run) -> None:
         """The store's alias shows again what the registry does."""
@@ -113,33 +110,97 @@ class FlipAlias(Operation):
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Compare and set: if the alias moved since the plan was made, nothing happens."""
+        move = self.checked(run, conn)
+        move.carry_out()
+        return move.outcome
+
+    def checked(self, run: Run, conn: Connection) -> Move:
+        """What is to be done, with the alias locked. Raises :class:`AliasMoved`."""
         context = run.context
         source = context.source(conn, self.collection)
         current = context.registry.alias(conn, self.collection, lock=True)
         showing = current.version if current else None
         if showing == self.version and current is not None:
-            return "shows it already"
+            return Move("shows it already", lambda: None)
         if showing != run.aliases.get(self.collection):
             raise AliasMoved(
                 f"the alias of {self.collection} shows {showing}, not {run.aliases.get(self.collection)} as the revisions before left it",
                 hint="look at embedmig status, then run the same command again",
             )
         if self.version is None:
-            aliases.remove(conn, context.registry, source)
-            return "removed"
+            return Move("removed", lambda: aliases.remove(conn, context.registry, source))
         record = context.registry.space(conn, self.collection, self.version)
         if record is None or not record.live:
             raise AliasMoved(f"{self.version} is no longer there to be shown; nothing was flipped")
         also = carried_out(view_differences(current, source.collection, source)) if current and showing else []
-        aliases.point(conn, context.registry, source, context.manifest(conn, record), record, current)
-        return "; ".join([f"{showing or 'nothing'} → {self.version}", *also])
+        manifest = context.manifest(conn, record)
+        return Move(
+            "; ".join([f"{showing or 'nothing'} → {self.version}", *also]),
+            lambda: aliases.point(conn, context.registry, source, manifest, record, current),
+        )
 
-    def undo(self, before: str | None) -> tuple[Operation, ...]:
-        """Back to what was shown before, behind a gate of its own."""
-        from embedmig.operations.gate import Gate
 
-        gate = () if before is None else (Gate(self.collection, before),)
-        return (*gate, FlipAlias(self.collection, before))
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A flip that may be carried out in its transaction, and what the journal says of it."""
+
+    outcome: str
+    carry_out: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAlias:
+    """A flip in a store that has an alias of its own: ``records`` are the collection's versions, ``current`` what is shown."""
+
+    flip: FlipAlias
+    store: ExternalStore
+    records: list[SpaceRecord]
+    current: AliasRecord | None
+
+    def intend(self, run: Run, version: str | None) -> None:
+        """Writes down where the flip leads; None: nowhere."""
+        name = aliases.alias_name(self.store.source)
+        run.context.registry.want_alias(run.conn, self.flip.collection, name, version)
+
+    def refuse_stranger(self, run: Run) -> None:
+        """Raises :class:`AliasMoved`."""
+        store_alias.refuse_stranger(run.conn, self.store, self.records, self.current)
+
+    def show(self, run: Run) -> None:
+        """Sets it and reads it back, or removes it. Raises :class:`StoreError`."""
+        if self.flip.version is None:
+            store_alias.remove_alias(self.store)
+        else:
+            store_alias.set_alias(run.conn, self.store)
+
+
+def prepare_together(run: Run, flips: Sequence[FlipAlias]) -> None:
+    """The intent of all in one transaction, then each store's alias. Where one of them is refused, none is moved; where a store
+    fails, those that were moved before it go back; its own intent stays, for the same command to finish.
+    """
+    found = [one for flip in flips if (one := flip.in_store(run))]
+    coming = [one for one in found if one.flip.version is not None]
+    if coming:
+        with run.conn.transaction():
+            run.context.ledger.fence(run.conn, run.attempt)
+            for one in coming:
+                one.intend(run, one.flip.version)
+    try:
+        for one in coming:
+            one.refuse_stranger(run)
+    except AliasMoved:
+        for one in coming:
+            one.intend(run, None)
+        raise
+    moved: list[FlipAlias] = []
+    try:
+        for one in found:
+            one.show(run)
+            moved.append(one.flip)
+    except EmbedmigError:
+        for flip in moved:
+            flip.withdraw(run)
+        raise
 
 
 def carried_out(found: list[Difference]) -> list[str]:

@@ -6,7 +6,7 @@ That is what makes dry runs, validation of the whole plan, estimates, linting an
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from embedmig.operations.create_index import CreateIndex
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.execute import Execute
 from embedmig.operations.flip_alias import FlipAlias
+from embedmig.operations.flip_aliases import FlipAliases
 from embedmig.operations.gate import Gate
 from embedmig.operations.release_space import ReleaseSpace
 from embedmig.operations.retire_space import RetireSpace
@@ -133,9 +134,11 @@ class _Op:
 
     def flip_alias(self, collection: str, *, to: Space | str | None) -> None:
         """Moves the alias to a version, in one transaction; ``to=None`` takes the alias away and keeps the vectors."""
-        if isinstance(to, Space) and to.collection != collection:
-            raise PlanError(f"flip_alias({collection!r}): the space is of collection {to.collection!r}")
-        _add(FlipAlias(collection, None if to is None else tag_of(to)))
+        _add(_flip("flip_alias", collection, to))
+
+    def flip_aliases(self, targets: Mapping[str, Space | str | None]) -> None:
+        """Moves the aliases of several collections in one transaction, all or none: ``{"docs": NEW_DOCS, "titles": NEW_TITLES}``."""
+        _add(FlipAliases(tuple(_flip("flip_aliases", collection, to) for collection, to in targets.items())))
 
     def retire_space(
         self, space: Space | str, *, after: str, collection: str | None = None, evals_stable: int | None = None
@@ -153,6 +156,12 @@ class _Op:
     def execute(self, statement: str, *, transactional: bool = True) -> None:
         """Runs SQL of yours; ``transactional=False`` for what PostgreSQL won't do inside a transaction."""
         _add(Execute(statement, transactional))
+
+
+def _flip(called: str, collection: str, to: Space | str | None) -> FlipAlias:
+    if isinstance(to, Space) and to.collection != collection:
+        raise PlanError(f"{called}: {collection!r} is to show a space of collection {to.collection!r}")
+    return FlipAlias(collection, None if to is None else tag_of(to))
 
 
 op = _Op()

@@ -16,6 +16,7 @@ from embedmig.operations.base import Operation
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.execute import Execute
 from embedmig.operations.flip_alias import FlipAlias
+from embedmig.operations.flip_aliases import FlipAliases, flips_of
 from embedmig.operations.gate import Gate
 from embedmig.operations.retire_space import RetireSpace
 from embedmig.revisions.progress import Progress, Way
@@ -83,10 +84,10 @@ def taken_back(position: int, down: Operations, up: Operations) -> Positions:
     the flip that it guards.
     """
     match down[position]:
-        case FlipAlias(collection, _):
-            return _where(up, lambda one: isinstance(one, FlipAlias) and one.collection == collection)
+        case FlipAlias() | FlipAliases() as moved:
+            return _flips(up, *(flip.collection for flip in flips_of(moved)))
         case Gate(collection, _):
-            later = _where(down, lambda one: isinstance(one, FlipAlias) and one.collection == collection)
+            later = _flips(down, collection)
             guarded = min((one for one in later if one > position), default=None)
             return frozenset() if guarded is None else taken_back(guarded, down, up)
         case RetireSpace(collection, version):
@@ -102,6 +103,11 @@ def taken_back(position: int, down: Operations, up: Operations) -> Positions:
 
 def _where(operations: Operations, wanted: Callable[[Operation], bool]) -> Positions:
     return frozenset(position for position, one in enumerate(operations) if wanted(one))
+
+
+def _flips(operations: Operations, *collections: str) -> Positions:
+    """Those that move the alias of one of these collections."""
+    return _where(operations, lambda one: any(flip.collection in collections for flip in flips_of(one)))
 
 
 def _statements(operations: Operations) -> Positions:

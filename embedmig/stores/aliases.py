@@ -7,7 +7,7 @@ where the column list or a type changes, the view is dropped and made anew, with
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -333,13 +333,13 @@ def save_rights(conn: Connection, schema: str, name: str) -> Rights | None:
     return Rights(ident(schema, name), row[1], row[2], tuple((g[0], g[1], g[2]) for g in grants))
 
 
-def blockers(conn: Connection, relation: Callable[[], tuple[str, ...]]) -> list[str]:
-    """Who holds locks on a relation that a flip or an ALTER has to wait for: pid, age and query, oldest first."""
+def blockers(conn: Connection, relations: Sequence[str]) -> list[str]:
+    """Who holds locks on relations that a flip or an ALTER has to wait for: pid, age and query, oldest first."""
     rows = conn.execute(
         """select a.pid, a.state, date_trunc('second', now() - a.xact_start), left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80)
            from pg_locks l join pg_stat_activity a using (pid)
            where l.relation = any(select to_regclass(name)::oid from unnest(%s::text[]) name) and l.granted and a.pid <> pg_backend_pid()
            group by a.pid, a.state, a.xact_start, a.query order by a.xact_start""",
-        (list(relation()),),
+        (list(relations),),
     ).fetchall()
     return [f"pid {pid} ({state}, for {age}): {query}" for pid, state, age, query in rows]

@@ -1,0 +1,19 @@
+"""nothing asks whether the space is complete"""
+
+from embedmig import Space, op
+
+revision = "0001"
+down_revision = None
+
+NEW = Space(collection="docs", model="wordllama/l2-supercat", version="0.4", dimensions=256)
+
+
+def upgrade() -> None:
+    op.create_space(NEW)
+    op.backfill(NEW)
+    op.create_index(NEW)
+    op.flip_aliases({"docs": NEW})
+
+
+def downgrade() -> None:
+    op.flip_alias("docs", to=None)
