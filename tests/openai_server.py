@@ -87,6 +87,7 @@ class Stats:
     sizes: Counter[int] = field(default_factory=Counter)
     seen: Counter[str] = field(default_factory=Counter)
     slow: list[int] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)  # of the last request
     options: list[dict[str, Any]] = field(default_factory=list)  # of each request, but for model and texts
 
     def report(self, *, texts: bool) -> dict[str, Any]:
@@ -202,6 +203,7 @@ class Api:
         self.stats.texts += len(texts)
         self.stats.sizes[len(texts)] += 1
         self.stats.seen.update(texts)
+        self.stats.headers = headers
         self.stats.options.append({name: value for name, value in request.items() if name not in ("model", "input")})
         if "status" in fault:
             raise scripted(fault)

@@ -79,9 +79,11 @@ def unknown_models(subject: Subject) -> tuple[Refused, ...]:
         for call in reading.upgrade:
             if isinstance(call.operation, CreateSpace):
                 space = call.operation.space
+                settings = subject.config.settings(space.provider)
+                kind = settings.kind or space.provider
                 try:
-                    if space.provider in ("wordllama", *({space.provider} - set(providers()))):
-                        create(space, subject.config.settings(space.provider))
+                    if kind in ("wordllama", *({kind} - set(providers()))):
+                        create(space, settings)
                 except MissingExtra:
                     continue  # this machine need not be the one that upgrades
                 except EmbedmigError as error:

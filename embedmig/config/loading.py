@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from embedmig.config import toml_values
 from embedmig.config.addresses import parse_address
+from embedmig.config.providers import look_up_key, read_embedder
 from embedmig.config.rule_codes import NAMES
 from embedmig.config.settings import BackfillSettings, ConnectSettings, EmbedderSettings, RaySettings, StoreSettings
 from embedmig.config.toml_lines import KeyPath
@@ -149,6 +150,7 @@ class Config:
         needed = self.for_space(but) if but else None
         kept = needed.key_variables() if needed else frozenset()
         named = [one.api_key_variable for one in self.embedders.values()]
+        named += [name for one in self.embedders.values() for name in one.header_variables.values()]
         named += [one.api_key_variable for one in self.stores.values()]
         return frozenset(name for name in named if name) - kept
 
@@ -188,7 +190,7 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         migrations=(file.path.parent / main.get("migrations", "migrations")).resolve(),
         connect=ConnectSettings(**file.section(("embedmig", "connect"), main.get("connect", {}), _CONNECT)),
         collections=_collections(file, root.get("collections", {}), stores),
-        embedders={name: _embedder(file, name, raw, environ) for name, raw in root.get("embedders", {}).items()},
+        embedders={name: read_embedder(file, name, raw, environ) for name, raw in root.get("embedders", {}).items()},
         stores=stores,
         gates=GateDefaults(**file.section(("gates",), root.get("gates", {}), _GATES)),
         throttle=ThrottleSettings(**file.section(("throttle",), root.get("throttle", {}), _THROTTLE)),
@@ -303,25 +305,6 @@ _EMBEDDING: dict[str, Check] = {
     "query_model": toml_values.string,
     "roles": toml_values.table,
 }
-_EMBEDDER: dict[str, Check] = {
-    "api_key": toml_values.string,
-    "base_url": toml_values.string,
-    "concurrency": toml_values.number(1, whole=True),
-    "batch_size": toml_values.number(1, whole=True),
-    "requests_per_minute": toml_values.number(1, whole=True),
-    "tokens_per_minute": toml_values.number(1, whole=True),
-    "max_cost": toml_values.number(0),
-    "timeout": toml_values.patience,
-    "price": toml_values.number(0),
-    "device": toml_values.devices,
-    "tokens_per_batch": toml_values.number(1, whole=True),
-    "prices": toml_values.prices,
-    "models": toml_values.models,
-    "path": toml_values.string,
-    "give_up_after": toml_values.patience,
-    "reserve": toml_values.number(0, 0.9),
-    "mode": toml_values.one_of("live", "batch"),
-}
 STORE_KINDS = ("milvus", "qdrant", "pinecone", "weaviate", "memory")
 _STORE: dict[str, Check] = {
     "kind": toml_values.one_of(*STORE_KINDS),
@@ -412,35 +395,6 @@ def _check(file: TomlFile, raw: object) -> CheckSettings:
     return CheckSettings(**values)
 
 
-def _embedder(file: TomlFile, name: str, raw: object, environ: Mapping[str, str]) -> EmbedderSettings:
-    at, beside = ("embedders", name), file.path.parent
-    if isinstance(raw, dict) and "dtype" in raw:
-        hint = (
-            'Space(…, dtype="float16") in the script; revision --dtype and [collections.NAME.embedding] write it there'
-        )
-        file.fail((*at, "dtype"), "shapes the vectors: it is a part of the space", hint)
-    values = file.section(at, raw, _EMBEDDER)
-    if values.get("mode") == "batch" and name != "openai":
-        file.fail((*at, "mode"), 'can be "batch" for openai alone')
-    _look_up_key(file, at, values, environ)
-    if "path" in values:
-        values["path"] = _beside(beside, values["path"])
-    if "models" in values:
-        values["models"] = {model: _beside(beside, place) for model, place in values["models"].items()}
-    return EmbedderSettings(**values)
-
-
-def _look_up_key(file: TomlFile, at: KeyPath, values: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Not refused when it isn't set: most commands need no key. Who needs it can name the variable."""
-    if "api_key" not in values:
-        return
-    kind, _, variable = values["api_key"].partition(":")
-    if kind != "env" or not variable:
-        example = f'api_key = "env:{at[-1].upper().replace("-", "_")}_API_KEY"'
-        file.fail((*at, "api_key"), "is a key in plain text", f"{example} names the variable that holds it")
-    values["api_key"], values["api_key_variable"] = toml_values.secret(environ.get(variable, "")), variable
-
-
 def _store(file: TomlFile, name: str, raw: object, environ: Mapping[str, str]) -> StoreSettings:
     at = ("stores", name)
     if name == IN_POSTGRESQL or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -449,7 +403,7 @@ def _store(file: TomlFile, name: str, raw: object, environ: Mapping[str, str]) -
     values = file.section(at, raw, _STORE)
     if "kind" not in values and name not in STORE_KINDS:
         file.fail(at, "has no kind", f'kind = "…": one of {", ".join(STORE_KINDS[:-1])}')
-    _look_up_key(file, at, values, environ)
+    look_up_key(file, at, values, environ)
     scheme, _, variable = values.get("url", "").partition(":")
     if scheme == "env":
         values["url"], values["url_variable"] = environ.get(variable, "").strip(), variable
@@ -460,11 +414,6 @@ def unknown_store(name: str, stores: Mapping[str, StoreSettings]) -> str:
     """What to do about a store that is not declared."""
     known = ", ".join((IN_POSTGRESQL, *stores))
     return toml_values.did_you_mean(name, (IN_POSTGRESQL, *stores)) or f"known: {known}; [stores.{name}] declares it"
-
-
-def _beside(directory: Path, place: str) -> str:
-    """A path from the file, made absolute: relative to the file, not to where the command was started."""
-    return place if place.startswith("package:") else str((directory / Path(place).expanduser()).resolve())
 
 
 def _database(

@@ -11,6 +11,9 @@ from typing import Any, Literal
 class EmbedderSettings:
     """Operation, not identity: all of it may change any day without changing one vector.
 
+    ``kind`` is the protocol: the name of a built-in provider; None: the table's own name. ``headers`` and ``extra_body`` go
+    with each request, ``header_variables`` says which headers come from the environment, and ``deployments`` what the server
+    calls a model (``""``: every model). With ``api_version`` the address is one of Azure's deployments.
     ``api_key`` is the resolved secret and is left out of ``repr``, ``api_key_variable`` where it was to come from.
     ``timeout`` is seconds a request. ``max_cost`` is
     USD a run and ``price`` USD per million tokens (it overrides the table in :mod:`embedmig.planning.prices`),
@@ -26,7 +29,15 @@ class EmbedderSettings:
 
     api_key: str | None = field(default=None, repr=False)
     api_key_variable: str | None = None
+    kind: str | None = None
     base_url: str | None = None
+    headers: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    header_variables: Mapping[str, str] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    organization: str | None = None
+    project: str | None = None
+    deployments: Mapping[str, str] = field(default_factory=dict)
+    api_version: str | None = None
     concurrency: int | None = None
     batch_size: int | None = None
     requests_per_minute: int | None = None

@@ -216,6 +216,11 @@ def models(value: object) -> dict[str, str]:
     return value
 
 
+def deployments(value: object) -> dict[str, str]:
+    """By the model's name; one for all has the name ``""``."""
+    return {"": value} if isinstance(value, str) and value else models(value)
+
+
 def devices(value: object) -> tuple[str, ...]:
     if isinstance(value, str) and value:
         return (value,)

@@ -74,17 +74,19 @@ def create(space: Space, settings: EmbedderSettings | None = None) -> Embedder:
     Raises :class:`EmbedderMisconfigured` for an unknown provider or impossible settings and
     :class:`~embedmig.errors.MissingExtra` for a library that is not installed.
     """
+    settings = settings or EmbedderSettings()
+    kind = settings.kind or space.provider
     factory = _REGISTERED.get(space.provider)
-    if space.dtype != "float32" and factory is None and space.provider != "sentence-transformers":
+    if space.dtype != "float32" and factory is None and kind != "sentence-transformers":
         raise EmbedderMisconfigured(
             f"{space.model}: in what it computes is not ours to choose, the space says {space.dtype}",
             hint="leave dtype out; sentence-transformers is the provider that takes it",
         )
-    if factory is None and space.provider in _MODULES:
-        factory = cast(Factory, import_module(_MODULES[space.provider]).create)
+    if factory is None and kind in _MODULES:
+        factory = cast(Factory, import_module(_MODULES[kind]).create)
     if factory is None:
         raise EmbedderMisconfigured(
             f"model {space.model!r}: no provider is called {space.provider!r}",
-            hint=f"known providers: {', '.join(providers())}",
+            hint=f"known providers: {', '.join(providers())}; another name needs [embedders.{space.provider}] with its kind",
         )
-    return factory(space, settings or EmbedderSettings())
+    return factory(space, settings)

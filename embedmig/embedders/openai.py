@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
 
 from embedmig.config.settings import EmbedderSettings
 from embedmig.embedders import PROBE_TEXT
+from embedmig.embedders.endpoint import OPENAI, Endpoint
 from embedmig.embedders.openai_answers import read, unreadable
 from embedmig.embedders.pacing import (
     Pace,
@@ -30,7 +30,7 @@ from embedmig.embedders.pacing import (
     rate_limit_headers,
     retry_after,
 )
-from embedmig.embedders.refusals import Refusal, ServerRefusal, in_answer, one_line, refusal_of, too_long
+from embedmig.embedders.refusals import Refusal, ServerRefusal, in_answer, refusal_of, too_long
 from embedmig.embedders.server_profile import Dialect, least, profile_of
 from embedmig.embedders.tokens import TokenEstimate, counted_and_allowed, estimate_tokens
 from embedmig.errors import (
@@ -46,7 +46,6 @@ from embedmig.types import Answer, Limits, Role, Space
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
-OPENAI = "https://api.openai.com/v1"
 MAX_INPUTS, MAX_TOKENS_PER_REQUEST, MAX_TOKENS_PER_TEXT = 2048, 300_000, 8192
 """https://developers.openai.com/api/reference/resources/embeddings/methods/create"""
 NUMBERS = 256 * 1536
@@ -57,7 +56,6 @@ CUTS_VECTORS = "text-embedding-3-"
 """Models known to cut their vectors on request. Of others, ``dimensions`` is asked for where their vectors are longer."""
 RAW = "X-Stainless-Raw-Response"
 """Has the client give the answer as it came."""
-TAKEN = frozenset({"model", "input", "dimensions", "encoding_format"})
 KEY_HEADERS = ("api-key", "x-api-key")
 WRONG_OPTION = frozenset({400, 415, 422, 500, 501})
 """How servers answer to an option that they don't take."""
@@ -72,14 +70,15 @@ class OpenAIEmbedder:
     """One client, made in the event loop that uses it, and one pacer for all its requests."""
 
     def __init__(self, space: Space, settings: EmbedderSettings, pacer: Pacer | None = None) -> None:
-        check_key(settings)
-        check_roles(space)
-        self._space, self._settings = space, settings
+        self._space, self._settings, self._endpoint = space, settings, Endpoint(space, settings)
         self._profile = profile_of(
             settings.base_url or OPENAI,
             space.name,
             0 if space.cut else space.dimensions,  # 0: as many as the model gives
-            Dialect(dimensions=CUTS_VECTORS in space.name and not space.cut),
+            Dialect(
+                dimensions=CUTS_VECTORS in space.name and not space.cut,
+                key_header="api-key" if self._endpoint.azure else "",
+            ),
         )
         self._configured = Limits(
             min(settings.batch_size or max(1, NUMBERS // space.dimensions), MAX_INPUTS),
@@ -210,7 +209,7 @@ class OpenAIEmbedder:
                 "/embeddings",
                 cast_to=object,
                 body=self.request(texts, role, dialect),
-                options={"headers": {RAW: "true"} | self._headers(dialect)},
+                options={"headers": {RAW: "true"} | self._endpoint.headers(dialect)},
             )
         except openai.APITimeoutError:
             raise self._late(texts, tokens) from None
@@ -248,7 +247,7 @@ class OpenAIEmbedder:
     def request(self, texts: list[str], role: Role = "document", dialect: Dialect | None = None) -> dict[str, Any]:
         """The body of a request."""
         dialect = dialect or self._profile.dialect
-        body: dict[str, Any] = {**self._space.roles.get(role, {}), "model": self._space.name, "input": texts}
+        body: dict[str, Any] = self._endpoint.body(role) | {"input": texts}
         if dialect.base64:
             body["encoding_format"] = "base64"
         return body | {"dimensions": self._space.dimensions} if dialect.dimensions else body
@@ -304,8 +303,8 @@ class OpenAIEmbedder:
             return answer
 
     def _dialects(self, dialect: Dialect, refusal: Refusal) -> Iterator[Dialect]:
-        has_v1 = urlsplit(self._settings.base_url or OPENAI).path.rstrip("/").endswith("/v1")
-        for other in dialects(dialect, refusal, has_key=bool(self._settings.api_key), has_v1=has_v1):
+        has_key, has_v1 = bool(self._settings.api_key), self._endpoint.has_v1
+        for other in dialects(dialect, refusal, has_key=has_key, has_v1=has_v1):
             if other not in self._profile.tried and not (other.dimensions and self._space.cut):
                 yield other
 
@@ -319,32 +318,14 @@ class OpenAIEmbedder:
 
             if self._made_for is None or self._made_for[0] is not made_for[0]:
                 self._adapting = asyncio.Lock()
-            self._client, self._made_for = AsyncOpenAI(**self.reached_by(dialect)), made_for
+            self._client, self._made_for = AsyncOpenAI(**self._endpoint.client_options(dialect)), made_for
         return self._client
 
     @property
     def reached(self) -> dict[str, Any]:
         """How a client of the API is made."""
-        return self.reached_by(self._profile.dialect) | {"default_headers": self._headers(self._profile.dialect)}
-
-    def reached_by(self, dialect: Dialect) -> dict[str, Any]:
-        """How a client of the API is made in a dialect."""
-        settings, (url, query) = self._settings, parts_of(self._settings.base_url or OPENAI)
-        return {
-            "api_key": settings.api_key or "none",  # a server of one's own may take no key; the client wants one
-            "base_url": url + dialect.path,
-            "default_query": query,
-            "timeout": settings.timeout,
-            "max_retries": 0,
-        }
-
-    def _headers(self, dialect: Dialect) -> dict[str, Any]:
-        """Where the key goes, if not into ``Authorization``."""
-        if not dialect.key_header:
-            return {}
-        from openai import Omit
-
-        return {"Authorization": Omit(), dialect.key_header: self._settings.api_key}
+        dialect = self._profile.dialect
+        return self._endpoint.client_options(dialect) | {"default_headers": self._endpoint.headers(dialect)}
 
     # --- what went wrong
 
@@ -356,7 +337,7 @@ class OpenAIEmbedder:
         if kinds & {"LocalProtocolError", "UnicodeError", "InvalidURL", "UnsupportedProtocol"}:
             return EmbedderMisconfigured(
                 f"{where}: the request can't be sent as it is ({type(cause).__name__})",
-                hint="check base_url and api_key under [embedders.openai]",
+                hint=f"check base_url and api_key under {self._endpoint.table}",
             )
         says = str(cause) if kinds & {"NetworkError", "RemoteProtocolError", "TimeoutException", "ProxyError"} else ""
         return TransientFault(self._clean(f"{where}: {type(cause).__name__}" + (f": {says}" if says else "")))
@@ -411,22 +392,21 @@ class OpenAIEmbedder:
             had = "the key it was given" if self._settings.api_key else "a request without a key"
             return EmbedderMisconfigured(
                 f"{where}: it does not accept {had}",
-                hint="check api_key under [embedders.openai] and the variable it names",
+                hint=f"check api_key under {self._endpoint.table} and the variable it names",
             )
         hint = {
             403: "the key is valid but may not use this model or endpoint: check the project's permissions",
-            404: f"check the model's name {self._space.name!r} and base_url, which usually ends in /v1",
+            404: f"check the model's name {self._endpoint.model!r} and base_url, which usually ends in /v1",
         }
         return EmbedderMisconfigured(
             f"{where}: {self._clean(refusal.message)}", hint=hint.get(status, "check base_url")
         )
 
     def _where(self) -> str:
-        return urlsplit(self._settings.base_url or OPENAI).hostname or "the API"
+        return self._endpoint.host
 
     def _clean(self, text: str) -> str:
-        """One short line without the key in it."""
-        return one_line(text.replace(self._settings.api_key, "***") if self._settings.api_key else text)
+        return self._endpoint.clean(text)
 
     # --- the rest of the protocol
 
@@ -447,40 +427,6 @@ class OpenAIEmbedder:
         client, self._client = self._client, None
         if client is not None and self._made_for and self._made_for[0] is asyncio.get_running_loop():
             await client.close()
-
-
-def check_key(settings: EmbedderSettings) -> None:
-    """Raises :class:`EmbedderMisconfigured` where there is no key and there must be, or it is one that no header takes."""
-    key, variable = settings.api_key, settings.api_key_variable or "api_key"
-    if key is None and settings.base_url is None:
-        unset = f": {variable} is not set" if settings.api_key_variable else ""
-        raise EmbedderMisconfigured(
-            f"no API key for OpenAI{unset}",
-            hint='in embedmig.toml: [embedders.openai] api_key = "env:OPENAI_API_KEY"; and set that variable',
-        )
-    if key and (wrong := next((sign for sign in key if not "!" <= sign <= "~"), None)):
-        kind = "a line break" if wrong in "\r\n" else "a blank" if wrong.isspace() else "a character that is not ASCII"
-        raise EmbedderMisconfigured(
-            f"the API key in {variable} has {kind} inside, at place {key.index(wrong) + 1} of {len(key)}",
-            hint=f"set {variable} to the key alone; the value is not shown here",
-        )
-
-
-def check_roles(space: Space) -> None:
-    """Raises :class:`EmbedderMisconfigured` where the options of a role would replace what a request is made of."""
-    for role, options in space.roles.items():
-        if taken := options.keys() & TAKEN:
-            raise EmbedderMisconfigured(
-                f"{space.model}: roles can't set {', '.join(sorted(taken))} of a {role}",
-                hint="model and dimensions are fields of the space; query_model names another model for queries",
-            )
-
-
-def parts_of(base_url: str) -> tuple[str, dict[str, str]]:
-    """The address without slashes and ``/embeddings`` at its end, and the query that goes with each request."""
-    parts = urlsplit(base_url)
-    path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/")
-    return parts._replace(path=path, query="", fragment="").geturl(), dict(parse_qsl(parts.query))
 
 
 def dialects(dialect: Dialect, refusal: Refusal, *, has_key: bool, has_v1: bool) -> Iterator[Dialect]:

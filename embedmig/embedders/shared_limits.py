@@ -58,7 +58,7 @@ returning
 
 def fingerprint_of(settings: EmbedderSettings, provider: str) -> str:
     """Identifies an endpoint and a key without naming the key: 32 hexadecimal digits."""
-    seen = "\0".join((provider, settings.base_url or "", settings.api_key or ""))
+    seen = "\0".join((settings.kind or provider, settings.base_url or "", settings.api_key or ""))
     return blake2b(seen.encode(), digest_size=16, person=b"embedmig quota").hexdigest()
 
 

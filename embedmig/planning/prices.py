@@ -43,7 +43,7 @@ def find_price(space: Space, settings: EmbedderSettings | None = None) -> Price:
         return Price(settings.prices[space.name], "from embedmig.toml")
     if settings is not None and settings.price is not None:
         return Price(settings.price, "from embedmig.toml")
-    if space.provider in LOCAL_PROVIDERS:
+    if ((settings.kind if settings else None) or space.provider) in LOCAL_PROVIDERS:
         return Price(0.0, "runs here")
     if settings is not None and settings.base_url is not None:
         return Price(None, "unknown behind a base_url")

@@ -21,6 +21,7 @@ import embedmig
 from embedmig import Reader
 from embedmig.cli import app
 from embedmig.config import loading as configuration
+from embedmig.config import providers
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.operations import op
 from embedmig.types import Space
@@ -99,7 +100,7 @@ def test_the_options_before_the_command_and_their_variables_are_in_the_reference
         ("## `[embedmig]`", configuration._MAIN),
         ("## `[collections.NAME]`", configuration._COLLECTION),
         ("### `[collections.NAME.embedding]`", configuration._EMBEDDING),
-        ("## `[embedders.PROVIDER]`", configuration._EMBEDDER),
+        ("## `[embedders.PROVIDER]`", providers.EMBEDDER),
         ("## `[gates]`", configuration._GATES),
         ("## `[throttle]`", configuration._THROTTLE),
         ("## `[backfill]`", configuration._BACKFILL),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedmig.embedders import EmbedderSettings
+from embedmig.embedders import EmbedderSettings, create
 from embedmig.embedders.encoder import Encoded, Encoder
 from embedmig.embedders.openai import OpenAIEmbedder
 from embedmig.embedders.openai_answers import decode
@@ -204,6 +204,41 @@ def test_vectors_that_are_too_wide_and_not_cut_are_refused_with_both_widths(igno
         pytest.raises(BadAnswer, match="32 dimensions, 8 are expected"),
     ):
         encode(reached(server, 8), words(3))
+
+
+def test_a_provider_of_ones_own_sends_what_its_table_says() -> None:
+    space = Space("docs", "gateway/some-model", "1", WIDE)
+    settings: dict[str, Any] = {
+        "headers": {"x-team": "search", "x-gateway": SECRET}, "header_variables": {"x-gateway": "GATEWAY"},
+        "extra_body": {"user": "u"}, "organization": "org-1", "project": "p-1", "kind": "openai", "api_key": "k",
+    }  # fmt: skip
+    with OpenAIServer(dimensions=WIDE, key="k", poison="POISON") as server:
+        encoder = Encoder(space, create(space, EmbedderSettings(base_url=server.url, **settings)))
+        assert right(encode(encoder, words(2)), words(2))
+        sent = server.stats.headers
+        assert (sent["x-team"], sent["x-gateway"], sent["openai-organization"], sent["openai-project"]) == (
+            "search", SECRET, "org-1", "p-1",
+        )  # fmt: skip
+        assert server.stats.options[-1]["user"] == "u"
+    unset = EmbedderSettings(base_url=server.url, **settings | {"headers": {"x-gateway": None}})
+    with pytest.raises(EmbedderMisconfigured, match="GATEWAY is not set"):
+        create(space, unset)
+    with pytest.raises(EmbedderMisconfigured, match=r"extra_body of \[embedders.gateway\] has task"):
+        create(space, EmbedderSettings(kind="openai", base_url=server.url, extra_body={"task": "x"}))
+
+
+def test_azures_older_address_is_made_of_deployment_and_version() -> None:
+    space = Space("docs", "azure/text-embedding-3-small", "1", WIDE)
+    below = "/openai/deployments/my%20emb"
+    with OpenAIServer(dimensions=WIDE, key="k", key_header="api-key", only_below=below, cuts="") as server:
+        settings = EmbedderSettings(
+            kind="openai", base_url=server.url.removesuffix("/v1"), api_key="k", api_version="2024-10-21",
+            deployments={"text-embedding-3-small": "my emb"},
+        )  # fmt: skip
+        encoder = Encoder(space, create(space, settings))
+        assert right(encode(encoder, words(2)), words(2))
+        assert server.stats.requests == 1, "nothing was tried first"
+        assert encoder.news() == []
 
 
 def test_one_vector_for_all_rows_numbered_0_is_no_answer_but_to_equal_texts() -> None:

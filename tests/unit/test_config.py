@@ -398,6 +398,24 @@ def test_what_a_model_computes_in_is_no_setting_and_is_said_where_it_belongs(tmp
 
 
 @pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('extra_body = { input_type = "query" }', "extra_body.input_type shapes the vectors"),
+        ('headers = { X-Api-Key = "sk-1" }', "headers.X-Api-Key is a secret in plain text"),
+        ('kind = "voyage"', "must be one of openai"),
+        ('api_version = "2024-10-21"', "has no base_url beside it"),
+        ('deployment = ""', "must be a table of strings"),
+    ],
+)
+def test_a_provider_of_ones_own_is_reached_as_its_table_says_and_shapes_nothing(tmp_path, line, said):
+    assert said in refusal(tmp_path, WHOLE + f"\n[embedders.voyage]\n{line}\n").message
+    text = '\n[embedders.voyage]\nkind = "openai"\nheaders = { x-team = "env:TEAM", x-app = "search" }\ndeployment = "emb"\n'
+    found = read(tmp_path, WHOLE + text, {"KEY": "x", "TEAM": "t"}).settings("voyage")
+    assert found.headers == {"x-team": "t", "x-app": "search"}
+    assert (found.kind, found.deployments, found.header_variables) == ("openai", {"": "emb"}, {"x-team": "TEAM"})
+
+
+@pytest.mark.parametrize(
     ("given", "device"), [('"cuda"', ("cuda",)), ('["cuda:0", "cuda:1"]', ("cuda:0", "cuda:1"))], ids=str
 )
 def test_a_local_model_may_have_one_device_or_several(tmp_path, given, device):

@@ -110,10 +110,17 @@ def test_what_a_worker_is_told_has_the_keys_of_its_own_provider_and_store_alone(
     (tmp_path / "embedmig.toml").write_text(
         '[embedmig]\ndatabase = "postgresql:///x"\n'
         '[embedders.openai]\napi_key = "env:OWN"\n[embedders.python]\napi_key = "env:OTHER"\n'
+        '[embedders.gateway]\nkind = "openai"\nheaders = { x-key = "env:HEADER" }\n'
         '[stores.qdrant]\napi_key = "env:STORE"\n[stores.milvus]\napi_key = "env:ELSEWHERE"\n'
         '[collections.docs]\ntable = "documents"\nkey = "id"\ntext = "body"\nalias = "found"\n'
     )
-    secrets = {"OWN": "sk-own", "OTHER": f"sk-{MARK}", "STORE": "st-own", "ELSEWHERE": f"st-{MARK}"}
+    secrets = {
+        "HEADER": f"h-{MARK}",
+        "OWN": "sk-own",
+        "OTHER": f"sk-{MARK}",
+        "STORE": "st-own",
+        "ELSEWHERE": f"st-{MARK}",
+    }
     config = load(tmp_path / "embedmig.toml", environ=secrets)
     space = Space(collection="docs", model="openai/m", version="1", dimensions=8, store="qdrant")
     record = SpaceRecord(
@@ -123,5 +130,5 @@ def test_what_a_worker_is_told_has_the_keys_of_its_own_provider_and_store_alone(
     assert b"sk-own" in told
     assert b"st-own" in told
     assert MARK.encode() not in told
-    assert config.key_variables(but=space) == {"OTHER", "ELSEWHERE"}
+    assert config.key_variables(but=space) == {"OTHER", "ELSEWHERE", "HEADER"}
     assert config.key_variables() == set(secrets)
