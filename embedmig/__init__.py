@@ -129,6 +129,7 @@ if TYPE_CHECKING:
     from embedmig.stores.differences import Difference as Difference
     from embedmig.types import Chunk as Chunk
     from embedmig.types import Hit as Hit
+    from embedmig.types import Hits as Hits
     from embedmig.types import Space as Space
     from embedmig.types import Tally as Tally
     from embedmig.types import Verdict as Verdict
@@ -140,7 +141,7 @@ __all__ = [
     "DatabaseInterrupted", "DatabaseUnavailable", "DatabaseUnsuitable", "Deadlocked", "Difference",
     "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
     "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed",
-    "GraphError", "HistoryEntry", "Hit", "IllegalTransition", "InputRefused", "Interrupted", "LockHeld",
+    "GraphError", "HistoryEntry", "Hit", "Hits", "IllegalTransition", "InputRefused", "Interrupted", "LockHeld",
     "LockedOut", "MissingExtra", "ModelChanged", "OutcomeUnknown", "PlaceMissing", "Plan", "PlanError",
     "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QualityVerdict", "QueryVector", "Reader",
     "ReleasedSpace", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
@@ -208,7 +209,7 @@ _PUBLIC = {
     "embedmig.reading.reader": "AsyncReader QueryVector Reader",
     "embedmig.report.page": "write_report",
     "embedmig.stores.differences": "Difference",
-    "embedmig.types": "Chunk Hit Space Tally Verdict",
+    "embedmig.types": "Chunk Hit Hits Space Tally Verdict",
 }
 _HOMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -316,6 +316,24 @@ class Hit:
     start: int | None = None
     end: int | None = None
     key_text: tuple[str, ...] = ()
+
+
+class Hits(list[Hit]):
+    """What a search found, nearest first, and how. All hits are of the version ``served_by``, which ranked them.
+
+    Of a read that another version was to re-rank: ``recalled_by`` found the ``candidates``; ``missing`` of them had no vector of
+    the other version when the answer was given, ``embedded`` were embedded for this read; ``budget_ended`` says that the time
+    was over first, and ``why`` in words why the answer is not the other version's.
+    """
+
+    def __init__(
+        self, hits: Iterable[Hit] = (), *, served_by: str = "", recalled_by: str = "", candidates: int = 0, missing: int = 0,
+        embedded: int = 0, budget_ended: bool = False, why: str = "",
+    ) -> None:  # fmt: skip
+        super().__init__(hits)
+        self.served_by, self.recalled_by = served_by, recalled_by or served_by
+        self.candidates, self.missing, self.embedded = candidates, missing, embedded
+        self.budget_ended, self.why = budget_ended, why
 
 
 @dataclass(frozen=True, slots=True)

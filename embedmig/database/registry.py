@@ -352,14 +352,16 @@ class Registry:
         query = sql.SQL("update {} set model_error = %s where id = %s and model_error is distinct from %s")
         conn.execute(query.format(self.spaces_table), (error, space, error))
 
-    def note_reads(self, conn: Connection, collection: str, keys: Sequence[Sequence[str]]) -> None:
-        """Lazy on read: what was found is embedded first, in every space of the collection that is being built."""
+    def note_reads(
+        self, conn: Connection, collection: str, keys: Sequence[Sequence[str]], *, space: int | None = None
+    ) -> None:
+        """Lazy on read: what was found is embedded first, in every space of the collection that is being built, or in one."""
         query = sql.SQL(
             """insert into {} as h (space, key) select s.id, k.key::text[] from {} s cross join unnest(%s::text[]) k(key)
-               where s.collection = %s and s.state = 'building' and not s.adopted
+               where s.collection = %s and s.state = 'building' and not s.adopted and coalesce(s.id = %s, true)
                on conflict (space, key) do update set reads = h.reads + 1"""
         ).format(self.hot_table, self.spaces_table)
-        conn.execute(query, ([as_array(key) for key in keys], collection))
+        conn.execute(query, ([as_array(key) for key in keys], collection, space))
 
     def retry_failed(self, conn: Connection, space: int) -> int:
         """Forgets a space's dead letters and queues their rows again; returns how many."""

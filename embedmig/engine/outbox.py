@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from embedmig.database import Connection, ident, literal, retry_transient, scalar
-from embedmig.database.registry import Registry
+from embedmig.database.registry import Registry, as_array
 from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma
 from embedmig.source.capture import is_outbox
 from embedmig.source.rows import Key, Row
@@ -250,6 +250,23 @@ class Changes:
             space=sql.Literal(self.store.record.id), limit=sql.Literal(limit),
         )  # fmt: skip
         return [Claim(tuple(row[0]), row[1]) for row in conn.execute(query)]
+
+    def claim_keys(self, conn: Connection, keys: Sequence[Key]) -> list[Claim]:
+        """These rows, as changes that are claimed; without those that another worker has claimed, or that wait after a failure."""
+        query = sql.SQL(
+            """insert into {pending} as p (space, key, changed_at, attempts, claimed_by, claimed_until)
+               select {space}, k.key::text[], now(), 1, pg_backend_pid(), now() + make_interval(secs => {lease})
+               from unnest(%s::text[]) k(key) order by k.key
+               on conflict (space, key) do update set attempts = p.attempts + 1, claimed_by = excluded.claimed_by,
+                 claimed_until = excluded.claimed_until
+               where p.not_before <= now() and (p.claimed_until is null or p.claimed_until < now()
+                 or not exists (select from pg_stat_activity a where a.pid = p.claimed_by))
+               returning key, generation"""
+        ).format(
+            pending=self.registry.pending_table, lease=sql.Literal(LEASE_SECONDS),
+            space=sql.Literal(self.store.record.id),
+        )  # fmt: skip
+        return [Claim(tuple(row[0]), row[1]) for row in conn.execute(query, ([as_array(key) for key in keys],))]
 
     def has_hot(self, conn: Connection) -> bool:
         """Whether readers found rows that were not taken yet."""

@@ -12,7 +12,7 @@ import functools
 import gc
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ class Pipeline:
     """Embeds what a feed gives into one space.
 
     No request is begun that could pass the ``limit``, what other workers spend included, which ``look`` asks the database
-    for. ``committed`` hears of every commit. ``copied`` is the part of the tally that ``ranges`` know of. In ``busy_seconds`` a
+    for. ``committed`` hears of every commit, and ``written`` of the requests in it. ``copied`` is the part of the tally that ``ranges`` know of. In ``busy_seconds`` a
     request was at the model or being written.
     """
 
@@ -88,6 +88,7 @@ class Pipeline:
     committed: Callable[[], None] = lambda: None
     look: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
+    written: Callable[[Sequence[Request]], None] = lambda _requests: None
     tally: Tally = field(default_factory=Tally, init=False)
     copied: Tally = field(default_factory=Tally, init=False)
     elsewhere: Tally = field(default_factory=Tally, init=False)
@@ -106,13 +107,13 @@ class Pipeline:
         """Pieces of a request, as far as has been learnt of the model's server."""
         return self.encoder.limits.batch_size
 
-    async def run(self, feed: AsyncIterator[Request]) -> None:
+    async def run(self, feed: AsyncIterator[Request], *, within: bool = False) -> None:
         """One reader, as many requests in flight as the embedder takes, one writer.
 
         When something fails, what is in flight is still written, where the database takes it; then the failure is
-        raised. A stop is not a failure: it returns.
+        raised. A stop is not a failure: it returns. ``within`` an application, Python's collector is left as it is.
         """
-        with frozen_objects():
+        with nullcontext() if within else frozen_objects():
             await self._run(feed)
         if isinstance(self.failure, WriterFailed):
             raise self.failure.cause
@@ -283,6 +284,7 @@ class Pipeline:
                 self.copied = self.copied.plus(its)
                 held.over = reached[held].ended
         self.committed()
+        self.written([item.request for item in taken])
 
     def _write_named(
         self, taken: Sequence[Embedded], reached: Mapping[KeyRange, Reached]

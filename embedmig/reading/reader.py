@@ -11,7 +11,7 @@ import random as randomness
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -25,12 +25,13 @@ from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import Registry
 from embedmig.embedders.blocking import wait_for
 from embedmig.errors import AliasMoved, EmbedmigError, PlaceMissing, UsageError
-from embedmig.reading.canary import Canary
+from embedmig.reading.canary import Canary, Share, Tenants
+from embedmig.reading.rerank import BUDGET_MS, DEPTH, Reranker, RerankOptions
 from embedmig.reading.shadow import Shadow, ShadowTask
 from embedmig.stores.aliases import CHANNEL
 from embedmig.stores.manifest import Manifest
 from embedmig.stores.search import Resolved, encode_query, find_manifest, nearest, resolve_alias, resolve_version
-from embedmig.types import Hit
+from embedmig.types import Hit, Hits
 
 T = TypeVar("T")
 
@@ -62,7 +63,12 @@ class Reader:
     ``shadow`` is a version on which a share ``rate`` of the reads is repeated in the background; the result is
     kept in the database, without the texts unless ``keep_texts``. ``canary`` is a version that answers a share of the
     reads itself, and those of the tenants that ``canary_for`` names (a set, or a function). If either fails,
-    the active version answers and one warning is logged. ``random`` draws the shares. ``stores`` say how to reach stores beside
+    the active version answers and one warning is logged. ``random`` draws the shares.
+
+    ``rerank`` is a version that ranks what the active one finds: the nearest ``depth`` rows, in all reads or a share
+    ``rerank_share`` of them, and in those that ``rerank_for`` names (tenants, a function of one, or columns with the values that
+    ``where`` has to have). Vectors that it lacks are embedded within ``budget_ms`` and kept, ``max_texts`` a read at most; where
+    some still lack then, the active version's answer is given. ``stores`` say how to reach stores beside
     PostgreSQL, by the names that versions give them.
     """
 
@@ -80,6 +86,12 @@ class Reader:
         canary: str | None = None,
         share: float | None = None,
         canary_for: Collection[str] | Callable[[str], bool] | None = None,
+        rerank: str | None = None,
+        depth: int = DEPTH,
+        budget_ms: float = BUDGET_MS,
+        max_texts: int | None = None,
+        rerank_share: float | None = None,
+        rerank_for: Tenants | None = None,
         random: randomness.Random | None = None,
         stores: Mapping[str, StoreSettings] | None = None,
     ) -> None:
@@ -90,6 +102,9 @@ class Reader:
         self._settings, self._stores = settings or {}, stores or {}
         chance = random or randomness.Random()  # noqa: S311  a sample, not a secret
         self._canary = Canary(canary, share, canary_for, chance) if canary else None
+        self._rerank, self._options = rerank, RerankOptions(depth, budget_ms, max_texts)
+        self._rerank_share = Share("rerank", rerank_share, rerank_for, chance, 1.0)
+        self._rerankers: dict[str, Reranker] = {}
         self._shadow = (
             Shadow(self._database, collection, shadow, rate, self._settings, chance, keep_texts, self._stores)
             if shadow
@@ -112,6 +127,8 @@ class Reader:
         """Gives connection and model back; shadow reads that are queued are waited for, five seconds at most."""
         if self._shadow:
             self._shadow.close()
+        for reranker in self._rerankers.values():
+            reranker.close()
         self._forget()
         self._loop.close()
         self._conn.close()
@@ -134,17 +151,23 @@ class Reader:
         return QueryVector(vector, current.version, current.fingerprint)
 
     def search(
-        self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None
-    ) -> list[Hit]:
-        """The ``k`` nearest rows to ``text``, nearest first, each by its nearest chunk, all of one version. ``tenant`` is who asks, for a canary.
+        self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None,
+        rerank: str | bool | None = None, depth: int | None = None, budget_ms: float | None = None, max_texts: int | None = None,
+    ) -> Hits:  # fmt: skip
+        """The ``k`` nearest rows to ``text``, nearest first, each by its nearest chunk, all of one version. ``tenant`` is who asks,
+        for a canary and for re-ranking.
 
         ``where`` gives values that key or ``columns`` of the alias must have (a list: one of them); where at least ``k``
-        rows have them, ``k`` are found. Shadow reads are of searches without it.
+        rows have them, ``k`` are found. Shadow reads are of searches without it. ``rerank`` is a version for this search, True the
+        reader's in any case, False none; ``depth``, ``budget_ms`` and ``max_texts`` are as for the reader.
 
         If the alias flips while the query is encoded, the query is encoded anew for the version it shows then. A
         connection that was lost is opened again. Raises :class:`DatabaseUnavailable` where that can't be done.
         """
         require_text(text)
+        version = self._reranks(rerank, tenant, where)
+        given: dict[str, Any] = {"depth": depth, "budget_ms": budget_ms, "max_texts": max_texts}
+        options = replace(self._options, **{name: value for name, value in given.items() if value is not None})
         for _ in range(TRIES):
             try:
                 if (
@@ -153,7 +176,7 @@ class Reader:
                     and (found := self._ask_canary(text, k, where)) is not None
                 ):
                     return found
-                return self._ask(text, k, where)
+                return self._ask(text, k, where, version, options)
             except AliasMoved:
                 self._forget()
             except psycopg.OperationalError:
@@ -196,17 +219,43 @@ class Reader:
 
     # --- helpers
 
-    def _ask(self, text: str, k: int, where: Mapping[str, Any] | None) -> list[Hit]:
-        """What the alias shows; a shadow hears of it when the answer is there."""
+    def _reranks(self, wanted: str | bool | None, tenant: str | None, where: Mapping[str, Any] | None) -> str | None:
+        """The version that re-ranks this read."""
+        if isinstance(wanted, str):
+            return wanted
+        if wanted and self._rerank is None:
+            raise UsageError("this reader has no version to re-rank with", hint='search(…, rerank="VERSION")')
+        chosen = self._rerank is not None and wanted is None and self._rerank_share.picks(tenant, where)
+        return self._rerank if chosen or wanted else None
+
+    def _ask(
+        self, text: str, k: int, where: Mapping[str, Any] | None, version: str | None, options: RerankOptions
+    ) -> Hits:
+        """What the alias shows, perhaps re-ranked; a shadow hears of it when the answer is there."""
         began = time.perf_counter()
+        reranker = self._reranker(version)
+        read = reranker.begin(self._conn, text, options) if reranker else ""
         query = self.encode(text)
-        hits = self.nearest(query, k, where=where)
+        if reranker is None or isinstance(read, str):
+            hits = self.nearest(query, k, where=where)
+            found = Hits(hits, served_by=query.version, why=read if isinstance(read, str) else "")
+        else:
+            hits = self.nearest(query, max(k, options.depth), where=where)
+            found = reranker.rank(self._conn, read, hits, k)
         if self._shadow and self._resolved and not where:
             milliseconds = (time.perf_counter() - began) * 1000
-            self._shadow.offer(ShadowTask(text, query.vector, self._resolved, hits, k, milliseconds))
-        return hits
+            self._shadow.offer(ShadowTask(text, query.vector, self._resolved, hits[:k], k, milliseconds))
+        return found
 
-    def _ask_canary(self, text: str, k: int, where: Mapping[str, Any] | None) -> list[Hit] | None:
+    def _reranker(self, version: str | None) -> Reranker | None:
+        """None while the alias shows that version itself."""
+        if version is None or version == self._current().version:
+            return None
+        if version not in self._rerankers:
+            self._rerankers[version] = Reranker(self._database, self.collection, version, self._settings, self._stores)
+        return self._rerankers[version]
+
+    def _ask_canary(self, text: str, k: int, where: Mapping[str, Any] | None) -> Hits | None:
         """The canary's own answer; None where the alias's version has to answer instead, as it has while it is that one."""
         canary = self._canary
         assert canary is not None
@@ -218,7 +267,7 @@ class Reader:
                     self._conn, self._registry, self.collection, canary.version, self._settings, self._stores
                 )
             vector = wait_for(encode_query(canary.resolved.encoder, text), self._loop)
-            return nearest(self._conn, canary.resolved, vector, k, where=where)
+            return Hits(nearest(self._conn, canary.resolved, vector, k, where=where), served_by=canary.version)
         except (EmbedmigError, psycopg.Error) as error:
             if self._conn.broken:
                 raise
@@ -244,6 +293,8 @@ class Reader:
             wait_for(self._resolved.encoder.embedder.aclose(), self._loop)
         self._resolved = None
         self._manifests.clear()
+        for reranker in self._rerankers.values():
+            reranker.forget()
         if self._canary and self._canary.resolved:  # the columns shown go with the alias
             wait_for(self._canary.resolved.encoder.embedder.aclose(), self._loop)
             self._canary.resolved = None
@@ -315,10 +366,12 @@ class AsyncReader:
         return await self._call(self._open.encode, text)
 
     async def search(
-        self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None
-    ) -> list[Hit]:
+        self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None,
+        rerank: str | bool | None = None, depth: int | None = None, budget_ms: float | None = None, max_texts: int | None = None,
+    ) -> Hits:  # fmt: skip
         """As :meth:`Reader.search`."""
-        return await self._call(partial(self._open.search, text, k, where=where, tenant=tenant))
+        options: dict[str, Any] = {"rerank": rerank, "depth": depth, "budget_ms": budget_ms, "max_texts": max_texts}
+        return await self._call(partial(self._open.search, text, k, where=where, tenant=tenant, **options))
 
     async def nearest(self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Hit]:
         """As :meth:`Reader.nearest`."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from psycopg import errors as pg
 from psycopg import sql
 
-from embedmig.database import Connection, first_line, ident, literal, scalar
+from embedmig.database import Connection, first_line, ident, scalar
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import StoreError
 from embedmig.source import DOC_HASH, HAS_TEXT, Source, comma
@@ -108,7 +108,7 @@ class ExternalManifest(ManifestTable):
         if not self.source.columns or not keys:
             return {}
         query = sql.SQL("select k.embedmig_key, {} from {} k join {} s on {}").format(
-            self._columns(), self._keys(keys), self.source.rows(text=False, extra=self.source.columns),
+            self._columns(), self.typed_keys(keys), self.source.rows(text=False, extra=self.source.columns),
             self.source.join("k", "s"),
         )  # fmt: skip
         return {tuple(key): self._said(values) for key, *values in reading(conn).execute(query)}
@@ -129,7 +129,7 @@ class ExternalManifest(ManifestTable):
         """
         if self.source.columns and keys:
             query = sql.SQL("select e.point_id::text, {} from {} k join {} e on {} join {} s on {}").format(
-                self._columns(), self._keys(keys), self.table, self.source.join("k", "e"),
+                self._columns(), self.typed_keys(keys), self.table, self.source.join("k", "e"),
                 self.source.rows(text=False, extra=self.source.columns), self.source.join("e", "s"),
             )  # fmt: skip
             self._set_columns(reading(conn).execute(query))
@@ -153,18 +153,6 @@ class ExternalManifest(ManifestTable):
         for page in pages(rows, COLLECTED):
             said = {one: self._said(values) for one, *values in page}
             self.store.attempt(lambda said=said: self.store.set_columns(said))  # type: ignore[misc]
-
-    def _keys(self, keys: Sequence[Key]) -> sql.Composed:
-        """Keys as a relation: their columns in their own types, and ``embedmig_key`` as it was given."""
-        arrays = comma(sql.SQL("{}::text[]").format(sql.Literal(list(column))) for column in zip(*keys, strict=True))
-        names = [ident(f"embedmig_k{n}") for n in range(1, len(self.source.key) + 1)]
-        typed = comma(
-            sql.SQL("{}::{} as {}").format(name, literal(column.qualified), ident(column.name))
-            for name, column in zip(names, self.source.key, strict=True)
-        )
-        return sql.SQL("(select {typed}, array[{names}] as embedmig_key from unnest({arrays}) u({names}))").format(
-            typed=typed, names=comma(names), arrays=arrays
-        )
 
     def _put(self, conn: Connection, batches: Sequence[Batch], *, first: bool) -> int:
         """As for any table; points that are replaced, or that are not named because their row has changed, are garbage."""

@@ -14,12 +14,15 @@ from psycopg import sql
 
 from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import AliasRecord, SpaceRecord
+from embedmig.errors import StoreError
+from embedmig.formatting import plural
 from embedmig.source import Source, list_columns
 from embedmig.stores.kinds import open_external
 from embedmig.stores.manifest_table import OFFSETS
 from embedmig.stores.pgvector.search import (
     CHUNKS,
     Shown,
+    among,
     column_names,
     conditions,
     doubled,
@@ -30,7 +33,7 @@ from embedmig.stores.pgvector.search import (
     view_of,
 )
 from embedmig.stores.protocol import rows_once
-from embedmig.types import Hit, Space
+from embedmig.types import Hit, Metric, Space
 
 if TYPE_CHECKING:
     from embedmig.config import Collection
@@ -61,7 +64,7 @@ class ShownFromStore(Shown):
         while True:
             points = self.store.attempt(lambda: self.store.near(vector, limit, filtered, exact=exact))  # noqa: B023
             distances = {point.id: point.distance for point in points}
-            query = self._query(wanted)
+            query = self._query(sql.SQL("point_id = any(%(ids)s::uuid[]) and {}").format(wanted))
             found = [
                 read_hit(row, self)
                 for row in self._placed(reading(conn).execute(query, values | {"ids": list(distances)}), distances)
@@ -70,6 +73,19 @@ class ShownFromStore(Shown):
             if len(rows) >= k or len(points) < limit:
                 return rows[:k]
             limit *= 4
+
+    def among(self, conn: Connection, keys: sql.Composable, vector: Sequence[float]) -> list[Hit]:
+        """The points that PostgreSQL names, compared here. Raises :class:`StoreError` where the store lacks one of them."""
+        rows = reading(conn).execute(self._query(among(self, keys)), {"version": self.version}).fetchall()
+        at = 2 * len(self.keys) + 2
+        vectors = self.store.fetch(conn, [row[at] for row in rows])
+        if missing := [row[at] for row in rows if row[at] not in vectors]:
+            raise StoreError(
+                f"{self.store.settings.name} lacks {plural(len(missing), 'point')} of {self.version} that PostgreSQL names",
+                hint=f"embedmig sync {self.space.collection} --repair",
+            )
+        distances = distances_of(self.space.metric, vector, {row[at]: vectors[row[at]] for row in rows})
+        return rows_once([read_hit(row, self) for row in self._placed(rows, distances)])
 
     def _keys_as_text(self, conn: Connection, where: Mapping[str, Any]) -> dict[str, Any]:
         """Values of key columns as PostgreSQL prints them, which is how points have them."""
@@ -90,7 +106,7 @@ class ShownFromStore(Shown):
         extra = sql.Composed([sql.SQL(", {}").format(ident(name)) for name in names])
         return sql.SQL(
             "select {keys}, {key_text}, chunk, version, point_id::text{extra} from {relation} "
-            "where point_id = any(%(ids)s::uuid[]) and {wanted}"
+            "where {wanted}"
         ).format(
             keys=sql.SQL(", ").join(ident(name) for name in self.keys), key_text=key_text(self), extra=extra,
             relation=doubled(self.relation), wanted=wanted,
@@ -102,6 +118,22 @@ class ShownFromStore(Shown):
         order = {one: place for place, one in enumerate(distances)}
         found = sorted(rows, key=lambda row: order[row[at]])
         return [(*row[:at], distances[row[at]], *row[at + 1 :]) for row in found]
+
+
+def distances_of(metric: Metric, vector: Sequence[float], points: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """By id, nearest first, as pgvector measures: one less cosine, L2, or the negative inner product."""
+    import numpy as np
+
+    if not points:
+        return {}
+    query, held = np.asarray(vector, np.float64), np.asarray(list(points.values()), np.float64)
+    if metric == "l2":
+        found = np.linalg.norm(held - query, axis=1)
+    else:
+        found = -(held @ query)
+        if metric == "cosine":
+            found = 1 + found / (np.linalg.norm(held, axis=1) * np.linalg.norm(query))
+    return dict(sorted(zip(points, found.tolist(), strict=True), key=lambda one: one[1]))
 
 
 def shown_from_store(

@@ -193,6 +193,29 @@ class Manifest(ABC):
                  and not exists (select from ({waiting}) u where u.key[1] is null)"""
         ).format(key=self.source.key_text("e"), table=self.table, condition=condition, waiting=waiting)
 
+    # --- some rows
+
+    def typed_keys(self, keys: Sequence[Key]) -> sql.Composed:
+        """Keys as a relation: their columns in their own types, and ``embedmig_key`` as it was given."""
+        arrays = comma(sql.SQL("{}::text[]").format(sql.Literal(list(column))) for column in zip(*keys, strict=True))
+        names = [ident(f"embedmig_k{n}") for n in range(1, len(self.source.key) + 1)]
+        typed = comma(
+            sql.SQL("{}::{} as {}").format(name, literal(column.qualified), ident(column.name))
+            for name, column in zip(names, self.source.key, strict=True)
+        )
+        return sql.SQL("(select {typed}, array[{names}] as embedmig_key from unnest({arrays}) u({names}))").format(
+            typed=typed, names=comma(names), arrays=arrays
+        )
+
+    def lacking_among(self, conn: Connection, keys: Sequence[Key]) -> dict[Key, bool]:
+        """Which of these rows want a vector, and whether each is in a batch at the API. The same in every session."""
+        rows = self.source.rows(extra=self.own_columns, pinned=ident(self.record.ledger_schema, "pinned_text"))
+        query = sql.SQL("select k.embedmig_key, {batched} from {keys} k join {rows} s on {join} where {lacking}").format(
+            batched=self.batched(), keys=self.typed_keys(keys), rows=rows, join=self.source.join("k", "s"),
+            lacking=self.lacking(),
+        )  # fmt: skip
+        return {tuple(key): batched for key, batched in conn.execute(query)} if keys else {}
+
     # --- answers
 
     def check_key(self, conn: Connection) -> None:

@@ -21,6 +21,7 @@ from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import EmbedderMisconfigured, UsageError
 from embedmig.source import table as sources
+from embedmig.source.rows import Key
 from embedmig.stores import external_search, open_manifest
 from embedmig.stores.aliases import collection_of, space_of
 from embedmig.stores.manifest import Manifest
@@ -75,6 +76,27 @@ def resolve_alias(
     )
     found = encoder_for(space, weights, settings.get(space.query_side.provider))
     return Resolved(shown, alias.fingerprint or "", found)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranker:
+    """A version's vectors of rows that another version found; it need not have all of them."""
+
+    manifest: Manifest
+    shown: Shown
+
+    def lacking(self, conn: Connection, keys: Sequence[Key]) -> dict[Key, bool]:
+        """Which of these rows want a vector, and whether each is in a batch at the API."""
+        return self.manifest.lacking_among(conn, keys)
+
+    def rank(self, conn: Connection, keys: Sequence[Key], vector: Sequence[float]) -> list[Hit]:
+        """Those of these rows that have a vector, each by its nearest chunk, nearest first; equally near ones as they come.
+
+        Raises :class:`StoreError` where their vectors can't be had.
+        """
+        place = {key: n for n, key in enumerate(keys)}
+        found = self.shown.among(conn, self.manifest.typed_keys(keys), vector) if keys else []
+        return sorted(found, key=lambda hit: (hit.distance, place.get(hit.key_text, len(keys))))
 
 
 class VersionNotReady(UsageError):

@@ -13,12 +13,12 @@ from embedmig.errors import DatabaseUnsuitable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
-HEAD = "0015"
-READABLE = "0015"
+HEAD = "0016"
+READABLE = "0016"
 VERSION_TABLE = "ledger_schema"
 TABLES = (
     "embedding_operations", "embedding_migrations", "aliases", "failed_rows", "pending_changes", "hot_rows", "ranges", "counts",
-    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "garbage",
+    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "garbage", "read_counts",
     "spaces",
     VERSION_TABLE,
 )  # fmt: skip

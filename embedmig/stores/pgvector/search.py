@@ -69,6 +69,13 @@ class Shown:
         """:func:`nearest`."""
         return nearest(conn, self, vector, k, exact=exact, where=where)
 
+    def among(self, conn: Connection, keys: sql.Composable, vector: Sequence[float]) -> list[Hit]:
+        """The rows of a relation of keys, each by its nearest chunk, nearest first."""
+        query = sql.SQL("select {shown} from {relation} where {among} order by {distance}").format(
+            shown=_shown(self), relation=doubled(self.relation), among=among(self, keys), distance=_distance(self)
+        )
+        return rows_once(_read(conn, self, query, {"vector": str(list(vector)), "version": self.version}))
+
 
 def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space) -> Shown:
     """The alias' view, which is all that a reader need be allowed to read. Raises :class:`UsageError` where it is gone."""
@@ -202,6 +209,14 @@ def conditions(current: Shown, where: Mapping[str, Any]) -> tuple[sql.Composed, 
         parts.append(sql.SQL(form).format(ident(name), sql.Placeholder(f"w{place}")))
     found = (list(value) if isinstance(value, tuple | set | frozenset) else value for value in where.values())
     return sql.SQL(" and ").join(parts), {f"w{place}": value for place, value in enumerate(found)}
+
+
+def among(current: Shown, keys: sql.Composable) -> sql.Composed:
+    """The version, and that a row is one of a relation of keys."""
+    names = sql.SQL(", ").join(ident(name) for name in current.keys)
+    return sql.SQL("version = %(version)s and ({names}) in (select {names} from {keys} k)").format(
+        names=names, keys=doubled(keys)
+    )
 
 
 def _by_vector(current: Shown, wanted: sql.Composable, *, exact: bool, limited: bool = True) -> sql.Composed:

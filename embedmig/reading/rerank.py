@@ -1,0 +1,263 @@
+"""Re-ranking reads: the active version finds candidates by its own encoder, another version alone ranks them by its own.
+
+The other version need not be complete: what it lacks of the candidates is embedded within the read's budget and written into
+its space, which is so filled by reading. Where some still lack a vector then, the active version's order is the answer: no
+answer is ranked by two versions.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+import psycopg
+
+from embedmig.config.settings import EmbedderSettings
+from embedmig.database import Connection, Database, first_line
+from embedmig.database.registry import Registry
+from embedmig.embedders.encoder import Encoder
+from embedmig.embedders.shared_limits import SharedRateBudget
+from embedmig.engine.context import SpendingLimit
+from embedmig.engine.on_demand import REFUSED, OnDemand
+from embedmig.engine.read_counts import ReadCounts
+from embedmig.errors import EmbedmigError, UsageError
+from embedmig.planning.prices import price
+from embedmig.reading.canary import Rest
+from embedmig.source.rows import Key
+from embedmig.stores import Manifest
+from embedmig.stores.search import Ranker, Stores, encoder_for, find_manifest
+from embedmig.types import Hit, Hits
+
+DEPTH, BUDGET_MS = 50, 150.0
+MAX_DEPTH = 1000
+PATIENCE = 10.0  # seconds that an API may go without a success before reads do without it
+TIMEOUTS = 3  # queries in a row that were not encoded in time, before reads do without for a while
+
+
+@dataclass(frozen=True, slots=True)
+class RerankOptions:
+    """``depth`` candidates; the milliseconds that a read may take longer; and the most of its texts that are embedded for it.
+
+    Raises :class:`UsageError` for numbers that can't be.
+    """
+
+    depth: int = DEPTH
+    budget_ms: float = BUDGET_MS
+    max_texts: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.depth <= MAX_DEPTH:
+            raise UsageError(f"rerank: depth {self.depth} is not from 1 to {MAX_DEPTH:,}")
+        if self.budget_ms <= 0 or (self.max_texts is not None and self.max_texts < 0):
+            raise UsageError("rerank: budget_ms is above 0, max_texts 0 or more")
+
+
+class NotRanked(Exception):
+    """The other version can't answer this read; says why, and how many of the candidates it lacks."""
+
+    def __init__(self, why: str, missing: int = 0, *, budget_ended: bool = False) -> None:
+        super().__init__(why)
+        self.why, self.missing, self.budget_ended = why, missing, budget_ended
+
+
+@dataclass
+class RerankedRead:
+    """A read on its way: its query at the other version's model, the candidates when they are there."""
+
+    query: Future[tuple[float, ...]]
+    options: RerankOptions
+    deadline: float = 0.0
+    lacked: int = 0
+    budget_ended: bool = False
+
+
+class Reranker:
+    """One reader's side of a version that re-ranks. What embeds is shared by all readers of the process."""
+
+    def __init__(
+        self,
+        database: Database,
+        collection: str,
+        version: str,
+        settings: Mapping[str, EmbedderSettings],
+        stores: Stores,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.version, self._collection = version, collection
+        self._database, self._registry = database, Registry(database.schema)
+        self._settings, self._stores, self._clock = settings, stores, clock
+        self._rest = Rest("embedmig.rerank", f"{version} does not re-rank, the active version answers", clock)
+        self._ranker: Ranker | None = None
+        self._may_queue = True
+        self._shared: OnDemand | None = None
+        self._late = 0
+
+    def begin(self, conn: Connection, text: str, options: RerankOptions) -> RerankedRead | str:
+        """Sends the query to the model, which encodes it while the candidates are looked for; or says why not."""
+        if not self._rest.over:
+            return "it failed a moment ago"
+        try:
+            if self._ranker is None:
+                self._open(conn)
+            assert self._shared is not None
+            return RerankedRead(self._shared.encode_query(text), options)
+        except (EmbedmigError, psycopg.Error) as error:
+            return self._failed(conn, error)
+
+    def rank(self, conn: Connection, read: RerankedRead, hits: Sequence[Hit], k: int) -> Hits:
+        """The best ``k`` of ``hits`` by the version's own distance; as they are where it can't rank all of them."""
+        read.deadline = self._clock() + read.options.budget_ms / 1000
+        recalled_by = hits[0].version if hits else ""
+        try:
+            ranked = self._rank(conn, read, hits)
+        except NotRanked as no:
+            self._note(read, hits, no)
+            return Hits(
+                hits[:k], served_by=recalled_by, candidates=len(hits), missing=no.missing,
+                embedded=max(0, read.lacked - no.missing), budget_ended=no.budget_ended, why=no.why,
+            )  # fmt: skip
+        self._note(read, hits, None)
+        return Hits(
+            ranked[:k], served_by=self.version, recalled_by=recalled_by, candidates=len(hits), embedded=read.lacked,
+        )  # fmt: skip
+
+    def forget(self) -> None:
+        """The alias has moved, or what is known of the version is out of date."""
+        self._ranker = None
+
+    def close(self) -> None:
+        """The last reader of the process ends what embeds."""
+        if self._shared is not None:
+            _give_back(self._shared)
+            self._shared = None
+
+    # --- ranking
+
+    def _rank(self, conn: Connection, read: RerankedRead, hits: Sequence[Hit]) -> list[Hit]:
+        ranker = self._ranker
+        assert ranker is not None
+        keys = [hit.key_text for hit in hits]
+        try:
+            lacking = ranker.lacking(conn, keys)
+            read.lacked = len(lacking)
+            if lacking:
+                self._fill(conn, read, ranker, lacking)
+            return ranker.rank(conn, keys, self._vector(read))
+        except (EmbedmigError, psycopg.Error) as error:
+            raise NotRanked(self._failed(conn, error), read.lacked) from error
+
+    def _fill(self, conn: Connection, read: RerankedRead, ranker: Ranker, lacking: Mapping[Key, bool]) -> None:
+        """Has what is lacking embedded, and waits as long as there is time. Raises :class:`NotRanked` where some still is."""
+        assert self._shared is not None
+        wanted = [key for key, batched in lacking.items() if not batched]
+        asked = wanted[: read.options.max_texts] if ranker.manifest.record.writer == "embedmig" else []
+        if not self._shared.available:
+            self._queue(conn, wanted)
+            raise NotRanked("its vectors can't be made now", len(lacking))
+        self._shared.ask(asked)
+        if len(asked) < len(lacking):
+            self._queue(conn, [key for key in wanted if key not in set(asked)])
+            raise NotRanked(f"{len(lacking)} candidates have no vector, and {len(asked)} may be embedded", len(lacking))
+        in_time = self._shared.wait(asked, read.deadline - self._clock())
+        left = len(ranker.lacking(conn, asked)) if in_time else len(asked)
+        if left:
+            why = "its vectors could not be made" if in_time else "the budget ended"
+            raise NotRanked(why, left, budget_ended=not in_time)
+
+    def _queue(self, conn: Connection, keys: Sequence[Key]) -> None:
+        """A backfill in the order ``hot`` takes them first."""
+        if not keys or self._ranker is None or not self._may_queue:
+            return
+        try:
+            self._registry.note_reads(conn, self._collection, keys, space=self._ranker.manifest.record.id)
+        except REFUSED:
+            self._may_queue = False  # a role that only reads
+
+    def _vector(self, read: RerankedRead) -> tuple[float, ...]:
+        try:
+            vector = read.query.result(max(0.0, read.deadline - self._clock()))
+        except TimeoutError as error:
+            self._late += 1
+            read.query.cancel()
+            if self._late >= TIMEOUTS:
+                self._late = 0
+                self._rest.begin(error, silent=True)
+            raise NotRanked("the query was not encoded in time", budget_ended=True) from error
+        except UsageError as error:  # the query's fault
+            raise NotRanked(error.message) from error
+        self._late = 0
+        return vector
+
+    # --- the version
+
+    def _open(self, conn: Connection) -> None:
+        """Any version that is there will do, in whatever state. Raises :class:`VersionGone`, and what its encoder raises."""
+        manifest = find_manifest(conn, self._registry, self._collection, self.version, self._stores)
+        if self._shared is None:
+            self._shared = _share(
+                (self._database.url, self._database.schema, self._collection, self.version),
+                lambda: self._on_demand(manifest),
+            )
+        self._ranker = Ranker(manifest, manifest.shown(conn))
+
+    def _on_demand(self, manifest: Manifest) -> OnDemand:
+        settings = self._settings.get(manifest.space.provider) or EmbedderSettings()
+        settings = replace(settings, give_up_after=min(settings.give_up_after, PATIENCE))
+        return OnDemand(
+            self._database, self._registry, manifest.record.id,
+            lambda conn: find_manifest(conn, self._registry, self._collection, self.version, self._stores),
+            lambda: self._encoder(manifest, settings),
+            SpendingLimit(price(manifest.space, settings), settings.max_cost), self._rest.warn,
+        )  # fmt: skip
+
+    def _encoder(self, manifest: Manifest, settings: EmbedderSettings) -> Encoder:
+        """Within the limits that it shares with all others on this database, in the share of live traffic."""
+        encoder = encoder_for(manifest.space, manifest.record.weights, settings)
+        if hasattr(encoder.embedder, "share"):
+            encoder.embedder.share(SharedRateBudget(self._database, settings, manifest.space.provider, "live"))
+        return encoder
+
+    def _failed(self, conn: Connection, error: Exception) -> str:
+        if conn.broken:
+            raise error
+        self.forget()
+        self._rest.begin(error)
+        return first_line(error)
+
+    def _note(self, read: RerankedRead, hits: Sequence[Hit], no: NotRanked | None) -> None:
+        if self._shared is not None:
+            ended = bool(no and no.budget_ended)
+            self._shared.note(
+                ReadCounts(
+                    1, int(no is None), len(hits), len(hits) - read.lacked, int(ended), int(bool(no and not ended))
+                )
+            )
+
+
+# --- one a process and version ----------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_users: dict[tuple[str, ...], tuple[OnDemand, int]] = {}
+
+
+def _share(place: tuple[str, ...], make: Callable[[], OnDemand]) -> OnDemand:
+    """The one that is there, or a new one. Give it back."""
+    with _lock:
+        shared, users = _users.get(place) or (make(), 0)
+        _users[place] = shared, users + 1
+        return shared
+
+
+def _give_back(shared: OnDemand) -> None:
+    with _lock:
+        place = next(place for place, (one, _) in _users.items() if one is shared)
+        users = _users[place][1] - 1
+        if users:
+            _users[place] = shared, users
+        else:
+            del _users[place]
+    if not users:
+        shared.close()
