@@ -204,11 +204,13 @@ def search(
     text: Annotated[str, typer.Argument(help="The query.")],
     k: Annotated[int, typer.Option("-k", help="How many rows.")] = 10,
     version: VersionTag = None,
+    rerank: Annotated[str | None, typer.Option("--rerank", metavar="TAG", help="The version that ranks what the alias' version finds.")] = None,
+    depth: Annotated[int, typer.Option(help="Of --rerank: how many rows it ranks.")] = 50,
 ) -> None:  # fmt: skip
     """Encode with the model that made the vectors, and read through the alias."""
     from embedmig.report.tables import hits_table
 
-    found = embedmig.search(settings.project(), collection, text, k, version)
+    found = embedmig.search(settings.project(), collection, text, k, version, rerank=rerank, depth=depth)
     settings.show("found", found, lambda: hits_table(found))
 
 

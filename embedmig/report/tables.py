@@ -239,7 +239,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> RenderableType:
 def hits_table(found: SearchResult) -> RenderableType:
     """``embedmig search``."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left",
-                  title=f"{found.version}  ({found.milliseconds:.0f} ms, model included)")  # fmt: skip
+                  title=f"{found.version}{_recall(found)}  ({found.milliseconds:.0f} ms, model included)")  # fmt: skip
     columns = list(found.hits[0].columns) if found.hits else []
     chunked = any(hit.end is not None for hit in found.hits)
     for column in ("", "distance", "key", *(("chunk", "characters") if chunked else ()), *columns):
@@ -249,6 +249,13 @@ def hits_table(found: SearchResult) -> RenderableType:
         shown = (str(hit.columns[column]) for column in columns)
         table.add_row(str(place), f"{hit.distance:.4f}", ", ".join(hit.key_text), *where, *shown)
     return table if found.hits else Text(f"nothing found through {found.version}")
+
+
+def _recall(found: SearchResult) -> str:
+    """What else had a part in a search."""
+    if found.why:
+        return f", not re-ranked: {found.why}"
+    return f", recalled by {found.recalled_by}" if found.recalled_by not in ("", found.version) else ""
 
 
 def synced_table(found: Sequence[Synced]) -> RenderableType:

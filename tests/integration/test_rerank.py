@@ -20,7 +20,8 @@ from embedmig.testing import FakeEmbedder
 from embedmig.testing.fake_embedder import fake_vectors
 from embedmig.types import Answer, Role, Space
 from tests.in_process import Fake, tag
-from tests.project import OLD_TAG, Project
+from tests.integration.test_privileges import url_of
+from tests.project import CONFIG, OLD_TAG, Project
 from tests.waiting import wait_until
 
 NEW = tag()
@@ -214,16 +215,35 @@ def test_a_role_that_only_reads_re_ranks_what_is_there(first_day: Project, model
         conn.execute(f"grant usage on schema embedmig to {role}")
         conn.execute(f"grant select on all tables in schema embedmig, public to {role}")
     try:
-        with Reader(first_day.url.replace("postgres@", f"{role}@"), "docs", rerank=NEW, depth=5) as reader:
+        with Reader(url_of(first_day, role), "docs", rerank=NEW, depth=5) as reader:
             assert reader.search("shock wave", 3).served_by == NEW
             other = reader.search("panel flutter of a cone", 3)
             assert (other.served_by, other.missing > 0) == (OLD_TAG, True)
-            wait_until(lambda: reader.search("panel flutter of a cone", 3).why == "its vectors can't be made now", "a no")
+            wait_until(
+                lambda: reader.search("panel flutter of a cone", 3).why == "its vectors can't be made now", "a no"
+            )
             assert reader.search("shock wave", 3).served_by == NEW
     finally:
         with first_day.connect() as conn:
             conn.execute(f"drop owned by {role}")
             conn.execute(f"drop role {role}")
+
+
+@pytest.mark.parametrize("more", [", chunk={'size': 12}", ", store='near'"], ids=["in chunks", "in a store"])
+def test_the_new_version_may_be_cut_into_chunks_or_in_a_store(project: Project, model: Model, more: str) -> None:
+    file = project.folder / "near.db"
+    project.configure(CONFIG, f'\n[stores.near]\nkind = "memory"\nurl = "{file}"\ngive_up_after = "1s"\n')
+    project.documents(20)
+    project.space_script("0001")
+    project.script("0002_new.py", MADE.format(more=more))
+    embedmig.upgrade(project.opened())
+    found = embedmig.search(project.opened(), "docs", "shock wave", 20, rerank="fake-hash")
+    assert found.version.startswith("fake-hash@1/dim-8"), found.why
+    assert found.recalled_by == OLD_TAG
+    shown = embedmig.search(project.opened(), "docs", "shock wave", 20, version=found.version)
+    assert {hit.key for hit in found.hits} == {hit.key for hit in shown.hits}
+    assert {hit.end is None for hit in found.hits} == {"chunk" not in more}
+    assert [hit.distance for hit in found.hits] == pytest.approx([hit.distance for hit in shown.hits], abs=1e-6)
 
 
 def test_what_readers_ask_for_ends_at_max_cost(first_day: Project, model: Model) -> None:
