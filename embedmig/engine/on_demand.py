@@ -42,8 +42,9 @@ REFUSED = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTrans
 
 @dataclass
 class OnDemand:
-    """One space's, with its model, which encodes queries too. ``manifest`` and ``encoder`` make those of this thread;
-    ``limit`` is what all processes together may spend on what readers ask for. Raises what ``encoder`` raises.
+    """One space's, with its models: ``encoder`` of documents and ``queries`` of queries, which may be one and the same. ``manifest``,
+    ``encoder`` and ``queries`` make those of this thread; ``limit`` is what all processes together may spend on what readers ask
+    for. Raises what ``encoder`` and ``queries`` raise.
     """
 
     database: Database
@@ -51,6 +52,7 @@ class OnDemand:
     space: int
     manifest: Callable[[Connection], Manifest]
     encoder: Callable[[], Encoder]
+    queries: Callable[[], Encoder] | None
     limit: SpendingLimit
     warn: Callable[[str], None] = lambda _text: None
     clock: Callable[[], float] = time.monotonic
@@ -66,6 +68,7 @@ class OnDemand:
         self._connections: dict[str, Connection] = {}
         self._own_cost = 0.0
         self._model = self.encoder()
+        self._query_model = self.queries() if self.queries else self._model
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="embedmig-on-demand", daemon=True)
         self._thread.start()
@@ -135,10 +138,11 @@ class OnDemand:
                 except Exception as error:  # noqa: BLE001  whatever it is, reads go on without
                     self._failed(error)
         finally:
-            await self._model.embedder.aclose()
+            for model in {self._model, self._query_model}:
+                await model.embedder.aclose()
 
     async def _encode_query(self, text: str) -> tuple[float, ...]:
-        encoded = await self._model.encode([text], "query")
+        encoded = await self._query_model.encode([text], "query")
         with self._moved:
             cost = self.limit.cost(encoded.tokens or 0) or 0.0
             self.counts = self.counts.plus(ReadCounts(tokens=encoded.tokens or 0, cost=cost))

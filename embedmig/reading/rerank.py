@@ -29,7 +29,7 @@ from embedmig.reading.canary import Rest
 from embedmig.source.rows import Key
 from embedmig.stores import Manifest
 from embedmig.stores.search import Ranker, Stores, encoder_for, find_manifest
-from embedmig.types import Hit, Hits
+from embedmig.types import Hit, Hits, Space
 
 DEPTH, BUDGET_MS = 50, 150.0
 MAX_DEPTH = 1000
@@ -204,20 +204,29 @@ class Reranker:
         self._ranker = Ranker(manifest, manifest.shown(conn))
 
     def _on_demand(self, manifest: Manifest) -> OnDemand:
-        settings = self._settings.get(manifest.space.provider) or EmbedderSettings()
-        settings = replace(settings, give_up_after=min(settings.give_up_after, PATIENCE))
+        space, documents = manifest.space, replace(manifest.space, query_model="")
+        settings = self._settings_of(documents)
         return OnDemand(
             self._database, self._registry, manifest.record.id,
             lambda conn: find_manifest(conn, self._registry, self._collection, self.version, self._stores),
-            lambda: self._encoder(manifest, settings),
-            SpendingLimit(price(manifest.space, settings), settings.max_cost), self._rest.warn,
+            lambda: self._encoder(documents, manifest.record.weights),
+            (lambda: self._encoder(space, manifest.record.weights)) if space.query_model else None,
+            SpendingLimit(price(documents, settings), settings.max_cost), self._rest.warn,
         )  # fmt: skip
 
-    def _encoder(self, manifest: Manifest, settings: EmbedderSettings) -> Encoder:
-        """Within the limits that it shares with all others on this database, in the share of live traffic."""
-        encoder = encoder_for(manifest.space, manifest.record.weights, settings)
+    def _settings_of(self, space: Space) -> EmbedderSettings:
+        """Of the provider of its ``query_side``, with less patience than a backfill has."""
+        settings = self._settings.get(space.query_side.provider) or EmbedderSettings()
+        return replace(settings, give_up_after=min(settings.give_up_after, PATIENCE))
+
+    def _encoder(self, space: Space, weights: str) -> Encoder:
+        """Of queries; of documents where the space says no model for queries. It keeps to the limits that it shares with all
+        others on this database, in the share of live traffic.
+        """
+        settings = self._settings_of(space)
+        encoder = encoder_for(space, weights, settings)
         if hasattr(encoder.embedder, "share"):
-            encoder.embedder.share(SharedRateBudget(self._database, settings, manifest.space.provider, "live"))
+            encoder.embedder.share(SharedRateBudget(self._database, settings, encoder.space.provider, "live"))
         return encoder
 
     def _failed(self, conn: Connection, error: Exception) -> str:
