@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from embedmig.commands.project import Project, ProjectLike, opened, partly_done, progress_of
-from embedmig.commands.running import found_differences
+from embedmig.commands.running import found_differences, found_losses
 from embedmig.database import Connection, check_suitable
 from embedmig.embedders import create, providers
 from embedmig.errors import EmbedmigError, GraphError, MissingExtra
@@ -36,7 +36,8 @@ def check(project: ProjectLike = None, *, offline: bool = False) -> list[Finding
         subject = read(project.config, lambda: project.graph, applied, partly)
         refused = () if subject.broken else refused_by_upgrade(project, context, conn)
         found = tuple(live_differences(subject, context, conn))
-    return _findings(project, replace(subject, refused=refused, differences=found))
+        lost = found_losses(context, conn)
+    return _findings(project, replace(subject, refused=refused, differences=found, losses=lost))
 
 
 EXPLAINED = {"EM005", "EM006", "EM010", "EM013", "EM017", "EM018"}

@@ -11,6 +11,7 @@ from typing import Literal
 
 from embedmig.commands.project import Project, applied_revisions, ignore, progress_of
 from embedmig.database import Connection, translated
+from embedmig.database.ledger import ledger_exists
 from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.errors import PlanError, SourceError, UnknownTarget
 from embedmig.events import Event, Notice
@@ -25,6 +26,7 @@ from embedmig.revisions.progress import Progress
 from embedmig.revisions.scripts import Script
 from embedmig.runner import Runner, Step, next_step
 from embedmig.stores.differences import Difference, unmet
+from embedmig.stores.losses import Loss, losses
 
 Direction = Literal["upgrade", "downgrade"]
 
@@ -33,7 +35,8 @@ Direction = Literal["upgrade", "downgrade"]
 class RunResult:
     """What a run did: the revisions in order, the heads after it, and wall-clock seconds.
 
-    ``quality`` says, of each collection whose alias it moved, how the version shown now compares with the one before.
+    ``quality`` says, of each collection whose alias it moved, how the version shown now compares with the one before;
+    ``missing``, in words, what live versions need and somebody has dropped.
     """
 
     direction: str
@@ -41,6 +44,7 @@ class RunResult:
     current: list[str]
     seconds: float
     quality: dict[str, QualityVerdict] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
 
 
 def run_to(
@@ -72,17 +76,19 @@ def run_to(
 
     Runner(context, report or ignore, stop, no_wait, workers).run(steps)
     current = list(project.graph.applied_heads(applied))
-    quality = _qualities(context, moved) if moved else {}
-    if direction == "downgrade" and ran and not current:
-        (report or ignore)(Notice(LEFT_AT_BASE))
-    return RunResult(direction, ran, current, time.monotonic() - began, quality)
+    with translated("reading"), context.database.connect("read") as conn:
+        quality = _qualities(context, conn, moved)
+        missing = [one.in_words for one in found_losses(context, conn)]
+    said = [*missing, LEFT_AT_BASE] if direction == "downgrade" and ran and not current else missing
+    for line in said:
+        (report or ignore)(Notice(line))
+    return RunResult(direction, ran, current, time.monotonic() - began, quality, missing)
 
 
-def _qualities(context: Context, moved: Iterable[str]) -> dict[str, QualityVerdict]:
+def _qualities(context: Context, conn: Connection, moved: Iterable[str]) -> dict[str, QualityVerdict]:
     """Of each collection whose alias shows something."""
     kept, needed = EvidenceTable(context.database.schema), context.config.gates.completeness
-    with translated("reading"), context.database.connect("read") as conn:
-        found = {name: kept.quality(conn, context.registry.spaces(conn, name), needed) for name in sorted(moved)}
+    found = {name: kept.quality(conn, context.registry.spaces(conn, name), needed) for name in sorted(moved)}
     return {name: quality for name, quality in found.items() if quality}
 
 
@@ -129,6 +135,13 @@ def found_differences(context: Context, conn: Connection, name: str) -> list[Dif
         return context.differences(conn, name)
     except SourceError:
         return []
+
+
+def found_losses(context: Context, conn: Connection) -> list[Loss]:
+    """What the live versions of all declared collections need and is not there; none where embedmig never ran."""
+    if not ledger_exists(conn, context.database.schema):
+        return []
+    return [one for found in context.config.collections.values() for one in losses(conn, context.registry, found)]
 
 
 def steps_between(

@@ -31,6 +31,7 @@ NAMES: dict[str, str] = {
     "EM022": "refused-plan",
     "EM023": "store-can-not",
     "EM024": "alias-changes-columns",
+    "EM025": "missing-object",
 }
 
 SEVERITY: dict[str, Severity] = {"EM009": "warning", "EM015": "warning", "EM020": "warning", "EM024": "warning"}

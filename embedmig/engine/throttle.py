@@ -84,25 +84,32 @@ class Throttle:
     _control: Control = field(default_factory=Control, init=False)
     _strain: str = field(default="", init=False)
     _said: str = field(default="", init=False)
-    _free_at: float = field(default=0.0, init=False)
+    _went_at: float = field(default=float("-inf"), init=False)
+    _went: int = field(default=0, init=False)
 
     async def wait(self, conn: Connection, rows: int) -> None:
-        """Returns when ``rows`` more may be embedded, or when the run is stopped."""
-        began = self.clock()
-        while (why := await asyncio.to_thread(self._why_not, conn)) and not self.context.stop.is_set():
-            self._say(why)
-            await self.sleep(LOOK_SECONDS / 2)
-            now = self.clock()
-            self.held_seconds += now - began
-            self.context.waits.held += now - began
-            began = now
-        self._say(self.speed)
-        if speed := self._control.rows_per_second:
-            began = self.clock()
-            while (left := self._free_at - self.clock()) > 0 and not self.context.stop.is_set():
-                await self.sleep(min(left, LOOK_SECONDS / 2))
-            self._free_at = max(self._free_at, self.clock()) + rows * self.workers / speed
-            self.throttled_seconds += self.clock() - began
+        """Returns when ``rows`` more may be embedded, or when the run is stopped. A pause or another speed that is asked for
+        meanwhile is obeyed within a second.
+        """
+        while not self.context.stop.is_set():
+            began, why = self.clock(), await asyncio.to_thread(self._why_not, conn)
+            self._say(why or self.speed)
+            left = LOOK_SECONDS if why else self._left()
+            if left <= 0:
+                break
+            await self.sleep(min(left, LOOK_SECONDS / 2))
+            passed = self.clock() - began
+            if why:
+                self.held_seconds += passed
+                self.context.waits.held += passed
+            else:
+                self.throttled_seconds += passed
+        self._went_at, self._went = self.clock(), rows
+
+    def _left(self) -> float:
+        """Seconds until the rows that went last have had their time."""
+        speed = self._control.rows_per_second
+        return self._went_at + self._went * self.workers / speed - self.clock() if speed else 0.0
 
     @property
     def speed(self) -> str:

@@ -20,6 +20,7 @@ from embedmig.operations.retire_space import RetireSpace
 from embedmig.revisions.graph import Graph
 from embedmig.revisions.scripts import Script
 from embedmig.stores.differences import Difference
+from embedmig.stores.losses import Loss
 from embedmig.types import Space
 
 T = TypeVar("T")
@@ -79,8 +80,8 @@ class Subject:
     """Everything that a rule may look at. ``applied`` are checksums by revision; None: the database was not read.
     ``partly`` says of those that no run has ended how far they are; ``refused`` are what an upgrade would refuse.
 
-    ``differences`` are where the configuration is not what is live. ``broken`` says why the scripts don't make a graph; then
-    there are no readings.
+    ``differences`` are where the configuration is not what is live, ``losses`` what was dropped behind embedmig's back.
+    ``broken`` says why the scripts don't make a graph; then there are no readings.
     """
 
     config: Config
@@ -91,6 +92,7 @@ class Subject:
     partly: Mapping[str, str] = field(default_factory=dict)
     refused: Sequence[tuple[Path, EmbedmigError]] = ()
     differences: Sequence[Difference] = ()
+    losses: Sequence[Loss] = ()
 
     def calls(self, kind: type[T]) -> Iterator[tuple[Reading, Call, T]]:
         """The calls of one kind, in both directions of every script, each with its operation."""

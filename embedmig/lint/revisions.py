@@ -113,6 +113,13 @@ def configuration_not_live(subject: Subject) -> Iterator[Violation]:
         yield Violation(subject.config.path, None, f"{one.collection}: {one.in_words}", one.command)
 
 
+@rule("EM025")
+def missing_object(subject: Subject) -> Iterator[Violation]:
+    """A table, column, view or collection that a live version needs is not there any more."""
+    for one in subject.losses:
+        yield Violation(subject.config.path, None, one.named, one.hint)
+
+
 def _unknown(subject: Subject, reading: Reading, calls: tuple[Call, ...], state: State) -> Iterator[Violation]:
     for call in calls:
         name, version = collection_of(call.operation), version_of(call.operation)

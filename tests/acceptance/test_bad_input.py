@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+import embedmig
 from embedmig.database import require_suitable
-from embedmig.errors import EXIT_FAILED, EXIT_NO, EXIT_USAGE, DatabaseUnsuitable
+from embedmig.errors import EXIT_FAILED, EXIT_NO, EXIT_USAGE, ConfigError, DatabaseUnsuitable, EmbedmigError
 from embedmig.stores.pgvector import extension
 from tests.conftest import PASSWORD_ROLE
 from tests.model import Model
@@ -120,11 +122,12 @@ def ready(project: Project) -> Project:
 
 @dataclass(frozen=True)
 class Case:
-    """What is spoilt, and words that the error must have."""
+    """What is spoilt, and words that the error must have. ``called``: only a call of the model can tell."""
 
     name: str
     spoil: Callable[[Project], object]
     words: tuple[str, ...]
+    called: bool = False
 
 
 def configured(before: str, after: str) -> Callable[[Project], None]:
@@ -175,9 +178,9 @@ CASES = [
          ("public.docs_embeddings is a table", "left as it is", "another alias")),
     Case("an alias that is a view of the user's", executed("create view docs_embeddings as select 1 as precious"),
          ("public.docs_embeddings is a view", "another alias")),
-    Case("a model of another dimension", model("wrong_dimension"), ("5 dimensions, 4 are expected", "dimensions=5")),
-    Case("a model that gives NaN", model("nan"), ("NaN",)),
-    Case("a model that gives fewer vectors than texts", model("fewer"), ("0 vectors for 1 texts",)),
+    Case("a model of another dimension", model("wrong_dimension"), ("5 dimensions, 4 are expected", "dimensions=5"), called=True),
+    Case("a model that gives NaN", model("nan"), ("NaN",), called=True),
+    Case("a model that gives fewer vectors than texts", model("fewer"), ("0 vectors for 1 texts",), called=True),
     Case("a model that is not there", model("nobody"), ("nobody", "function's name")),
     Case("a script with a syntax error", scripted("0002_x.py", 'revision = "0002"\ndef upgrade(:\n'), ("0002_x.py:2",)),
     Case("a script without revision", scripted("0002_x.py", "def upgrade(): pass\n"), ("0002_x.py", "has no revision")),
@@ -194,17 +197,33 @@ CASES = [
     Case("a literal API key", lambda project: project.configure(CONFIG, f'[embedders.openai]\napi_key = "{FORTUNE}"\n'),
          ("api_key", "plain text", "env:")),
     Case("a missing API key", lambda project: project.space_script(model="openai/text-embedding-3-small", version="1"),
-         ("no API key", "api_key")),
+         ("no API key", "api_key"), called=True),
     Case("a version that is not pinned", lambda project: project.space_script(version="latest"), ("not pinned",)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_is_refused_before_anything_is_changed(ready: Project, case: Case) -> None:
+def test_it_is_refused_before_anything_is_changed(ready: Project, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By upgrade; and by a dry run and by check, which run in this process, where no call of the model is needed to tell."""
+    monkeypatch.syspath_prepend(ready.folder)
     case.spoil(ready)
     with untouched(ready):
         done = ready.run("upgrade", "head", expect=EXIT_USAGE)
-    explained(done, *case.words)
+        explained(done, *case.words)
+        if not case.called:
+            with pytest.raises(EmbedmigError, match=re.escape(case.words[0])) as refused:
+                embedmig.dry_run(ready.opened())
+            assert refused.value.exit_code == EXIT_USAGE
+            assert case.words[0] in found_by_check(ready)
+
+
+def found_by_check(project: Project) -> str:
+    """What check says of a plan that upgrade refuses: findings, or the error of a configuration that can't be read."""
+    try:
+        found = embedmig.check(project.opened())
+    except ConfigError as error:
+        return error.message
+    return "\n".join(f"{one.where}:{one.line} {one.message}" for one in found if one.code != "EM015")
 
 
 def test_one_tag_for_two_configurations_is_refused_and_the_difference_named(ready: Project) -> None:

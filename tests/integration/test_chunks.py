@@ -190,6 +190,49 @@ def test_shadow_reads_compare_and_eval_count_rows(chunked: Project) -> None:
     assert {e.mode: e.metrics["recall@10"]["value"] for e in result.evaluations} == {"exact": 1.0, "index": 1.0}
 
 
+def test_gate_status_audit_eval_compare_and_shadow_count_the_same_rows(
+    chunked: Project, conn: psycopg.Connection
+) -> None:
+    """Of 60 rows one has lost 40 chunks, one has lost 1 of 3, one has an earlier text; a row that is gone has 2 chunks left."""
+    table = table_of(chunked)
+    kept = [row[0] for row in conn.execute(f"select id from {table} group by id having count(*) = 3 order by id")]  # type: ignore[arg-type]
+    partly, edited, gone, *others = kept
+    conn.execute(f"delete from {table} where id = {LONG} or (id = {partly} and chunk = 1)")  # type: ignore[arg-type]
+    conn.execute("update documents set body = body || ' Changed.' where id = %s", (edited,))
+    conn.execute("delete from documents where id = %s", (gone,))
+    conn.execute(f"delete from {chunked.one('select outbox from embedmig.captures')}")  # type: ignore[arg-type]  # lost: nothing waits
+    complete, eligible = ROWS - 4, ROWS - 1
+
+    for exact in (False, True):
+        found = embedmig.status(chunked.opened(), exact=exact).collections["docs"]
+        space = next(one for one in found.spaces if one.version == CHUNKED)
+        assert (found.source_rows, space.source_rows, space.complete, space.orphans) == (
+            eligible,
+            eligible,
+            complete,
+            1,
+        )
+        assert found.rollback is not None
+        assert found.rollback.rows == 1  # the whole texts of the other version: the edited one is out of date
+    (verdict,) = [one for one in embedmig.gate(chunked.opened(), "docs", CHUNKED) if one.name == "completeness"]
+    assert float(verdict.value) == pytest.approx(complete / eligible, abs=5e-4)
+    audited = {one.code: one.count for one in embedmig.audit(chunked.opened()).findings if one.version == CHUNKED}
+    assert audited == {"missing": 2, "stale": 1, "orphans": 1}
+
+    golden = chunked.folder / "golden.yaml"
+    golden.write_text(f"- query: {QUERIES[0]}\n  relevant: [{LONG}, {others[0]}]\n")
+    measured = embedmig.evaluate(chunked.opened(), "docs", CHUNKED, golden_set=golden, k=ROWS).evaluations
+    assert [one.completeness for one in measured] == [pytest.approx(complete / eligible)] * len(measured)
+    assert {one.metrics[f"recall@{ROWS}"]["value"] for one in measured} == {0.5}
+    compared = embedmig.compare(chunked.opened(), "docs", PLAIN, CHUNKED, golden_set=golden, k=ROWS).comparison
+    assert compared.overlap["value"] == pytest.approx((eligible - 1) / eligible)  # all but the row that is lost
+    with Reader(chunked.url, "docs", shadow=PLAIN, rate=1.0) as reader:
+        assert len({hit.key for hit in reader.search(QUERIES[0], ROWS)}) == eligible - 1
+    assert chunked.rows("select overlap_at_k from embedmig.shadow_reads") == [
+        (pytest.approx(compared.overlap_at_10["value"]),)
+    ]
+
+
 def test_the_search_command_shows_the_place_of_a_chunk(chunked: Project) -> None:
     result = embedmig.search(chunked.opened(), "docs", QUERIES[0], k=3)
     hits = documents.plain(result)["hits"]

@@ -588,16 +588,34 @@ def following(live: Live, heard: list[embedmig.Synced]) -> Iterator[None]:
         running.join()
 
 
-def test_a_paused_sync_and_a_paused_gate_say_so_at_once(live: Live) -> None:
-    embedmig.upgrade(live.opened)
-    for command in (embedmig.sync, lambda project, report: embedmig.downgrade(project, "-1", report=report)):
+def test_a_paused_or_throttled_wait_says_so_at_once_in_sync_gate_and_upgrade(live: Live) -> None:
+    def sync(project: embedmig.Project, report: Any) -> object:
+        return embedmig.sync(project, "docs", report=report)
+
+    def downgrade(project: embedmig.Project, report: Any) -> object:
+        return embedmig.downgrade(project, "-1", report=report)
+
+    def upgrade(project: embedmig.Project, report: Any) -> object:
+        return embedmig.upgrade(project, report=report)
+
+    upgrades_and_gates = (
+        (upgrade, "throttled to 5 rows/s by"),
+        (downgrade, "paused by"),
+        (upgrade, "throttled to 5 rows/s by"),
+    )
+    for command, why in (*upgrades_and_gates, (sync, "paused by"), (sync, "throttled to 5 rows/s by")):
         live.do("update documents set body = body || ' again' where id = 3")
-        embedmig.pause(live.opened, "docs", "month end")
+        if why.startswith("paused"):
+            embedmig.pause(live.opened, "docs", "month end")
+        else:
+            embedmig.throttle(live.opened, 5, "docs", "month end")
         said: list[str] = []
-        running = Daemon(lambda command=command, said=said: command(live.opened, report=lambda e: said.append(str(e))))  # type: ignore[misc]
+        running = Daemon(lambda command=command, said=said: command(live.opened, lambda event: said.append(str(event))))  # type: ignore[misc]
         running.start(0)
-        wait_until(lambda said=said: any("docs: paused by" in text for text in said), "the wait to be said")  # type: ignore[misc]
+        wait_until(lambda said=said, why=why: any(f"docs: {why}" in one for one in said), f"{why} to be said")  # type: ignore[misc]
+        assert all("month end" in one for one in said if why in one)
         embedmig.resume(live.opened, "docs")
+        embedmig.throttle(live.opened, None, "docs")
         running.join()
     embedmig.sync(live.opened, "docs")  # a gate waits for its own space alone
     live.expect_exact()

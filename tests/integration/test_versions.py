@@ -11,6 +11,7 @@ import pytest
 import embedmig
 from embedmig import AnswerIsNo, PlanError, SourceError
 from embedmig.database import RunLock
+from embedmig.events import Event, Notice
 from embedmig.testing import fake_vectors
 from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
@@ -181,13 +182,20 @@ def test_a_retired_version_is_made_again_under_its_own_name(
 
 
 def run_every_look(project: Project) -> tuple[embedmig.CollectionStatus, set[str]]:
-    """The collection as status shows it, and the codes of an audit; report, check and metrics end well too."""
+    """The collection as status shows it, and the codes of an audit; report and metrics end well too. Check finds what is gone,
+    and an upgrade that has nothing to do says it and ends with 0.
+    """
     project.run("report", "--audit")
     assert "embedmig_sound{" in project.run("status", "--format", "prometheus").stdout
-    assert "Traceback" not in project.run("check", expect=None).stderr
+    assert " EM025 missing-object: " in project.run("check", expect=3).stdout
     project.run("status", "--exact")
     found = embedmig.status(project.opened())
     assert not found.settled
+    said: list[Event] = []
+    ran = embedmig.upgrade(project.opened(), report=said.append)
+    assert ran.revisions == []
+    assert ran.missing
+    assert said == [Notice(text) for text in ran.missing]
     return found.collections["docs"], {one.code for one in embedmig.audit(project.opened()).findings}
 
 

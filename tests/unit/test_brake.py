@@ -65,3 +65,29 @@ def test_paused_time_is_no_time_of_the_run_and_is_said_at_once(monkeypatch: pyte
     asyncio.run(held.wait(nothing, 100))
     assert (held.held_seconds, context.waits.held, held.throttled_seconds) == (30.0, 30.0, 0.0)
     assert said[1:] == [Notice("docs: goes on")]
+
+
+@pytest.mark.parametrize(
+    ("then", "lasts"), [(None, 100.0), (100.0, 100.0), (0.0, 130.0)], ids=["lifted", "raised", "paused"]
+)
+def test_what_is_asked_during_a_throttled_wait_is_obeyed_within_a_second(
+    monkeypatch: pytest.MonkeyPatch, then: float | None, lasts: float
+) -> None:
+    """A hundred rows at one a minute; after a hundred seconds something else is asked, and a pause ends 30 s later."""
+    now = 0.0
+
+    def asked(*_: object) -> Control:
+        if now < 100:
+            return Control(rows_per_second=1 / 60)
+        return Control(paused=now < 130) if then == 0 else Control(rows_per_second=then)
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(throttle, "control", asked)
+    nothing: Any = None
+    held = Throttle(nothing, "docs", RunContext(), clock=lambda: now, sleep=sleep)
+    for _ in range(2):
+        asyncio.run(held.wait(nothing, 100))
+    assert now == pytest.approx(lasts, abs=1.0)

@@ -131,3 +131,22 @@ def test_nothing_outside_of_the_stores_names_one(room: str, path: Path) -> None:
         return
     found = {match.lower() for match in OF_A_STORE.findall(code_of(path))}
     assert found <= USERS_WORDS.get(named(path), set())
+
+
+CLOCKS = {
+    "embedders/openai.py": "how long a server asks to wait, where its answer has no date of its own",
+    "report/live.py": "lines of a log have the time of the machine that writes it",
+    "revisions/authoring.py": "when a script was written, in its docstring",
+}
+"""The modules that look at this machine's clock, and what for. Whatever is kept or judged goes by the database's."""
+TIMES_OF_DAY = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+
+
+def test_what_is_kept_and_judged_goes_by_the_clock_of_the_database() -> None:
+    found = {
+        named(path)
+        for _, path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ".".join(ast.unparse(node).split(".")[-2:]) in TIMES_OF_DAY
+    }
+    assert found == set(CLOCKS)

@@ -35,7 +35,7 @@ key = "id"
 text = "body"
 alias = "docs_embeddings"
 """
-OF_THE_DATABASE = {"EM012", "EM015", "EM016", "EM019", "EM022"}
+OF_THE_DATABASE = {"EM012", "EM015", "EM016", "EM019", "EM022", "EM025"}
 
 
 def check(

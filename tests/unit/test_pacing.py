@@ -265,6 +265,8 @@ def test_the_state_says_why_it_is_slow() -> None:
         ({"retry-after-ms": "150", "retry-after": "1"}, 0.15),
         ({"retry-after": formatdate(1_700_000_030, usegmt=True)}, 30.0),
         ({"retry-after": formatdate(1_600_000_000, usegmt=True)}, 0.0),
+        ({"retry-after": formatdate(1_600_000_030, usegmt=True), "date": formatdate(1_600_000_000, usegmt=True)}, 30.0),
+        ({"retry-after": formatdate(1_700_000_030, usegmt=True), "date": "today"}, 30.0),
         ({"retry-after": "-5"}, 0.0),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "nan"}, None),

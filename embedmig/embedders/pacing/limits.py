@@ -22,7 +22,8 @@ requests take half a second more or less to arrive, and still no minute of the s
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds that an answer asks to wait: ``retry-after-ms``, or ``retry-after`` in seconds or as an HTTP date.
 
-    ``headers`` has lower-case names (or ignores case); ``now`` is Unix time. None where nothing usable is said.
+    ``headers`` has lower-case names (or ignores case). A date is counted from the answer's own ``date``, so that it does not matter
+    how late it is here; ``now``, in Unix time, stands in for one that is missing. None where nothing usable is said.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
@@ -31,8 +32,16 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
             continue
         if math.isfinite(seconds):
             return max(0.0, seconds)
+    if (until := _unix_time(headers, "retry-after")) is None:
+        return None
+    sent = _unix_time(headers, "date")
+    return max(0.0, until - (now if sent is None else sent))
+
+
+def _unix_time(headers: Mapping[str, str], name: str) -> float | None:
+    """An HTTP date; None where there is none."""
     try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - now)
+        return parsedate_to_datetime(headers[name]).timestamp()
     except (KeyError, ValueError):
         return None
 
