@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests import milvus_server
 
-NAMES = ["milvus", "qdrant", "pinecone", "weaviate"]
-"""Milvus is real; Qdrant is its engine behind a double, the others are doubles."""
+NAMES = ["milvus", "qdrant", "pinecone", "weaviate", "pgvector"]
+"""Milvus is real, and so is pgvector in a database of its own; Qdrant is its engine behind a double, the others are doubles."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class RunningStore:
 @contextmanager
 def running(name: str, folder: Path) -> Iterator[RunningStore]:
     """A store with nothing in it; skipped where what it takes is not installed."""
+    if name == "pgvector":
+        with database() as url:
+            yield RunningStore("pgvector", url)
+        return
     if name != "milvus":
         yield from doubled(name, folder)
         return
@@ -44,6 +51,19 @@ def running(name: str, folder: Path) -> Iterator[RunningStore]:
         yield RunningStore("milvus", server.url)
     finally:
         server.close()
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """A database with nothing in it on the test session's server."""
+    from tests.conftest import SERVER
+
+    name, server = f"v_{uuid.uuid4().hex[:16]}", os.environ[SERVER]
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(f"create database {name}")
+    yield server.replace("/postgres?", f"/{name}?")
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(f"drop database if exists {name} with (force)")
 
 
 def doubled(name: str, folder: Path) -> Iterator[RunningStore]:

@@ -305,7 +305,7 @@ _EMBEDDING: dict[str, Check] = {
     "query_model": toml_values.string,
     "roles": toml_values.table,
 }
-STORE_KINDS = ("milvus", "qdrant", "pinecone", "weaviate", "memory")
+STORE_KINDS = ("milvus", "qdrant", "pinecone", "weaviate", IN_POSTGRESQL, "memory")
 _STORE: dict[str, Check] = {
     "kind": toml_values.one_of(*STORE_KINDS),
     "url": toml_values.string,
@@ -398,7 +398,7 @@ def _check(file: TomlFile, raw: object) -> CheckSettings:
 def _store(file: TomlFile, name: str, raw: object, environ: Mapping[str, str]) -> StoreSettings:
     at = ("stores", name)
     if name == IN_POSTGRESQL or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        hint = "letters, digits, '_' and '-'; pgvector is the store in PostgreSQL itself, which needs no settings"
+        hint = "letters, digits, '_' and '-'; pgvector is the store beside the texts, which needs no settings; another database's has a name of its own"
         file.fail(at, "can't be the name of a store", hint)
     values = file.section(at, raw, _STORE)
     if "kind" not in values and name not in STORE_KINDS:

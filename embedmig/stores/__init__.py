@@ -2,7 +2,7 @@
 
 ``protocol``     :class:`VectorStore`, which every store is, its :class:`Capabilities`, and the values it is given
 ``manifest``     :class:`Manifest`: every question of source against space, in SQL
-``pgvector/``    the store in PostgreSQL: a table that is manifest and store at once, or an adopted column
+``pgvector/``    the store in PostgreSQL: a table that is manifest and store at once, or an adopted column; in another database, ``external``
 ``manifest_table``, ``external_manifest``  the manifest as a table, with the vectors or with the ids of points
 ``external``     what stores beside PostgreSQL share; each of them is one file or folder here, and ``kinds`` lists them
 ``aliases``      the view that shows one space, and its move to another

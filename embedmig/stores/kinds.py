@@ -23,6 +23,7 @@ CLASSES = {
     "qdrant": "embedmig.stores.qdrant:QdrantStore",
     "pinecone": "embedmig.stores.pinecone:PineconeStore",
     "weaviate": "embedmig.stores.weaviate:WeaviateStore",
+    "pgvector": "embedmig.stores.pgvector.external:ExternalPgvectorStore",
     "memory": "embedmig.testing.memory_store:MemoryStore",
 }
 
