@@ -20,7 +20,7 @@ from importlib import metadata
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import asking, efficiency, flip, overhead, reads, startup
+from benchmarks import asking, derive, efficiency, flip, overhead, reads, startup
 from benchmarks.place import ROOT, Corpus, Place, dictionary, docstrings, opened
 
 
@@ -152,9 +152,18 @@ def run_reads(bench: Bench) -> dict[str, object]:
     return asdict(seen)
 
 
+def run_derive(bench: Bench) -> list[dict[str, object]]:
+    """A cast to half precision beside the plain statement."""
+    runs = derive.measure(bench.place, bench.large, bench.options.repeats)
+    under = f"{len(bench.large.rows):,} {bench.large.name}; 256 dimensions, vector → halfvec"
+    bench.add("op.derive_space / insert … select", [run.ratio for run in runs], under, ".2f")
+    bench.add("  rows/s", [len(bench.large.rows) / run.derived for run in runs], "", ",.0f")
+    return [asdict(run) | {"ratio": run.ratio} for run in runs]
+
+
 MEASURES: dict[str, Callable[[Bench], object]] = {
     "efficiency": run_efficiency, "flip": run_flip, "overhead": run_overhead, "startup": run_startup,
-    "asking": run_asking, "reads": run_reads,
+    "asking": run_asking, "reads": run_reads, "derive": run_derive,
 }  # fmt: skip
 
 

@@ -36,6 +36,8 @@ def revision(
     cut: Annotated[bool, typer.Option("--cut", help="The model gives more numbers: cut to --dimensions and normalize here.")] = False,
     query_model: Annotated[str | None, typer.Option(help="PROVIDER/MODEL of the same vector space that encodes queries.")] = None,
     adopt: Annotated[str | None, typer.Option(metavar="TABLE.COLUMN", help="Adopt vectors that are there already.")] = None,
+    derive: Annotated[str | None, typer.Option(metavar="VERSION", help="Compute the vectors from those of this version: no text is embedded.")] = None,
+    assume_current: Annotated[bool, typer.Option("--assume-current", help="With --derive from adopted vectors: they are of the texts as they are.")] = False,
     autogenerate: Annotated[bool, typer.Option("--autogenerate", help="Take the model from \\[collections.NAME.embedding].")] = False,
     empty: Annotated[bool, typer.Option("--empty", help="A script without operations.")] = False,
     strategy: Annotated[str, typer.Option(help="all-at-once, parallel (no flip yet) or lazy (what is read first).")] = "all-at-once",
@@ -51,7 +53,7 @@ def revision(
     fields = {name: value for name, value in given.items() if value is not None}
     made = embedmig.revision(
         settings.project(), message, collection=collection, fields=fields, adopt=adopt, autogenerate=autogenerate, empty=empty,
-        strategy=strategy, head=head, label=branch_label,  # type: ignore[arg-type]  # checked there
+        strategy=strategy, head=head, label=branch_label, derive=derive, assume_current=assume_current,  # type: ignore[arg-type]  # checked there
     )  # fmt: skip
     path = from_here(made)
     settings.show("revision", {"path": path}, lambda: path)

@@ -14,6 +14,7 @@ from embedmig.engine.throttle import at_most, control
 from embedmig.errors import EmbedmigError
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Context, Operation
+from embedmig.operations.derive_space import DeriveSpace
 from embedmig.operations.flip_aliases import flips_of
 from embedmig.operations.gate import Gate
 from embedmig.source import count_rows
@@ -45,9 +46,10 @@ def _eta(context: Context, conn: Connection, operations: list[Operation], now: d
     flips = [place for place, operation in enumerate(operations) if flips_of(operation)]
     if not operations:
         return Eta(None, "nothing is pending")
+    derived = [operation.space for operation in operations if isinstance(operation, DeriveSpace)]
     at, held_by, unknown = now, RATE, False
     for operation in operations[: flips[-1] if flips else None]:
-        if isinstance(operation, BackfillSpace):
+        if isinstance(operation, BackfillSpace) and operation.space not in derived:
             seconds = _seconds(context, conn, operation.space)
             unknown |= seconds is None
             at += timedelta(seconds=seconds or 0.0)

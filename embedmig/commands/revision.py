@@ -11,6 +11,9 @@ from typing import Any
 from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.config.loading import unknown_store
 from embedmig.errors import EmbedmigError, UsageError
+from embedmig.operations.adopt_space import AdoptSpace
+from embedmig.operations.create_space import CreateSpace
+from embedmig.operations.derive_space import refuse_other_geometry
 from embedmig.operations.evaluating import default_set
 from embedmig.revisions import authoring
 from embedmig.runner import plan_of, step_of
@@ -27,6 +30,8 @@ class Wanted:
     adopt: str | None
     autogenerate: bool
     strategy: authoring.Strategy
+    derive: str | None = None
+    assume_current: bool = False
 
 
 def revision(
@@ -41,15 +46,19 @@ def revision(
     strategy: authoring.Strategy = "all-at-once",
     head: str = "head",
     label: str | None = None,
+    derive: str | None = None,
+    assume_current: bool = False,
 ) -> Path:
     """Writes the next script and returns its path. Raises :class:`UsageError`.
 
     ``fields`` are those of :class:`Space`: ``{"model": …, "version": …, "dimensions": …}``. ``adopt`` is the
     TABLE.COLUMN that holds the vectors already. ``autogenerate`` takes the model from the configuration. ``empty``
-    writes a script without operations. ``label`` names the branch that begins here.
+    writes a script without operations. ``label`` names the branch that begins here. ``derive`` is the version (its tag, a part of it,
+    or the number of the revision that made it) from whose vectors those of the new one are computed; then ``fields`` are what
+    changes: storage, store, or fewer dimensions with ``cut``. ``assume_current`` as for ``op.derive_space``.
     """
     project = opened(project)
-    wanted = Wanted(collection, fields or {}, adopt, autogenerate, strategy)
+    wanted = Wanted(collection, fields or {}, adopt, autogenerate, strategy, derive, assume_current)
     body = authoring.empty_body() if empty else _body(project, wanted)
     return authoring.new_revision(project.graph, message, body, head=head, label=label)
 
@@ -58,8 +67,10 @@ def _body(project: Project, wanted: Wanted) -> authoring.Body:
     collection = _collection_for(project, wanted)
     if wanted.adopt:
         return _adoption(project, collection, wanted, wanted.adopt)
-    space = _space_for(project, collection, wanted)
     old = _latest_version(project, collection)
+    if wanted.derive:
+        return _derivation(project, collection, wanted, wanted.derive, old)
+    space = _space_for(project, collection, wanted)
     if old == space.tag:
         raise UsageError(f"{collection!r} is at {old} already; there is nothing to migrate")
     if wanted.strategy not in ("all-at-once", "parallel", "lazy"):
@@ -79,6 +90,39 @@ def _adoption(project: Project, collection: str, wanted: Wanted, place: str) -> 
     declared = _declared(project, collection) if not wanted.fields.get("model") else {}
     space = _space_for(project, collection, replace(wanted, fields={**declared, **wanted.fields, **found}))
     return authoring.adopt_body(_pinned(project, space), table, column)
+
+
+def _derivation(project: Project, collection: str, wanted: Wanted, version: str, old: str | None) -> authoring.Body:
+    made = _made_by_scripts(project, collection, version)
+    space = replace(made.space, **wanted.fields)
+    refuse_other_geometry(space, made.space)
+    if isinstance(made, AdoptSpace) and not wanted.assume_current:
+        raise UsageError(
+            f"of which text the adopted vectors of {made.space.tag} were made is not known",
+            hint="--assume-current takes them to be of the texts as they are when the script is run",
+        )
+    derived = authoring.Derived(made.space.tag, isinstance(made, AdoptSpace))
+    judged = default_set(project.config, collection).exists()
+    return authoring.space_body(space, old, project.config.gates, wanted.strategy, judged=judged, derived=derived)
+
+
+def _made_by_scripts(project: Project, collection: str, version: str) -> CreateSpace | AdoptSpace:
+    """What makes a version: named by its tag, a part of it that no other has, or the number of its revision."""
+    made = {
+        operation.space.tag: (script.revision, operation)
+        for script in project.graph.walk()
+        for operation in step_of(script, "upgrade").operations
+        if isinstance(operation, CreateSpace | AdoptSpace) and operation.space.collection == collection
+    }
+    found = [one for tag, one in made.items() if tag == version] or [
+        one for tag, one in made.items() if version in tag or version == one[0]
+    ]
+    if len(found) != 1:
+        raise UsageError(
+            f"{version!r} is {'no version' if not found else 'more than one version'} of {collection!r}",
+            hint=f"the scripts make {', '.join(made) or 'none'}",
+        )
+    return found[0][1]
 
 
 def _stored_as(project: Project, collection: str, table: str, column: str) -> dict[str, Any]:

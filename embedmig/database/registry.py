@@ -21,7 +21,9 @@ Place = tuple[str, str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class SpaceRecord:
-    """A registered space: its definition, where its vectors are, and what has become of it."""
+    """A registered space: its definition, where its vectors are, and what has become of it. ``derived`` says from which
+    version its vectors were computed, as :meth:`Registry.set_derived` has it.
+    """
 
     id: int
     collection: str
@@ -37,6 +39,7 @@ class SpaceRecord:
     weights: str
     state_since: datetime | None
     model_error: str | None = None
+    derived: dict[str, Any] | None = None
     ledger_schema: str = "embedmig"
 
     @property
@@ -47,6 +50,11 @@ class SpaceRecord:
     def live(self) -> bool:
         """Whether embedmig still watches it: neither retired nor released."""
         return self.state not in GONE
+
+    @property
+    def being_derived(self) -> bool:
+        """Whether its vectors are still to be computed from those of another version, so that no model is to make them."""
+        return self.derived is not None and not self.derived["done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ class AliasRecord:
 
 SPACE_FIELDS = sql.SQL(
     "id, collection, version, fingerprint, revision, state, adopted, table_schema, table_name, embedding_column, "
-    "version_column, writer, definition, text_columns, weights, state_since, model_error"
+    "version_column, writer, definition, text_columns, weights, state_since, model_error, derived"
 )
 ALIAS_FIELDS = sql.SQL(
     "collection, alias_schema, alias_name, space, version, fingerprint, encoder, flipped_at, flip_ms, wanted"
@@ -138,7 +146,7 @@ class Registry:
         """Registers a version again that was retired or released, under its own name and number."""
         query = sql.SQL(
             """update {} set revision = %s, table_schema = %s, table_name = %s, embedding_column = %s, version_column = %s,
-                 writer = %s, text_columns = %s, weights = %s, model_error = null where id = %s"""
+                 writer = %s, text_columns = %s, weights = %s, model_error = null, derived = null where id = %s"""
         ).format(self.spaces_table)
         values = (
             record.revision, *record.place, record.writer, list(record.text_columns), record.weights, space,
@@ -148,6 +156,14 @@ class Registry:
         renewed = self.space(conn, record.collection, record.version)
         assert renewed is not None
         return renewed
+
+    def set_derived(self, conn: Connection, space: int, of: str, *, assumed_current: bool, done: bool) -> None:
+        """Writes down from which version the vectors are computed, whether they are assumed to be of the texts as they were
+        then, because nobody knew better, and whether all that could be were.
+        """
+        derived = {"of": of, "assumed_current": assumed_current, "done": done}
+        query = sql.SQL("update {} set derived = %s where id = %s").format(self.spaces_table)
+        conn.execute(query, (json.dumps(derived), space))
 
     def next_number(self, conn: Connection) -> int:
         """The number of the next space that is registered for the first time; a guess, where the role may not look at the

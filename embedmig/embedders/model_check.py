@@ -93,6 +93,14 @@ def check_query_model(documents: Encoder, queries: Encoder) -> None:
         )
 
 
+def carry(conn: Connection, registry: Registry, old: SpaceRecord, new: SpaceRecord) -> None:
+    """Keeps for a space that is derived from ``old`` the vectors that the texts had there, cut to its length; none are kept where
+    there are none. So the model that fills it up is compared with the one that made what it is derived from.
+    """
+    kept, length = _kept(conn, registry, old), new.space.dimensions
+    _keep(conn, registry, new, {place: vector[:length] for place, vector in kept.items()})
+
+
 def cosines_of(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
     """Row by row of ``(n, d)`` and ``(n, d)``: ``(n,)``; NaN where a row is zero."""
     left, right = one.astype(np.float64), other.astype(np.float64)

@@ -75,7 +75,7 @@ class Backfill:
 
     It stays until every range is finished, whoever has it, and takes over those of workers that die or hang. Who
     ``joins`` cuts no ranges. ``pool`` are workers beside it. ``counted`` is told how many rows there are to do, on the
-    side.
+    side. ``before_first`` is called before the first text goes to the model, if any does.
     """
 
     database: Database
@@ -91,6 +91,7 @@ class Backfill:
     joins: bool = False
     counted: Callable[[Connection, int], None] = lambda _conn, _rows: None
     spent: Spent | None = None
+    before_first: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     _total: int | None = field(default=None, init=False)
     _looked: float = field(default=float("-inf"), init=False)
@@ -155,7 +156,7 @@ class Backfill:
             over = False
             while not over:
                 if not self.pool.does_all():
-                    await self._pipeline.run(self._requests())
+                    await self._pipeline.run(self._checked())
                 if self.context.stop.is_set():
                     raise Interrupted(
                         f"stopped after {self._tally.rows:,} rows; every one of them is kept",
@@ -184,6 +185,13 @@ class Backfill:
         return False
 
     # --- what is read
+
+    async def _checked(self) -> AsyncIterator[Request]:
+        """The requests; the model is looked at before the first that has texts."""
+        async for request in self._requests():
+            if request.rows:
+                await asyncio.to_thread(self.before_first)
+            yield request
 
     async def _requests(self) -> AsyncIterator[Request]:
         """One range after another; before each, and every second, what has changed."""

@@ -10,6 +10,7 @@ from embedmig.lint import Violation, rule
 from embedmig.lint.reading import Reading, Subject
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
+from embedmig.operations.derive_space import DeriveSpace
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.gate import Gate
 from embedmig.operations.recording import Call
@@ -38,7 +39,7 @@ def _ungated(reading: Reading, calls: Sequence[Call]) -> Iterator[Violation]:
                 passed.add((collection, version))
             case AdoptSpace(space):
                 passed.add((space.collection, space.tag))
-            case BackfillSpace(space):
+            case BackfillSpace(space) | DeriveSpace(space):
                 passed.discard((space.collection, space.tag))
             case FlipAlias(collection, str(version)) if (collection, version) not in passed:
                 yield Violation(

@@ -14,6 +14,7 @@ from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.create_index import CreateIndex
 from embedmig.operations.create_space import CreateSpace
+from embedmig.operations.derive_space import DeriveSpace
 from embedmig.operations.recording import Call
 from embedmig.stores import IndexOptions, check_capabilities, store_class
 from embedmig.types import Chunk, Space
@@ -104,7 +105,11 @@ def _cut(chunk: Chunk | None) -> str:
 def index_before_load(subject: Subject) -> Iterator[Violation]:
     """Loading into an HNSW index is five times slower than building it afterwards."""
     for reading in subject.readings:
-        loaded = [number for number, call in enumerate(reading.upgrade) if isinstance(call.operation, BackfillSpace)]
+        loaded = [
+            number
+            for number, call in enumerate(reading.upgrade)
+            if isinstance(call.operation, BackfillSpace | DeriveSpace)
+        ]
         for number, call in enumerate(reading.upgrade):
             if isinstance(call.operation, CreateIndex) and _loaded_later(reading, loaded, number):
                 yield Violation(

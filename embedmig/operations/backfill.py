@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from psycopg import sql
@@ -66,8 +67,8 @@ class BackfillSpace(Operation):
         source, planned = plan.source(self.space.collection), plan.expect(self.space.collection, self.space.tag)
         counted = sources.count_rows(plan.conn, source)
         rows, missing = counted.eligible, sql.Composed([sql.SQL("true")])
-        if planned.record:
-            manifest = plan.context.manifest(plan.conn, planned.record)
+        if known := (planned.derived_from or planned).record:  # what is derived before has what the other version has
+            manifest = plan.context.manifest(plan.conn, known)
             found = manifest.counts(plan.conn)
             rows, missing = found.missing - found.failed, manifest.lacking()
         characters = round(counted.characters * rows / max(1, counted.eligible))
@@ -117,15 +118,23 @@ def fill(
     from embedmig.engine.batch_api.claims import Claims
     from embedmig.engine.batch_api.sender import SenderLock
 
+    if record.being_derived:
+        raise AnswerIsNo(
+            f"{record.version} is being derived from {record.derived and record.derived['of']}: until that is over, nothing of it is embedded",
+            hint="embedmig upgrade goes on with it",
+        )
     store = context.manifest(conn, record)
-    model_check.check(conn, context.registry, record, context.encoder(record.space, record.weights))
     encoder = context.encoder(record.space, record.weights, traffic="bulk")
     config, limit = context.config, context.limit(record.space)
+
+    @cache
+    def check_model() -> None:
+        model_check.check(conn, context.registry, record, context.encoder(record.space, record.weights))
 
     def by_requests() -> Tally:
         return Backfill(
             context.database, context.registry, store, encoder, run, limit, config.backfill, config.throttle, order,
-            pool or NoWorkers(), joins, counted, spent,
+            pool or NoWorkers(), joins, counted, spent, before_first=check_model,
         ).run()  # fmt: skip
 
     def sync_beside(beside: Connection, stop: threading.Event) -> Sync:
@@ -140,6 +149,8 @@ def fill(
         SenderLock(context.database, record.id, run) as lock,
     ):
         sends = config.settings(record.space.provider).mode == "batch" and not joins
+        if sends:
+            check_model()
         tally = by_batches(lock, sends=True) if sends and lock.send_or_share() else Tally()
         lock.share()
         tally = tally.plus(by_requests())

@@ -181,7 +181,7 @@ def refuse_other_weights(space: Space, expected: str, found: str, *, in_database
 @dataclass
 class PlannedSpace:
     """A space as it will be at some point of the plan; ``record`` is None while only the plan knows it, and ``draft`` is what
-    will be registered then.
+    will be registered then. ``derived_from`` is the one that its vectors are computed from in this plan.
     """
 
     space: Space
@@ -190,6 +190,7 @@ class PlannedSpace:
     revision: str = ""
     adopted: bool = False
     draft: SpaceRecord | None = None
+    derived_from: PlannedSpace | None = None
 
 
 @dataclass

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord, definition_of
-from embedmig.operations.base import Operation, PlannedState, Run
+from embedmig.operations.base import Operation, PlannedSpace, PlannedState, Run
 from embedmig.source import Source, capture, checks
 from embedmig.stores import ask_server, check_capabilities, check_keys, open_manifest, store_class
 from embedmig.stores.presence import describe_place
@@ -36,15 +36,20 @@ class CreateSpace(Operation):
         checks.check_source(plan.conn, source)
         planned = plan.claim(self.space, adopted=False)
         planned.draft = draft(self.space, source, plan.context.database.schema, plan.revision, "")
+        if not plan.offline:
+            ask_server(source, planned.draft)
+            checks.check_filter(plan.conn, source)
+            if source.collection.capture == "triggers":
+                capture.refuse_without_trigger_right(plan.conn, source)
+        self.check_model(plan, planned)
+
+    def check_model(self, plan: PlannedState, planned: PlannedSpace) -> None:
+        """It must answer; a dry run calls none, and whoever looks need not be who runs it."""
         created, pinned = planned.record is not None, planned.record.weights if planned.record else ""
-        if plan.offline:  # a dry run calls no model, and whoever looks need not be who runs it
+        if plan.offline:
             plan.context.refuse_unknown_model(self.space, pinned, created=created)
-            return
-        ask_server(source, draft(self.space, source, plan.context.database.schema, plan.revision, pinned))
-        checks.check_filter(plan.conn, source)
-        if source.collection.capture == "triggers":
-            capture.refuse_without_trigger_right(plan.conn, source)
-        plan.context.probe(self.space, pinned, created=created)
+        else:
+            plan.context.probe(self.space, pinned, created=created)
 
     def sql(self, plan: PlannedState) -> list[sql.Composable] | str:
         """The table, and what captures changes of the source; the registry's entry is embedmig's own business."""
@@ -61,6 +66,10 @@ class CreateSpace(Operation):
 
     def apply(self, run: Run, conn: Connection) -> str:
         """Registers the space and makes its table, both or neither."""
+        return self.make(run, conn, None)
+
+    def make(self, run: Run, conn: Connection, weights: str | None) -> str:
+        """As :meth:`apply`; ``weights`` are those of the model, None: it says them itself."""
         source = run.context.source(conn, self.space.collection)
         text = [column.name for column in source.text]
         check_keys(conn, run.context.registry, source)
@@ -68,7 +77,8 @@ class CreateSpace(Operation):
         if known and known.live:
             capture.install(conn, run.context.registry, source, text)
             return "was there"
-        weights = run.context.encoder(self.space).embedder.weights()
+        if weights is None:
+            weights = run.context.encoder(self.space).embedder.weights()
         record = draft(self.space, source, run.context.database.schema, run.revision, weights)
         open_manifest(source, record).create(conn)
         if known:

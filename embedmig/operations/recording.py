@@ -19,6 +19,7 @@ from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Operation, collection_of, tag_of
 from embedmig.operations.create_index import CreateIndex
 from embedmig.operations.create_space import CreateSpace
+from embedmig.operations.derive_space import DeriveSpace, refuse_other_geometry
 from embedmig.operations.execute import Execute
 from embedmig.operations.flip_alias import FlipAlias
 from embedmig.operations.flip_aliases import FlipAliases
@@ -88,6 +89,16 @@ class _Op:
         ``writer`` says who writes new vectors there from now on; the application must set the version too.
         """
         _add(AdoptSpace(space, table, column, version_column, writer))
+
+    def derive_space(self, space: Space, *, of: Space | str, assume_current: bool = False) -> None:
+        """Makes a space and computes its vectors from those of another version of the collection, without a model call:
+        fewer dimensions (``cut=True``), another storage type, another store. What that version lacks is left to a backfill.
+
+        Of adopted vectors it is not known of which text they were made: ``assume_current`` says that it is the one of now.
+        """
+        if isinstance(of, Space):
+            refuse_other_geometry(space, of)
+        _add(DeriveSpace(space, tag_of(of), assume_current))
 
     def backfill(self, space: Space, *, order: Literal["key", "hot"] = "key") -> None:
         """Embeds every eligible row that the space lacks; ``order="hot"`` takes what lazy readers found first."""

@@ -40,13 +40,23 @@ class Body:
 Strategy = Literal["all-at-once", "parallel", "lazy"]
 
 
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """The version that a new one is computed from; ``assumed``: its vectors are taken to be of the texts as they are."""
+
+    version: str
+    assumed: bool = False
+
+
 def space_body(
-    space: Space, old: str | None, gates: GateDefaults, strategy: Strategy = "all-at-once", *, judged: bool = False
-) -> Body:
+    space: Space, old: str | None, gates: GateDefaults, strategy: Strategy = "all-at-once", *, judged: bool = False,
+    derived: Derived | None = None,
+) -> Body:  # fmt: skip
     """A move to ``space`` from the version ``old``, a tag; None: the collection has no version yet.
 
     ``all-at-once`` fills, gates and flips. ``parallel`` leaves the flip to a later revision: both versions are kept
     fresh and can be read. ``lazy`` embeds first what readers find. ``judged``: there is a golden set that the gate can measure on.
+    ``derived``: the vectors are computed from another version's.
     """
     freshness = format_duration(gates.freshness)
     return Body(
@@ -59,6 +69,7 @@ def space_body(
             "strategy": strategy,
             "judged": judged,
             "drop": DROP,
+            "derived": derived,
         },
     )
 

@@ -17,16 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from psycopg import sql
+
 from embedmig.config import Collection
 from embedmig.config.settings import StoreSettings
 from embedmig.database import Connection
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.errors import PlanError
 from embedmig.source import Source
+from embedmig.source.rows import Key
 from embedmig.stores.external_manifest import ExternalManifest
 from embedmig.stores.index_sizes import IndexStorage
 from embedmig.stores.kinds import external_class, open_external, without_table
 from embedmig.stores.manifest import Listing, Manifest, SpaceCounts
+from embedmig.stores.pgvector import deriving
 from embedmig.stores.pgvector.adopted import AdoptedStore, Adoption, unaccounted_columns, vectors_in
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.stores.protocol import (
@@ -43,7 +47,7 @@ from embedmig.types import Space
 
 __all__ = [
     "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Listing", "Manifest", "SpaceCounts",
-    "VectorStore", "ask_server", "check_capabilities", "check_keys", "describe_index", "drop_collection", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
+    "VectorStore", "ask_server", "check_capabilities", "check_keys", "derive_range", "derive_sql", "describe_index", "drop_collection", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
 ]  # fmt: skip
 
 
@@ -94,6 +98,22 @@ def drop_collection(conn: Connection, collection: Collection, record: SpaceRecor
 def open_manifest(source: Source, record: SpaceRecord) -> Manifest:
     """What PostgreSQL knows of a registered space."""
     return ExternalManifest(source, record) if record.space.external else _open(source, record)
+
+
+def derive_sql(new: Manifest, old: Manifest) -> sql.Composed | None:
+    """What computes a space from another one, if both are in one database; None where the vectors pass through here."""
+    if isinstance(new, PgvectorStore) and isinstance(old, PgvectorStore):
+        return deriving.insert_sql(new, old, None, None)
+    return None
+
+
+def derive_range(conn: Connection, new: Manifest, old: Manifest, after: Key | None, upto: Key | None) -> int | None:
+    """Inside a transaction: does it between two keys (exclusive, inclusive). Returns how many vectors were written; None as
+    :func:`derive_sql`.
+    """
+    if isinstance(new, PgvectorStore) and isinstance(old, PgvectorStore):
+        return deriving.fill_range(conn, new, old, after, upto)
+    return None
 
 
 def check_keys(conn: Connection, registry: Registry, source: Source) -> None:

@@ -251,12 +251,22 @@ class Manifest(ABC):
         row = conn.execute(query).fetchone()
         return tuple(row[0]) if row else None
 
-    def _bound(self, operator: Literal["<=", ">"], key: Key | None) -> sql.Composable:
-        """Whether row ``s`` lies on that side of a key; true where there is none."""
+    def _bound(self, operator: Literal["<=", ">"], key: Key | None, alias: str = "s") -> sql.Composable:
+        """Whether a row lies on that side of a key; true where there is none."""
         if key is None:
             return sql.SQL("true")
         array = sql.SQL("{}::text[]").format(sql.Literal(list(key)))
-        return self.source.beyond("s", operator, array)
+        return self.source.beyond(alias, operator, array)
+
+    def _between(self, after: Key | None, upto: Key | None, alias: str = "s") -> sql.Composed:
+        """Whether a row lies between two keys, exclusive and inclusive."""
+        return sql.SQL("{} and {}").format(self._bound(">", after, alias), self._bound("<=", upto, alias))
+
+    @abstractmethod
+    def current_values(self, after: Key | None, upto: Key | None) -> sql.Composed:
+        """A query over what the space has of rows as they are now, between two keys (exclusive, inclusive): the key's columns,
+        ``chunk``, ``content_hash``, the value that the store decides on, and the place of the chunk where texts are cut.
+        """
 
     def counts(self, conn: Connection) -> SpaceCounts:
         """Compares the space with its source, exactly: one pass over both, joined by key."""

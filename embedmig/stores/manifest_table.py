@@ -16,6 +16,7 @@ from psycopg import sql
 from embedmig.database import Connection, ident, literal
 from embedmig.errors import PlanError
 from embedmig.source import DOC_HASH, Source, comma
+from embedmig.source.rows import Key
 from embedmig.stores.manifest import Manifest
 from embedmig.stores.protocol import Batch
 from embedmig.types import Space
@@ -179,6 +180,19 @@ class ManifestTable(Manifest):
         )
 
     # --- reading
+
+    def current_values(self, after: Key | None, upto: Key | None) -> sql.Composed:
+        """Each row's text is hashed once, however many chunks it has: ``offset 0`` keeps the planner from doing it for each."""
+        pieces = sql.SQL(", e.chunk_count, e.chunk_start, e.chunk_end") if self.space.chunk else sql.SQL("")
+        return sql.SQL(
+            """select {key}, e.chunk, e.content_hash, {value}{pieces}
+               from (select {key}, {hash} as embedmig_digest from {rows} s where {bounds} offset 0) s
+               join {table} e on {join} and {same_bounds} where e.content_hash = s.embedmig_digest"""
+        ).format(
+            key=self.source.key_of("s"), value=ident("e", self.value), pieces=pieces, hash=DOC_HASH, rows=self.source.rows(),
+            bounds=self._between(after, upto), table=self.table, join=self.source.join("s", "e"),
+            same_bounds=self._between(after, upto, "e"),
+        )  # fmt: skip
 
     def view(self, order: Sequence[str] = ()) -> sql.Composed:
         """The alias view (DESIGN 3): the version as a constant that the planner folds, and an inner join so that a deleted row is

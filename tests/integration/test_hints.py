@@ -525,6 +525,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
     },
     "lint/spaces.py": {"embedmig revision": the_configuration_asks_for_a_revision},
     "operations/backfill.py": {
+        "embedmig upgrade goes on": "integration/test_derive.py::test_nobody_embeds_what_is_still_being_derived",
         "embedmig backfill {}": rows_are_left_to_workers,
         "embedmig status": RACE + "a version retired under a worker",
     },

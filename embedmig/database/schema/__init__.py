@@ -13,8 +13,8 @@ from embedmig.errors import DatabaseUnsuitable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
-HEAD = "0016"
-READABLE = "0016"
+HEAD = "0017"
+READABLE = "0017"
 VERSION_TABLE = "ledger_schema"
 TABLES = (
     "embedding_operations", "embedding_migrations", "aliases", "failed_rows", "pending_changes", "hot_rows", "ranges", "counts",

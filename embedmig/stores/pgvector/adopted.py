@@ -178,6 +178,22 @@ class AdoptedStore(PgvectorStore):
         """Refused."""
         raise PlanError(ITS_OWN_INDEX)
 
+    def current_values(self, after: Key | None, upto: Key | None) -> sql.Composed:
+        """Of which text a vector was made is not known, so all count as current but those that embedmig wrote for another text."""
+        outdated = sql.SQL("false")
+        if self.record.writer == "embedmig":
+            outdated = sql.SQL("exists (select from {} w where {} and w.content_hash <> {})").format(  # type: ignore[assignment]
+                self.table, self.source.join("w", "s"), DOC_HASH
+            )
+        return sql.SQL(
+            """select {key}, 0 as chunk, {hash} as content_hash, {embedding} as embedding from {rows} s
+               where {bounds} and {has_text} and {held} and vector_dims({embedding}) = {dimensions} and not {outdated}"""
+        ).format(
+            key=self.source.key_of("s"), hash=DOC_HASH, embedding=ident("s", self.embedding), rows=self.rows(),
+            bounds=self._between(after, upto), has_text=HAS_TEXT, held=self.held(), dimensions=sql.Literal(self.space.dimensions),
+            outdated=outdated,
+        )  # fmt: skip
+
     # --- what an audit asks
 
     def untagged_since_adoption(self, conn: Connection) -> str | None:

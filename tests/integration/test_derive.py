@@ -1,0 +1,251 @@
+"""Vectors that are computed from vectors: a cast, a cut, a copy. No text goes to a model, not one to see whether it answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+import embedmig
+from embedmig.engine import derive
+from embedmig.errors import EmbedmigError, PlanError
+from embedmig.testing import fake_vectors
+from tests.fault_injection import Dead, Moments, disturbed
+from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
+from tests.project import CONFIG, Project
+
+SMALL_RANGES = "\n[backfill]\nrange_rows = 10\n"
+DERIVE = """
+from embedmig import Space, op
+
+revision = "0002"
+down_revision = "0001"
+OLD = {old!r}
+NEW = Space(collection="docs", model="fake/hash", version={version!r}, dimensions={dimensions}, {more})
+
+
+def upgrade() -> None:
+    op.derive_space(NEW, of=OLD{options})
+    op.backfill(NEW)
+    op.create_index(NEW)
+    op.gate(NEW, completeness=1.0)
+    op.flip_alias("docs", to=NEW)
+
+
+def downgrade() -> None:
+    op.gate(OLD, collection="docs", completeness=1.0)
+    op.flip_alias("docs", to=OLD)
+"""
+ADOPT = """
+from embedmig import Space, op
+
+revision = "0001"
+down_revision = None
+OLD = Space(collection="docs", model="fake/hash", version="1", dimensions=8)
+
+
+def upgrade() -> None:
+    op.adopt_space(OLD, table="documents", column="embedding")
+    op.flip_alias("docs", to=OLD)
+
+
+def downgrade() -> None:
+    op.flip_alias("docs", to=None)
+"""
+HALF = 'storage="halfvec"'
+HALF_TAG = tag() + "/halfvec"
+
+
+@pytest.fixture
+def fake() -> Fake:
+    return Fake().register()
+
+
+def derive_script(
+    project: Project, more: str = HALF, *, options: str = "", old: str = tag(), dimensions: int = 8, version: str = "1"
+) -> None:
+    values = {"old": old, "more": more, "options": options, "dimensions": dimensions, "version": version}
+    project.script("0002_derive.py", DERIVE.format(**values))
+
+
+@contextmanager
+def sends(fake: Fake, texts: int) -> Iterator[None]:
+    """What happens meanwhile sends so many texts to models, those that test them included."""
+    before = sum(one.texts for one in fake.made)
+    yield
+    assert sum(one.texts for one in fake.made) - before == texts
+
+
+def held(project: Project, version: str = HALF_TAG) -> dict[int, tuple[bytes, Any]]:
+    """Content hash and vector ``(dimensions,)`` of every row of a version, by key."""
+    table = project.one(f"select table_name from embedmig.spaces where version = '{version}'")
+    rows = project.rows(f"select id, content_hash, embedding::text from embedmig.{table}")
+    return {key: (digest, np.array(json.loads(vector), np.float32)) for key, digest, vector in rows}
+
+
+def expect_derived(project: Project, version: str = HALF_TAG) -> None:
+    """The version holds the vectors of the other one, in half precision, with the hashes of the texts as they are."""
+    rows = project.rows("select id, concat_ws(E'\\n\\n', title, body) from documents where title is not null")
+    vectors = fake_vectors([text for _, text in rows], 8)
+    found = held(project, version)
+    assert found.keys() == {key for key, _ in rows}
+    for (key, text), vector in zip(rows, vectors, strict=True):
+        digest, got = found[key]
+        assert digest == hashlib.sha256(text.encode()).digest()
+        assert np.allclose(got, vector / np.linalg.norm(vector), atol=1e-3)
+
+
+def test_a_cast_sends_no_text_and_everything_else_is_as_ever(project: Project, fake: Fake) -> None:
+    project.documents(50)
+    space_script(project)
+    upgrade(project)
+    derive_script(project)
+    project.configure(CONFIG, SMALL_RANGES)
+    planned = embedmig.dry_run(project.opened())[0].operations
+    assert [one.estimate.rows for one in planned[:2]] == [50, 0]
+    assert "l2_normalize" not in str(planned[0].sql)
+    assert "insert into" in str(planned[0].sql)
+    with sends(fake, 0):
+        ran = upgrade(project)
+    assert ran.revisions == ["0002"]
+    expect_derived(project)
+    outcome = project.one("select outcome from embedmig.embedding_operations where kind = 'derive_space'")
+    assert outcome == f"derived 50 vectors from {tag()}, 0 texts"
+    assert project.one("select count(*) from docs_embeddings where version like '%halfvec'") == 50
+    with sends(fake, 0):
+        downgrade(project)
+    assert project.one(f"select count(*) from docs_embeddings where version = '{tag()}'") == 50
+    assert {one.version: one.completeness for one in spaces(project)} == {tag(): 1.0, HALF_TAG: 1.0}
+
+
+def test_what_the_other_version_lacks_or_has_of_an_earlier_text_is_left_to_the_backfill(
+    project: Project, fake: Fake
+) -> None:
+    project.documents(50)
+    space_script(project)
+    upgrade(project)
+    with project.connect() as conn:
+        conn.execute("update documents set body = 'edited' where id < 3")
+        conn.execute("delete from documents where id = 10")
+        conn.execute("update documents set title = null, body = null where id = 11")
+        conn.execute("insert into documents values (100, 'new', 'row')")
+    derive_script(project)
+    fake.made.clear()
+    upgrade(project)
+    expect_derived(project)
+    changed = project.rows("select concat_ws(E'\\n\\n', title, body) from documents where id < 3 or id = 100")
+    assert fake.seen.keys() == {text for (text,) in changed}
+    assert max(fake.seen.values()) <= 2  # the other version takes them in as well
+
+
+def test_a_derivation_killed_anywhere_goes_on_and_sends_nothing(project: Project, fake: Fake) -> None:
+    project.documents(60)
+    space_script(project)
+    upgrade(project)
+    derive_script(project)
+    project.configure(CONFIG, SMALL_RANGES)
+    with sends(fake, 0):
+        deaths = 0
+        for moment in range(30, 400, 23):
+            with disturbed(Moments({}, dies_at=moment)) as moments:
+                try:
+                    upgrade(project)
+                except (Dead, EmbedmigError):
+                    deaths += moments.dead
+                if not moments.dead:
+                    break
+        assert deaths > 3
+    expect_derived(project)
+    assert project.one("select version from embedmig.aliases") == HALF_TAG
+
+
+def test_adopted_vectors_are_derived_where_the_script_says_that_they_are_current(
+    project: Project, conn: psycopg.Connection, fake: Fake
+) -> None:
+    project.documents(10)
+    conn.execute("alter table documents add column embedding vector(8)")
+    texts = conn.execute("select id, concat_ws(E'\\n\\n', title, body) from documents where id < 8").fetchall()
+    for (key, _), vector in zip(texts, fake_vectors([text for _, text in texts], 8), strict=True):
+        unit = (vector / np.linalg.norm(vector)).tolist()
+        conn.execute("update documents set embedding = %s where id = %s", (str(unit), key))
+    project.script("0001_adopt.py", ADOPT)
+    upgrade(project)
+    derive_script(project)
+    with pytest.raises(PlanError, match="of which text the adopted vectors"):
+        upgrade(project)
+    assert project.one("select count(*) from embedmig.spaces") == 1
+    derive_script(project, options=", assume_current=True")
+    upgrade(project)
+    expect_derived(project)
+    assert fake.seen.total() == 2  # the rows that had no vector
+    derived = project.one("select derived from embedmig.spaces where derived is not null")
+    assert derived == {"of": tag(), "assumed_current": True, "done": True}
+    assert "taken to be of the texts as they were" in project.one(
+        "select outcome from embedmig.embedding_operations where kind = 'derive_space'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"version": "2"}, "version is '2', not '1'"),
+        ({"more": HALF + ', document_prefix="x "'}, "document_prefix is 'x ', not ''"),
+        ({"dimensions": 16}, "16 dimensions can't be made of 8"),
+        ({"dimensions": 4}, "8 dimensions become 4 by cut=True alone"),
+        ({"more": ""}, "they are one version"),
+    ],
+)
+def test_what_can_not_be_computed_is_refused_before_anything_is_changed(
+    project: Project, fake: Fake, changes: dict[str, Any], why: str
+) -> None:
+    project.documents(5)
+    space_script(project)
+    upgrade(project)
+    derive_script(project, **changes)
+    for run in (upgrade, lambda project: embedmig.dry_run(project.opened())):
+        with pytest.raises(PlanError) as refused:
+            run(project)
+        assert why in refused.value.message
+        assert refused.value.exit_code == 2
+    assert any(why in found.message for found in embedmig.check(project.opened()))
+    assert project.one("select count(*) from embedmig.spaces") == 1
+
+
+def test_nobody_embeds_what_is_still_being_derived(
+    project: Project, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.documents(5)
+    space_script(project)
+    upgrade(project)
+    derive_script(project)
+    with monkeypatch.context() as patch, pytest.raises(embedmig.DatabaseFailed):
+        patch.setattr(derive, "derive_range", lambda *_: conn_is_lost())
+        upgrade(project)
+    with sends(fake, 0):
+        with pytest.raises(embedmig.AnswerIsNo, match="is being derived from") as refused:
+            embedmig.backfill(project.opened(), "docs")
+        assert refused.value.hint.startswith("embedmig upgrade")
+        upgrade(project)
+    expect_derived(project)
+
+
+def conn_is_lost() -> None:
+    raise psycopg.OperationalError("killed")
+
+
+def test_a_script_is_written_that_runs_unedited(project: Project, fake: Fake) -> None:
+    project.documents(20)
+    space_script(project)
+    upgrade(project)
+    path = embedmig.revision(project.opened(), "half", derive="0001", fields={"storage": "halfvec"})
+    assert "op.derive_space(NEW, of=OLD)" in path.read_text()
+    with sends(fake, 0):
+        upgrade(project)
+        downgrade(project)
+    assert not [found for found in embedmig.check(project.opened()) if found.severity == "error"]
