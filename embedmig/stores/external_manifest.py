@@ -77,6 +77,17 @@ class ExternalManifest(ManifestTable):
         ]
         return copy_bytes(batches, uuids(ids), conn.info.encoding)
 
+    def value_read(self) -> sql.Composed:
+        """A point's id."""
+        return sql.SQL("e.point_id::text").format()
+
+    def vectors_of(self, conn: Connection, values: Sequence[Any]) -> Sequence[Sequence[float] | None]:
+        """Fetched from the store."""
+        found: dict[str, Sequence[float]] = {}
+        for ids in pages(values, COLLECTED):
+            found |= self.store.fetch(conn, ids)
+        return [found.get(one) for one in values]
+
     # --- the place
 
     def create(self, conn: Connection) -> None:

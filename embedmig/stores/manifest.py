@@ -10,18 +10,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from psycopg import sql
 
 from embedmig.database import Connection, ident, literal, scalar
 from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.lazy import Later
 from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, check_key_types, comma
-from embedmig.source.rows import Key, Row
+from embedmig.source.rows import Key, Piece, Row
 from embedmig.stores.protocol import Batch
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from embedmig.stores.pgvector.search import Shown
+else:
+    np = Later("numpy")
 
 TURN_CLASS = 0x656D6273  # "embs"; the second half of the lock's key is the space's number
 
@@ -267,6 +272,48 @@ class Manifest(ABC):
         """A query over what the space has of rows as they are now, between two keys (exclusive, inclusive): the key's columns,
         ``chunk``, ``content_hash``, the value that the store decides on, and the place of the chunk where texts are cut.
         """
+
+    @abstractmethod
+    def vectors_of(self, conn: Connection, values: Sequence[Any]) -> Sequence[Sequence[float] | None]:
+        """The vectors of :meth:`current_values`, ``(dimensions,)`` each, in step with them; None for those that are not there."""
+
+    def current_batch(self, conn: Connection, after: Key | None, upto: Key | None, but: Manifest) -> Batch:
+        """What the space has of rows as they are now, between two keys (exclusive, inclusive), without those that ``but`` has as
+        well; nor those of which a vector is lost. Texts are left out.
+        """
+        pieces = "e.chunk_count, e.chunk_start, e.chunk_end" if self.space.chunk else "1, 0, 0"
+        query = sql.SQL(
+            """select {hash}, e.chunk, {pieces}, {value}, {key} from ({current}) e
+               where not exists (select from {table} n where {join} and n.chunk = e.chunk and n.content_hash = e.content_hash)
+               order by {order}, e.chunk"""
+        ).format(
+            hash=sql.SQL("e.content_hash"), pieces=literal(pieces), value=self.value_read(),
+            key=comma(sql.SQL("{}::text").format(ident("e", c.name)) for c in self.source.key),
+            current=self.current_values(after, upto), table=but.table, join=self.source.join("n", "e"),
+            order=self.source.key_of("e"),
+        )  # fmt: skip
+        found = conn.cursor(binary=True).execute(query).fetchall()
+        vectors = self.vectors_of(conn, [row[5] for row in found])
+        lost = {row[6:] for row, vector in zip(found, vectors, strict=True) if vector is None}
+        kept = [(row, vector) for row, vector in zip(found, vectors, strict=True) if row[6:] not in lost]
+        return Batch(
+            [Row(row[6:], "", row[0]) for row, _ in kept],
+            [Piece(*row[1:5]) for row, _ in kept],
+            np.array([vector for _, vector in kept], np.float32).reshape(len(kept), self.space.dimensions),
+        )
+
+    @abstractmethod
+    def value_read(self) -> sql.Composed:
+        """The value of a row ``e`` of :meth:`current_values`, as :meth:`vectors_of` wants it."""
+
+    def page_end(self, conn: Connection, after: Key | None, upto: Key, size: int) -> Key | None:
+        """The key of the ``size``-th row between two keys (exclusive, inclusive); None where there are fewer."""
+        query = sql.SQL("select {} from {} s where {} order by {} offset {} limit 1").format(
+            self.source.key_text("s"), self.source.rows(text=False), self._between(after, upto), self.source.key_of("s"),
+            sql.Literal(size - 1),
+        )  # fmt: skip
+        row = conn.execute(query).fetchone()
+        return tuple(row[0]) if row else None
 
     def counts(self, conn: Connection) -> SpaceCounts:
         """Compares the space with its source, exactly: one pass over both, joined by key."""

@@ -224,9 +224,10 @@ def test_nobody_embeds_what_is_still_being_derived(
     space_script(project)
     upgrade(project)
     derive_script(project)
-    with monkeypatch.context() as patch, pytest.raises(embedmig.DatabaseFailed):
+    with monkeypatch.context() as patch:
         patch.setattr(derive, "derive_range", lambda *_: conn_is_lost())
-        upgrade(project)
+        with pytest.raises(embedmig.DatabaseFailed):
+            upgrade(project)
     with sends(fake, 0):
         with pytest.raises(embedmig.AnswerIsNo, match="is being derived from") as refused:
             embedmig.backfill(project.opened(), "docs")
@@ -249,3 +250,83 @@ def test_a_script_is_written_that_runs_unedited(project: Project, fake: Fake) ->
         upgrade(project)
         downgrade(project)
     assert not [found for found in embedmig.check(project.opened()) if found.severity == "error"]
+
+
+# --- to a store beside PostgreSQL, and back -------------------------------------------------------------------
+
+NEAR = '\n[stores.near]\nkind = "memory"\nurl = "{file}"\ngive_up_after = "1s"\n'
+FAR = '\n[stores.far]\nkind = "memory"\nurl = "{file}"\n'
+
+
+@pytest.fixture
+def stores(project: Project, fake: Fake) -> str:
+    """A configuration with two stores in files."""
+    near, far = project.folder / "near.db", project.folder / "far.db"
+    more = SMALL_RANGES + NEAR.format(file=near) + FAR.format(file=far)
+    project.configure(CONFIG, more)
+    return more
+
+
+def points(project: Project, version: str) -> dict[int, Any]:
+    """The vectors ``(dimensions,)`` that the store holds and the manifest names, by key."""
+    with project.opened().looking() as (context, conn):
+        record = context.registry.space(conn, "docs", version)
+        assert record is not None
+        store = context.store(conn, record)
+        table = f"embedmig.{record.place[1]}"
+        ids = dict(project.rows(f"select point_id::text, id from {table}"))
+        assert set(store.list_ids(conn)) == set(ids)
+        return {ids[one]: vector for one, vector in store.fetch(conn, list(ids)).items()}
+
+
+def test_vectors_move_to_a_store_on_to_another_and_back_without_a_text(project: Project, stores: str) -> None:
+    fake = Fake().register()
+    project.documents(30)
+    space_script(project)
+    upgrade(project)
+    there, on, back = tag() + "/on-near", tag() + "/on-far", HALF_TAG
+    for number, (old, more) in enumerate([(tag(), 'store="near"'), (there, 'store="far"'), (on, HALF)], 2):
+        derive_script(project, more, old=old)
+        script = project.migrations / "0002_derive.py"
+        numbered = script.read_text().replace('"0002"', f'"{number:04d}"').replace('"0001"', f'"{number - 1:04d}"')
+        script.rename(project.migrations / f"{number:04d}_derive.py").write_text(numbered)
+        with sends(fake, 0):
+            upgrade(project)
+    texts = project.rows("select id, concat_ws(E'\\n\\n', title, body) from documents")
+    vectors = fake_vectors([text for _, text in texts], 8)
+    for version in (there, on):
+        found = points(project, version)
+        for (key, _), vector in zip(texts, vectors, strict=True):
+            assert np.allclose(found[key], vector / np.linalg.norm(vector), atol=1e-5)
+    expect_derived(project, back)
+    with sends(fake, 0):
+        downgrade(project)
+    assert project.one("select version from embedmig.aliases") == on
+
+
+def test_a_move_to_a_store_killed_anywhere_goes_on_and_leaves_nothing_behind(project: Project, stores: str) -> None:
+    fake = Fake().register()
+    project.documents(40)
+    space_script(project, more="chunk={'size': 16}")
+    upgrade(project)
+    old, new = tag(more="chunk-16/"), tag(more="chunk-16/") + "/on-near"
+    derive_script(project, 'chunk={"size": 16}, store="near"', old=old)
+    with sends(fake, 0):
+        deaths = 0
+        for moment in range(40, 400, 31):
+            with disturbed(Moments({}, dies_at=moment)) as moments:
+                try:
+                    upgrade(project)
+                except (Dead, EmbedmigError):
+                    deaths += moments.dead
+                if not moments.dead:
+                    break
+        assert deaths > 3
+    assert project.one("select version from embedmig.aliases") == new
+    tables = [row[0] for row in project.rows("select table_name from embedmig.spaces order by id")]
+    ids, chunks = (project.rows(f"select id, chunk from embedmig.{table} order by id, chunk") for table in tables)
+    assert ids == chunks
+    with project.opened().looking() as (context, conn):
+        record = context.registry.space(conn, "docs", new)
+        assert record is not None
+        assert context.store(conn, record).count(conn) == len(ids)

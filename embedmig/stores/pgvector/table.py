@@ -140,6 +140,14 @@ class PgvectorStore(ManifestTable):
         """With the vectors in the type of the column."""
         return copy_bytes(batches, vectors(batches, self.space.storage), conn.info.encoding)
 
+    def value_read(self) -> sql.Composed:
+        """As an array, which the driver reads."""
+        return sql.SQL("e.embedding::real[]").format()
+
+    def vectors_of(self, conn: Connection, values: Sequence[Any]) -> Sequence[Sequence[float] | None]:
+        """They are the vectors."""
+        return values
+
     # --- points
 
     def upsert(self, conn: Connection, batch: Batch) -> int:
