@@ -151,7 +151,7 @@ def differing(new: Space, old: Space, weights: str) -> Iterator[str]:
         yield f"weights are {new.weights[:19]}…, not {weights[:19]}…"
     if new.dimensions > old.dimensions:
         yield f"{new.dimensions} dimensions can't be made of {old.dimensions}"
-    elif new.dimensions < old.dimensions and not getattr(new, "cut", False):
+    elif new.dimensions < old.dimensions and not new.cut:
         yield f"{old.dimensions} dimensions become {new.dimensions} by cut=True alone"
-    elif new.dimensions == old.dimensions and getattr(new, "cut", False) != getattr(old, "cut", False):
-        yield "cut differs"
+    elif new.dimensions == old.dimensions and new.cut != old.cut:
+        yield f"cut is {new.cut}, not {old.cut}"

@@ -89,10 +89,10 @@ def held(project: Project, version: str = HALF_TAG) -> dict[int, tuple[bytes, An
     return {key: (digest, np.array(json.loads(vector), np.float32)) for key, digest, vector in rows}
 
 
-def expect_derived(project: Project, version: str = HALF_TAG) -> None:
-    """The version holds the vectors of the other one, in half precision, with the hashes of the texts as they are."""
+def expect_derived(project: Project, version: str = HALF_TAG, dimensions: int = 8) -> None:
+    """The version holds the vectors of the other one, cut and in half precision, with the hashes of the texts as they are."""
     rows = project.rows("select id, concat_ws(E'\\n\\n', title, body) from documents where title is not null")
-    vectors = fake_vectors([text for _, text in rows], 8)
+    vectors = fake_vectors([text for _, text in rows], 8)[:, :dimensions]
     found = held(project, version)
     assert found.keys() == {key for key, _ in rows}
     for (key, text), vector in zip(rows, vectors, strict=True):
@@ -122,6 +122,19 @@ def test_a_cast_sends_no_text_and_everything_else_is_as_ever(project: Project, f
         downgrade(project)
     assert project.one(f"select count(*) from docs_embeddings where version = '{tag()}'") == 50
     assert {one.version: one.completeness for one in spaces(project)} == {tag(): 1.0, HALF_TAG: 1.0}
+
+
+@pytest.mark.parametrize("storage", ["vector", "halfvec"])
+def test_fewer_dimensions_are_the_first_ones_normalized_again(project: Project, fake: Fake, storage: str) -> None:
+    project.documents(20)
+    space_script(project, more=f'storage="{storage}"')
+    upgrade(project)
+    old = tag() if storage == "vector" else HALF_TAG
+    derive_script(project, 'cut=True, storage="halfvec"', dimensions=5, old=old)
+    with sends(fake, 0):
+        upgrade(project)
+    expect_derived(project, tag(5) + "/halfvec/cut", 5)
+    assert project.one("select count(*) from embedmig.canaries") == 10  # those of the other version, cut as well
 
 
 def test_what_the_other_version_lacks_or_has_of_an_earlier_text_is_left_to_the_backfill(
