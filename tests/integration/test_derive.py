@@ -24,8 +24,8 @@ SMALL_RANGES = "\n[backfill]\nrange_rows = 10\n"
 DERIVE = """
 from embedmig import Space, op
 
-revision = "0002"
-down_revision = "0001"
+revision = {revision!r}
+down_revision = {down!r}
 OLD = {old!r}
 NEW = Space(collection="docs", model="fake/hash", version={version!r}, dimensions={dimensions}, {more})
 
@@ -68,10 +68,12 @@ def fake() -> Fake:
 
 
 def derive_script(
-    project: Project, more: str = HALF, *, options: str = "", old: str = tag(), dimensions: int = 8, version: str = "1"
-) -> None:
+    project: Project, more: str = HALF, *, options: str = "", old: str = tag(), dimensions: int = 8, version: str = "1",
+    number: int = 2,
+) -> None:  # fmt: skip
     values = {"old": old, "more": more, "options": options, "dimensions": dimensions, "version": version}
-    project.script("0002_derive.py", DERIVE.format(**values))
+    values |= {"revision": f"{number:04d}", "down": f"{number - 1:04d}"}
+    project.script(f"{number:04d}_derive.py", DERIVE.format(**values))
 
 
 @contextmanager
@@ -299,10 +301,7 @@ def test_vectors_move_to_a_store_on_to_another_and_back_without_a_text(project: 
     upgrade(project)
     there, on, back = tag() + "/on-near", tag() + "/on-far", HALF_TAG
     for number, (old, more) in enumerate([(tag(), 'store="near"'), (there, 'store="far"'), (on, HALF)], 2):
-        derive_script(project, more, old=old)
-        script = project.migrations / "0002_derive.py"
-        numbered = script.read_text().replace('"0002"', f'"{number:04d}"').replace('"0001"', f'"{number - 1:04d}"')
-        script.rename(project.migrations / f"{number:04d}_derive.py").write_text(numbered)
+        derive_script(project, more, old=old, number=number)
         with sends(fake, 0):
             upgrade(project)
     texts = project.rows("select id, concat_ws(E'\\n\\n', title, body) from documents")
