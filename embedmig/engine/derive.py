@@ -85,7 +85,7 @@ class Derive:
             )
 
     def _by_statement(self, held: KeyRange) -> None:
-        self._commit(held, Reached(held.upto, True), self._statement)
+        self._commit(held, Reached(held.upto, True), functools.partial(self._statement, held))
 
     def _statement(self, held: KeyRange) -> int:
         written = derive_range(self._writing, self.new, self.old, held.after, held.upto)
@@ -100,19 +100,19 @@ class Derive:
             batch = computed(self.old.current_batch(self._reading, after, end or held.upto, self.new), self.new.space)
             with self.new.delivered(self._writing, [batch]):
                 reached = Reached(end or held.upto, end is None)
-                self._commit(held, reached, lambda _held, batch=batch: self.new.write(self._writing, [batch]))
+                self._commit(held, reached, functools.partial(self.new.write, self._writing, [batch]))
             self.new.collect(self._writing)
             after = end
 
-    def _commit(self, held: KeyRange, reached: Reached, write: Callable[[KeyRange], int]) -> None:
+    def _commit(self, held: KeyRange, reached: Reached, write: Callable[[], int]) -> None:
         """One transaction: vectors, how far the range is, heartbeat."""
         did = retry_transient(functools.partial(self._transaction, held, reached, write))
         self._tally, held.over = self._tally.plus(did), reached.ended
 
-    def _transaction(self, held: KeyRange, reached: Reached, write: Callable[[KeyRange], int]) -> Tally:
+    def _transaction(self, held: KeyRange, reached: Reached, write: Callable[[], int]) -> Tally:
         with self._writing.transaction():
             self.new.wait_for_settling(self._writing, alone=False)
-            did = Tally(rows=write(held))
+            did = Tally(rows=write())
             self._ranges.save(self._writing, held, reached, did)
             self.context.fence(self._writing, did)
         return did
