@@ -238,6 +238,8 @@ class Runner:
         self.report(OperationStarted(position, operation.kind, described))
         if skipped:
             outcome = skipped
+            if skipped == DONE_BEFORE:
+                operation.complete(run)
             self._journal(run, position, operation, outcome)
         elif operation.transactional:
             outcome, began = self._prepared(run, position, operation)
@@ -256,15 +258,17 @@ class Runner:
         self.context.ledger.finish_operation(run.conn, run.attempt, position, outcome)
 
     def _prepared(self, run: Run, position: int, operation: Operation) -> tuple[str, float]:
-        """Beside PostgreSQL first, and then in it. Of a connection that is lost nobody knows whether it has committed: then
+        """Beside PostgreSQL first, then in it, then what could not be taken back. Of a connection that is lost nobody knows whether it has committed: then
         nothing is taken back, and the same command finishes it.
         """
         operation.prepare(run)
         try:
-            return self._apply(run, position, operation)
+            applied = self._apply(run, position, operation)
         except EmbedmigError:
             operation.withdraw(run)
             raise
+        operation.complete(run)
+        return applied
 
     def _apply(self, run: Run, position: int, operation: Operation) -> tuple[str, float]:
         """One transaction: the effect, its journal entry and the fence. Locks that others hold are waited for in short,

@@ -9,7 +9,7 @@ from embedmig.database import Connection, RunLock
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import UnknownTarget, UsageError
 from embedmig.operations.base import Context
-from embedmig.operations.retire_space import refuse_early, refuse_unstable, retire_now
+from embedmig.operations.retire_space import finish, refuse_early, refuse_unstable, retire_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ def retire(
         raise UsageError(f"retiring {version} can't be taken back", hint=f"--confirm {version}")
     with RunLock(project.context(start=True).database), project.working() as (context, conn):
         record = registered(project, context, conn, collection, version)
+        if record.state == "retired" and finish(context, conn, record):  # a store failed, or the command was killed
+            return RetiredSpace(version, 0, 0.0)
         refuse_early(context, conn, record, after)
         if evals_stable is not None:
             refuse_unstable(context, conn, record, evals_stable)

@@ -91,7 +91,10 @@ class Removal:
         self.columns = [column for record in records if (column := added_column(conn, record))]
         self.tables = self._tables(records)
         self.functions = [*installed_functions(conn, self.schema), *self._own_functions()]
-        self.beside = [record for record in records if record.space.external and record.live and not record.adopted]
+        self.beside = [
+            record for record in records
+            if record.space.external and not record.adopted and (record.live or self._exists(*record.place[:2]))
+        ]  # fmt: skip
         self.reached = [record for record in self.beside if self._is_declared(record)]
         self.plan = UninstallPlan(
             [self._view(*view) for view in self.views], [_trigger(one) for one in self.triggers],

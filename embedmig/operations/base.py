@@ -381,6 +381,11 @@ class Operation:
     def withdraw(self, run: Run) -> None:
         """Takes :meth:`prepare` back, where the transaction came to nothing."""
 
+    def complete(self, run: Run) -> None:
+        """Transactional: what is to be done outside PostgreSQL once the transaction is committed; repeated, nothing. A later run
+        of the same revision calls it again.
+        """
+
     def apply(self, run: Run, conn: Connection) -> str:
         """Transactional: does it inside the transaction of ``conn``; returns the outcome in a few words."""
         raise NotImplementedError

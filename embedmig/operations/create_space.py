@@ -80,6 +80,8 @@ class CreateSpace(Operation):
         if weights is None:
             weights = run.context.encoder(self.space).embedder.weights()
         record = draft(self.space, source, run.context.database.schema, run.revision, weights)
+        if known:
+            open_manifest(source, known).finish_drop(conn)
         open_manifest(source, record).create(conn)
         if known:
             run.context.registry.renew_space(conn, known.id, record)

@@ -69,6 +69,10 @@ class RetireSpace(Operation):
         drop(run.context, conn, record)
         return "dropped; there is no way back to it but to embed again"
 
+    def complete(self, run: Run) -> None:
+        """What a store beside PostgreSQL has of it goes last: nothing brings it back."""
+        finish(run.context, run.conn, run.record(self.collection, self.version))
+
 
 def refuse_early(context: Context, conn: Connection, record: SpaceRecord, after: str) -> None:
     """Raises :class:`AnswerIsNo` while the version is shown, was shown too recently, or is still read."""
@@ -109,6 +113,11 @@ def drop(context: Context, conn: Connection, record: SpaceRecord) -> None:
     forget(context, conn, record, "retired")
 
 
+def finish(context: Context, conn: Connection, record: SpaceRecord) -> bool:
+    """After :func:`drop` is committed; whether anything was left to go."""
+    return open_manifest(context.source_as_it_is(conn, record.collection), record).finish_drop(conn)
+
+
 def forget(context: Context, conn: Connection, record: SpaceRecord, state: SpaceState) -> None:
     """Waiting changes and dead letters of a version go; so does capture, where it was the last that wanted it."""
     for table in (context.registry.pending_table, context.registry.failed_table, context.registry.hot_table):
@@ -126,4 +135,5 @@ def retire_now(context: Context, conn: Connection, record: SpaceRecord) -> float
         conn.execute("set local lock_timeout = '500ms'")
         drop(context, conn, record)
         context.ledger.note_by_hand(conn, record.revision, record.version, "was retired: its vectors are gone")
+    finish(context, conn, record)
     return (time.monotonic() - began) * 1000

@@ -6,6 +6,7 @@ answers of :class:`embedmig.stores.protocol.VectorStore` are made of those here.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from abc import ABC, abstractmethod
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from datetime import time as dtime
+from decimal import Decimal
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -43,6 +45,7 @@ KEY, CHUNK, HASH, VERSION = "embedmig_key", "embedmig_chunk", "embedmig_hash", "
 the version. The collection's ``columns`` stand beside them under their own names.
 """
 CHUNKS = 5  # points that are asked for per row wanted, where a row has several; at each refill four times as many
+CHANGED = 1_000  # points whose columns are changed at once
 POLL_SECONDS = 0.2  # between two looks at an index that is being built
 BACKOFF_SECONDS = (0.1, 10.0)
 
@@ -173,8 +176,8 @@ class ExternalStore(ABC):
 
     @abstractmethod
     def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
-        """The ``limit`` nearest points, nearest first. ``where``: columns and the value they must have; a list: one of them. Columns
-        of the key are compared by their text.
+        """The ``limit`` nearest points, nearest first. ``where``: columns and the value they must have, as :func:`payload_value`
+        gives it; a list: one of them. Columns of the key are compared by their text.
         """
 
     @abstractmethod
@@ -183,7 +186,9 @@ class ExternalStore(ABC):
 
     @abstractmethod
     def set_columns(self, columns: Mapping[str, Mapping[str, Any]]) -> None:
-        """By id: replaces the columns of points that are there, and nothing else of them; others are left out."""
+        """By id: replaces the columns of points that are there, and nothing else of them; others are left out. Values are as
+        :func:`payload_value` gives them.
+        """
 
     @abstractmethod
     def set_version(self, ids: Sequence[str], version: str) -> None:
@@ -325,14 +330,25 @@ class ExternalStore(ABC):
         return self.put_all(self.points_of(batch))
 
     def points_of(self, batch: Batch, columns: Mapping[Key, Mapping[str, Any]] | None = None) -> list[Point]:
-        """The points of a batch; ``columns`` by key of the row. Raises :class:`VectorRefused`."""
+        """The points of a batch; ``columns`` by key of the row, as the source has them. Raises :class:`VectorRefused`."""
         if batch.vectors.shape[1:] != (self.space.dimensions,) or not np.isfinite(batch.vectors).all():
             raise VectorRefused(f"{self.space.tag}: not {self.space.dimensions} finite numbers")
         known = columns or {}
         return [
-            Point(self.id_of(row.key, piece.chunk, row.content_hash), row.key, piece.chunk, row.content_hash, vector, known.get(row.key, {}))
+            Point(self.id_of(row.key, piece.chunk, row.content_hash), row.key, piece.chunk, row.content_hash, vector, payload(known.get(row.key, {})))
             for row, piece, vector in zip(batch.rows, batch.pieces, batch.vectors, strict=True)
         ]  # fmt: skip
+
+    def change_columns(self, columns: Mapping[str, Mapping[str, Any]]) -> None:
+        """By id of the point, as the source has them. Acknowledged when it returns."""
+        for some in pages(columns.items(), CHANGED):
+            said = {one: payload(values) for one, values in some}
+            self.attempt(lambda said=said: self.set_columns(said))  # type: ignore[misc]
+
+    def wanted(self, where: Mapping[str, Any]) -> dict[str, Any]:
+        """``where`` as points have its values: numbers as the column's type has them."""
+        types = {column.name: column.base or column.type for column in self.source.columns}
+        return {name: wanted_value(value, types.get(name, "")) for name, value in where.items()}
 
     def put_all(self, points: Sequence[Point]) -> int:
         """Acknowledged and durable when it returns."""
@@ -377,8 +393,9 @@ class ExternalStore(ABC):
     ) -> list[Hit]:  # fmt: skip
         """By points, over-fetched until ``k`` rows are found. What of them is still eligible the manifest alone knows."""
         limit = k * CHUNKS if self.space.chunk else k
+        wanted = self.wanted(where or {})
         while True:
-            points = self.attempt(lambda: self.near(vector, limit, where or {}, exact=exact))  # noqa: B023  called at once
+            points = self.attempt(lambda: self.near(vector, limit, wanted, exact=exact))  # noqa: B023  called at once
             hits = [Hit(point.key, point.chunk, self.space.tag, point.distance, key_text=point.key) for point in points]
             found = rows_once(hits)
             if len(found) >= k or len(points) < limit:
@@ -432,10 +449,33 @@ class ExternalStore(ABC):
         self.attempt(lambda: self.point_alias(self.alias_name))
 
 
+def payload(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's columns as points have them."""
+    return {name: payload_value(value) for name, value in columns.items()}
+
+
+def wanted_value(value: Any, kind: str) -> Any:
+    """A value that a column of PostgreSQL's type ``kind`` must have, or several, as points have it."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return [wanted_value(one, kind) for one in value]
+    kind = kind.removeprefix("pg_catalog.").removesuffix("[]")
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        return payload_value(value)
+    if kind.startswith("numeric"):
+        return payload_value(Decimal(str(value)))
+    if kind in ("real", "double precision"):
+        return float(value)
+    return payload_value(int(value) if value == int(value) else value)
+
+
 def payload_value(value: Any) -> Any:
-    """A column's value as points have it: what JSON has, times as ISO text in UTC, all else as text. None is left out."""
-    if value is None or isinstance(value, bool | int | str):
+    """A column's value as points have it, once and for all stores: what JSON has, of numbers what fits 64 bits; moments as ISO
+    text in UTC; all else as text. What JSON has not, such as NaN, is None. One value has one spelling, for filters.
+    """
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, datetime) and value.tzinfo is not None:
@@ -444,4 +484,13 @@ def payload_value(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, list | tuple | set | frozenset):
         return [payload_value(one) for one in value if one is not None]
-    return str(value)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """Of a type that JSON has not, or that payloads don't nest."""
+    if isinstance(value, Decimal) and value.is_finite():
+        return format(value.normalize(), "f")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str) if isinstance(value, dict) else str(value)

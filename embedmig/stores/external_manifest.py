@@ -8,7 +8,7 @@ deleted from the store. Whoever is killed in between leaves points that no row n
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -33,7 +33,7 @@ from embedmig.stores.protocol import Batch, pages, point_id
 from embedmig.stores.store_alias import drop_vectors
 
 if TYPE_CHECKING:
-    from embedmig.stores.external import ExternalStore
+    from embedmig.stores.external import ExternalStore, Point
 
 LISTED = sql.Identifier("embedmig_listed")  # a temporary table: the ids that the store has listed
 MEASURED = sql.Identifier("embedmig_measured")
@@ -41,6 +41,7 @@ LISTINGS = 3  # while somebody writes, a listing and a count are of two moments
 DELIVERY_CLASS = 0x656D6264  # "embd"; the second half of the lock's key is the space's number
 COPIED = 50_000
 COLLECTED = 1_000  # points that are deleted from the store at once
+ROUNDS = 3  # columns that change all the time are left to the next change
 
 
 class ExternalManifest(ManifestTable):
@@ -96,10 +97,16 @@ class ExternalManifest(ManifestTable):
         conn.execute(self.create_sql())
 
     def drop(self, conn: Connection) -> None:
-        """The table, and then the collection: killed in between, the transaction is rolled back, and the same command goes on."""
-        conn.execute(self.drop_sql())
+        """What a transaction can take back; the table stays as the sign that the collection is still to go."""
         conn.execute(sql.SQL("delete from {} where space = %s").format(self.garbage), (self.record.id,))
+
+    def finish_drop(self, conn: Connection) -> bool:
+        """The collection, and then the table."""
+        if scalar(conn, "select to_regclass(%s)", (self.table.as_string(conn),)) is None:
+            return False
         drop_vectors(conn, self.store)
+        conn.execute(self.drop_sql())
+        return True
 
     # --- writing
 
@@ -112,7 +119,25 @@ class ExternalManifest(ManifestTable):
                 point.id: point for batch in batches if batch.pieces for point in self.store.points_of(batch, columns)
             }
             self.store.put_all(list(points.values()))
+            self._correct(conn, points, columns)
             yield
+
+    def _correct(self, conn: Connection, points: Mapping[str, Point], said: Mapping[Key, Mapping[str, Any]]) -> None:
+        """Columns that changed while the points were put are put after them: whoever took the change in may have been before. What
+        changes later is taken in later.
+        """
+        for _ in range(ROUNDS if said else 0):
+            keys = list(dict.fromkeys(point.key for point in points.values()))
+            now = self._columns_of(conn, keys)
+            points = {
+                one: point
+                for one, point in points.items()
+                if now.get(point.key, said.get(point.key)) != said.get(point.key)
+            }
+            if not points:
+                return
+            self.store.change_columns({one: now[point.key] for one, point in points.items()})
+            said = now
 
     def _columns_of(self, conn: Connection, keys: Sequence[Key]) -> Mapping[Key, Mapping[str, Any]]:
         """What the points of these rows say beside their key, as the source has it now."""
@@ -122,28 +147,31 @@ class ExternalManifest(ManifestTable):
             self._columns(), self.typed_keys(keys), self.source.rows(text=False, extra=self.source.columns),
             self.source.join("k", "s"),
         )  # fmt: skip
-        return {tuple(key): self._said(values) for key, *values in reading(conn).execute(query)}
+        return {tuple(key): self._named(values) for key, *values in reading(conn).execute(query)}
+
+    def _named(self, values: Sequence[Any]) -> dict[str, Any]:
+        return dict(zip((column.name for column in self.source.columns), values, strict=True))
 
     def _columns(self) -> sql.Composed:
         return comma(ident("s", column.name) for column in self.source.columns)
 
-    def _said(self, values: Sequence[Any]) -> dict[str, Any]:
-        """The columns' values as points have them."""
-        from embedmig.stores.external import payload_value
-
-        names = [column.name for column in self.source.columns]
-        return {name: payload_value(value) for name, value in zip(names, values, strict=True)}
-
     def refresh(self, conn: Connection, keys: Sequence[Key]) -> None:
-        """Without a model call. A writer that has read the columns before may put the older ones back: a filter may miss such a
-        row until it changes again, and shows no wrong one.
+        """Without a model call. They are read again after they were written, until they are the same: of several writers the last
+        one has seen the row as it is.
         """
         if self.source.columns and keys:
             query = sql.SQL("select e.point_id::text, {} from {} k join {} e on {} join {} s on {}").format(
                 self._columns(), self.typed_keys(keys), self.table, self.source.join("k", "e"),
                 self.source.rows(text=False, extra=self.source.columns), self.source.join("e", "s"),
             )  # fmt: skip
-            self._set_columns(reading(conn).execute(query))
+            said: dict[str, dict[str, Any]] = {}
+            for _ in range(ROUNDS):
+                now = {one: self._named(values) for one, *values in reading(conn).execute(query)}
+                changed = {one: columns for one, columns in now.items() if said.get(one) != columns}
+                if not changed:
+                    return
+                self.store.change_columns(changed)
+                said = now
 
     def _refresh_all(self, conn: Connection) -> None:
         """Of every point, a page at a time in the order of their ids: memory stays flat, and no snapshot is held meanwhile."""
@@ -157,13 +185,8 @@ class ExternalManifest(ManifestTable):
         )  # fmt: skip
         last = str(uuid.UUID(int=0))
         while page := reading(conn).execute(query, (last, COLLECTED)).fetchall():
-            self._set_columns(page)
+            self.store.change_columns({one: self._named(values) for one, *values in page})
             last = page[-1][0]
-
-    def _set_columns(self, rows: Iterable[Sequence[Any]]) -> None:
-        for page in pages(rows, COLLECTED):
-            said = {one: self._said(values) for one, *values in page}
-            self.store.attempt(lambda said=said: self.store.set_columns(said))  # type: ignore[misc]
 
     def _put(self, conn: Connection, batches: Sequence[Batch], *, first: bool) -> int:
         """As for any table; points that are replaced, or that are not named because their row has changed, are garbage."""

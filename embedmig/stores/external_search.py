@@ -54,12 +54,9 @@ class ShownFromStore(Shown):
         """Over-fetched, and asked for more until there are ``k`` rows or the store has no more. ``where`` is asked in the store,
         and again in PostgreSQL, which alone has the columns as they are now.
         """
-        from embedmig.stores.external import payload_value
-
         wanted, values = conditions(self, where or {})
         values["version"] = self.version
-        filtered = {name: payload_value(value) for name, value in (where or {}).items()}
-        filtered |= self._keys_as_text(conn, where or {})
+        filtered = self.store.wanted(where or {}) | self._keys_as_text(conn, where or {})
         limit = k * CHUNKS if self.space.chunk else k + max(MARGIN, k // 2)
         while True:
             points = self.store.attempt(lambda: self.store.near(vector, limit, filtered, exact=exact))  # noqa: B023

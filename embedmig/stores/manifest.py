@@ -434,6 +434,10 @@ class Manifest(ABC):
         """Outside a transaction: removes vectors that nothing names any more from where they are kept; returns how many."""
         return 0
 
+    def finish_drop(self, conn: Connection) -> bool:
+        """Once :meth:`drop` is committed: what is beside PostgreSQL goes; whether anything was there. Repeated, nothing."""
+        return False
+
     def refresh(self, conn: Connection, keys: Sequence[Key]) -> None:  # noqa: B027  nothing is copied where all is in one place
         """Outside a transaction: has vectors say the columns of their rows as they are now."""
 

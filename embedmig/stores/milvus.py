@@ -39,7 +39,6 @@ from embedmig.stores.external import (
     Near,
     Point,
     pages,
-    payload_value,
 )
 from embedmig.stores.protocol import Capabilities, IndexOptions
 from embedmig.types import Metric, Space
@@ -184,7 +183,7 @@ class MilvusStore(ExternalStore):
 
     def _row(self, point: Point) -> dict[str, Any]:
         columns = {name: value for name, value in point.columns.items() if value is not None}
-        return {name: payload_value(value) for name, value in columns.items()} | {
+        return columns | {
             key_field(place): part for place, part in enumerate(point.key)
         } | {
             ID: point.id, VECTOR: point.vector, KEY: json.dumps(list(point.key), ensure_ascii=False), CHUNK: point.chunk,
@@ -297,8 +296,7 @@ class MilvusStore(ExternalStore):
         """A point is written whole, so it is read first. Columns that it says no more are null: milvus-lite keeps what is left out."""
 
         def changed(row: dict[str, Any]) -> dict[str, Any]:
-            said = {name: payload_value(value) for name, value in columns[row[ID]].items()}
-            return dict.fromkeys(row) | own_of(row) | said
+            return {**dict.fromkeys(row), **own_of(row), **columns[row[ID]]}
 
         self._rewrite(list(columns), changed)
 

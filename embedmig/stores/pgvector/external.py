@@ -32,7 +32,6 @@ from embedmig.stores.external import (
     IndexStatus,
     Near,
     Point,
-    payload_value,
 )
 from embedmig.stores.pgvector import extension, index
 from embedmig.stores.pgvector.external_sessions import session
@@ -223,14 +222,13 @@ class ExternalPgvectorStore(ExternalStore):
                 given = f"w{len(values)}"
                 if name in keys:
                     either.append(sql.SQL("{}[{}] = {}").format(ident(KEY), sql.Literal(keys.index(name) + 1), sql.Placeholder(given)))  # fmt: skip
-                    values[given] = str(one).lower() if isinstance(one, bool) else str(payload_value(one))
+                    values[given] = str(one).lower() if isinstance(one, bool) else str(one)
                 elif one is None:
                     either.append(sql.SQL("columns -> {} is null").format(sql.Placeholder(given)))
                     values[given] = name
                 else:
-                    said = payload_value(one)
                     either.append(sql.SQL("columns @> {}").format(sql.Placeholder(given)))
-                    values[given] = Jsonb({name: [said] if arrays[name] and not isinstance(said, list) else said})
+                    values[given] = Jsonb({name: [one] if arrays[name] else one})
             parts.append(sql.SQL("({})").format(sql.SQL(" or ").join(either) if either else sql.SQL("false")))
         return sql.SQL(" and ").join(parts) if parts else sql.SQL("true"), values
 
@@ -241,7 +239,7 @@ class ExternalPgvectorStore(ExternalStore):
 
     def set_columns(self, columns: Mapping[str, Mapping[str, Any]]) -> None:
         """One statement."""
-        said = [Jsonb({name: payload_value(value) for name, value in one.items()}) for one in columns.values()]
+        said = [Jsonb(dict(one)) for one in columns.values()]
         query = sql.SQL(
             "update {} e set columns = u.said from unnest(%s::uuid[], %s::jsonb[]) u(id, said) where e.id = u.id"
         )

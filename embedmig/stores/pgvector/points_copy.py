@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedmig.stores.copy_format import FLOAT, HEADER, TRAILER
-from embedmig.stores.external import Point, payload_value
+from embedmig.stores.external import Point
 
 TEXT_OID = 25
 JSONB_VERSION = b"\1"
@@ -22,11 +22,10 @@ def copy_bytes(points: Sequence[Point], version: str, storage: str) -> bytes:
     head = struct.pack("!hh", vectors.shape[1], 0)
     parts = [HEADER]
     for point, vector in zip(points, vectors, strict=True):
-        columns = {name: payload_value(value) for name, value in point.columns.items()}
         parts.append(struct.pack("!h", 7))
         for field in (
             uuid.UUID(point.id).bytes, text_array(point.key), struct.pack("!i", point.chunk), point.content_hash,
-            version.encode(), JSONB_VERSION + json.dumps(columns, ensure_ascii=False).encode(), head + vector.tobytes(),
+            version.encode(), JSONB_VERSION + json.dumps(dict(point.columns), ensure_ascii=False).encode(), head + vector.tobytes(),
         ):  # fmt: skip
             parts += (struct.pack("!i", len(field)), field)
     return b"".join([*parts, TRAILER])

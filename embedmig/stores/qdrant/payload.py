@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from datetime import date, datetime, time
-from decimal import Decimal
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from embedmig.errors import UsageError
@@ -19,7 +16,6 @@ else:
     models = Later("qdrant_client.models")
 
 PLAIN = re.compile(r"[A-Za-z0-9_-]+")
-SMALLEST, LARGEST = -(2**63), 2**63 - 1  # of an integer in a payload
 
 
 def native(one: str) -> int | str:
@@ -44,26 +40,11 @@ def payload_type(column: Column) -> str:
     return "datetime" if name.startswith("timestamp") else "keyword"
 
 
-def payload_value(value: Any) -> Any:
-    """As JSON has it; what JSON has not, as text."""
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int):
-        return value if SMALLEST <= value <= LARGEST else str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    if isinstance(value, list | tuple | set | frozenset):
-        return [payload_value(one) for one in value]
-    return json.dumps(value, default=str, sort_keys=True) if isinstance(value, dict) else str(value)
-
-
 def as_text(value: Any) -> Any:
     """A value of the key, or several, as points have it."""
     if isinstance(value, list | tuple | set | frozenset):
         return [as_text(one) for one in value]
-    return str(value).lower() if isinstance(value, bool) else str(payload_value(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def condition(name: str, value: Any, kind: str = "keyword") -> Any:
@@ -80,12 +61,11 @@ def condition(name: str, value: Any, kind: str = "keyword") -> Any:
     if isinstance(value, datetime) or kind == "datetime":
         moment = as_moment(name, value)
         return models.FieldCondition(key=field, range=models.DatetimeRange(gte=moment, lte=moment))
-    if kind == "float" and isinstance(value, float | int | Decimal):
+    if kind == "float" and isinstance(value, float | int):
         return models.FieldCondition(key=field, range=models.Range(gte=float(value), lte=float(value)))
-    wanted = payload_value(value)
-    if isinstance(wanted, float):
-        return models.FieldCondition(key=field, range=models.Range(gte=wanted, lte=wanted))
-    return models.FieldCondition(key=field, match=models.MatchValue(value=wanted))
+    if isinstance(value, float):
+        return models.FieldCondition(key=field, range=models.Range(gte=value, lte=value))
+    return models.FieldCondition(key=field, match=models.MatchValue(value=value))
 
 
 def as_moment(name: str, value: Any) -> datetime:

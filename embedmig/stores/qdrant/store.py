@@ -44,7 +44,7 @@ from embedmig.stores.external import (
 )
 from embedmig.stores.protocol import Capabilities, IndexOptions
 from embedmig.stores.qdrant.client import RequestRefused, asking
-from embedmig.stores.qdrant.payload import as_text, condition, native, path, payload_type, payload_value
+from embedmig.stores.qdrant.payload import as_text, condition, native, path, payload_type
 from embedmig.types import Metric, Space
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class QdrantStore(ExternalStore):
 
     def payload(self, point: Point) -> dict[str, Any]:
         """What is said of a point. A column that is NULL is left out; the key's are texts."""
-        columns = {name: payload_value(value) for name, value in point.columns.items() if value is not None}
+        columns = {name: value for name, value in point.columns.items() if value is not None}
         columns |= {column.name: text for column, text in zip(self.source.key, point.key, strict=True)}
         own = {KEY: list(point.key), CHUNK: point.chunk, HASH: point.content_hash.hex(), VERSION: self.space.tag}
         return columns | own
@@ -309,7 +309,7 @@ class QdrantStore(ExternalStore):
         """Points with the same columns in one change. A null takes the field away."""
         alike: dict[str, tuple[dict[str, Any], list[str]]] = {}
         for one, values in columns.items():
-            payload = {name: payload_value(value) for name, value in values.items()}
+            payload = dict(values)
             alike.setdefault(json.dumps(payload, sort_keys=True), (payload, []))[1].append(one)
         self.set_payloads(alike.values())
 
