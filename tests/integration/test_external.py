@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 
 import embedmig
 from embedmig import GateClosed, Reader
+from embedmig.database.registry import Registry
 from embedmig.errors import AliasMoved
 from embedmig.stores.external import VERSION
 from embedmig.testing import MemoryStore
@@ -325,6 +326,34 @@ def test_a_column_that_changes_without_its_text_is_found_by_its_new_value_and_no
     assert (said["price"], said["tags"]) == ("9.9", ["a", "b"])
 
 
+def title_of(project: Project, key: str) -> str:
+    held = (one.payload for page in store_of(project).held(None) for one in page)
+    return str(next(payload["title"] for payload in held if payload["embedmig_key"] == [key]))
+
+
+def test_a_writer_that_has_read_the_columns_before_they_changed_puts_the_newer_ones_last(
+    project: Project, near: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its points are on their way, the column changes and another process takes the change in and settles it."""
+    project.documents(10)
+    space_script(project, more=NEAR)
+    whole, changed = MemoryStore.put, list[str]()
+
+    def put(store: MemoryStore, points: Any) -> None:
+        if not changed:
+            changed.append("7")
+            with project.connect() as conn:
+                conn.execute("update documents set title = 'moved' where id = 7")
+            embedmig.sync(project.opened())
+            assert title_of(project, "7") == "moved"
+        whole(store, points)
+
+    monkeypatch.setattr(MemoryStore, "put", put)
+    upgrade(project)
+    assert title_of(project, "7") == "moved"
+    assert not project.rows("select * from embedmig.pending_changes")
+
+
 def test_hidden_rows_are_those_whose_text_has_changed(project: Project, near: Path) -> None:
     project.configure((project.folder / "embedmig.toml").read_text().replace("columns =", 'stale = "hide"\ncolumns ='))
     project.documents(20)
@@ -393,6 +422,42 @@ def test_a_retired_version_leaves_nothing_in_its_store(project: Project, near: P
     embedmig.retire(project.opened(), "docs", OLD, after="0s", confirm=OLD)
     assert store.describe() is None
     assert store_of(project, NEW).total() == 10
+
+
+def test_a_retirement_that_comes_to_nothing_leaves_the_collection_and_one_that_is_cut_short_is_finished(
+    project: Project, near: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.documents(10)
+    space_script(project, more=NEAR)
+    upgrade(project)
+    space_script(project, "0002", "0001", old=OLD, dimensions=16, more=NEAR)
+    upgrade(project)
+    store, retired = store_of(project, OLD), {"after": "0s", "confirm": OLD}
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "set_state", raises(RuntimeError("the database is gone")))
+        with pytest.raises(RuntimeError):
+            embedmig.retire(project.opened(), "docs", OLD, **retired)
+    assert store.total() == len(named(project)) == 10
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryStore, "drop_collection", raises(embedmig.StoreError("the store is gone")))
+        with pytest.raises(embedmig.StoreError):
+            embedmig.retire(project.opened(), "docs", OLD, **retired)
+    assert (store.total(), {one.state for one in in_process.spaces(project)}) == (10, {"active", "retired"})
+    assert embedmig.uninstall(project.opened()).collections == [
+        f"{store.name} of near",
+        f"{store_of(project, NEW).name} of near",
+    ]
+    embedmig.retire(project.opened(), "docs", OLD, **retired)
+    assert store.describe() is None
+    with pytest.raises(embedmig.AnswerIsNo, match="is retired"):
+        embedmig.retire(project.opened(), "docs", OLD, **retired)
+
+
+def raises(error: Exception) -> Callable[..., None]:
+    def method(*_: Any) -> None:
+        raise error
+
+    return method
 
 
 def test_the_database_has_no_collection_left_after_an_uninstall(project: Project, near: Path) -> None:

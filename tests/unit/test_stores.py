@@ -111,3 +111,28 @@ def test_an_option_that_a_store_does_not_have_is_refused_with_the_one_that_was_m
     with pytest.raises(ConfigError, match="replica is not known") as caught:
         open_external(without_table(config.collection("docs")), record)
     assert caught.value.hint == "did you mean replicas?"
+
+
+def test_a_columns_value_is_the_same_in_every_store_and_filters_ask_for_it_as_it_is_there() -> None:
+    import math
+    from datetime import UTC, date, datetime, timedelta, timezone
+    from decimal import Decimal
+
+    from embedmig.stores.external import payload_value, wanted_value
+
+    noon = datetime(2026, 3, 29, 12, tzinfo=timezone(timedelta(hours=2)))
+    for value, said in (
+        (True, True), (2**40, 2**40), (2**63, str(2**63)), (1.5, 1.5), (math.nan, None), ("x", "x"), (None, None),
+        (noon, "2026-03-29T10:00:00+00:00"), (noon.replace(tzinfo=None), "2026-03-29T12:00:00"), (date(2026, 1, 2), "2026-01-02"),
+        (Decimal("9.90"), "9.9"), (Decimal("1E+3"), "1000"), (b"\x01\xff", "01ff"), ({"b": 1, "a": noon}, '{"a": "2026-03-29 12:00:00+02:00", "b": 1}'),
+        (["a", None, noon.astimezone(UTC)], ["a", "2026-03-29T10:00:00+00:00"]),
+    ):  # fmt: skip
+        assert payload_value(value) == said
+        assert payload_value(said) == said
+    for kind, value, said in (
+        ("numeric(10,2)", 9.9, "9.9"), ("numeric", 3, "3"), ("double precision", Decimal(3), 3.0), ("real", 3, 3.0),
+        ("bigint", Decimal(3), 3), ("integer", 3.0, 3), ("integer", 3.5, 3.5), ("text", "3", "3"), ("boolean", True, True),
+        ("integer[]", (1, 2), [1, 2]), ("numeric", None, None),
+    ):  # fmt: skip
+        assert wanted_value(value, kind) == said
+        assert type(wanted_value(value, kind)) is type(said)
