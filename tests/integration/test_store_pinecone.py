@@ -461,7 +461,7 @@ def test_points_say_whose_they_are_and_hold_columns_in_types_of_their_own(bench:
     assert set(held) == {one.id for one in points}
     assert held[points[0].id] | {"id": "0"} == {
         "id": "0", "embedmig_key": ["0"], "embedmig_chunk": 0, "embedmig_hash": points[0].content_hash.hex(), "embedmig_version": SPACE.tag,
-        "team": "blue", "public": True, "year": 2024, "price": 9.5, "large": str(2**60), "exact": "1.10", "tags": ["a", "b"],
+        "team": "blue", "public": True, "year": 2024, "price": 9.5, "large": str(2**60), "exact": "1.1", "tags": ["a", "b"],
         "numbers": ["1", "2"], "day": "2024-02-29", "made": "2024-02-29T12:00:00+00:00", "extra": '{"a": 1}',
     }  # fmt: skip
     some = {one.id: one.payload for page in store.held(["team"]) for one in page}
