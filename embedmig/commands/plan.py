@@ -18,6 +18,7 @@ from embedmig.operations.create_index import CreateIndex
 from embedmig.planning.prices import Price, find_price
 from embedmig.planning.probing import Probe, probe, probe_size
 from embedmig.planning.strategy import Advice, advise
+from embedmig.planning.sunsets import Sunset, find_sunset
 from embedmig.planning.tokens import extrapolate
 from embedmig.source import count_rows
 from embedmig.source.sampling import draw_texts
@@ -69,6 +70,7 @@ class Forecast:
     server_memory: int
     probe: Probe | None = None
     probe_cost: float | None = None
+    sunset: Sunset | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ def forecast(
         _setting(conn, "max_wal_size"),
     )
     sizes = sizes_of(space, held + (estimate.vectors or 0), indexes.get(space.tag), wal)
-    return Forecast(revision, space, space.tag, estimate, time, sizes, memory, found, spent)
+    sunset = find_sunset(space, context.config)
+    return Forecast(revision, space, space.tag, estimate, time, sizes, memory, found, spent, sunset)
 
 
 # --- time -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.gates.measuring import look, measure
 from embedmig.gates.quality_verdict import QualityVerdict
 from embedmig.operations.base import Context
+from embedmig.planning.sunsets import find_sunset
 from embedmig.source import Source, SourceCounts, capture, count_rows
 from embedmig.stores.alias_health import alias_fault
 from embedmig.stores.differences import Difference, live_differences
@@ -63,6 +64,8 @@ class SpaceStatus:
     failures: list[dict[str, Any]] = field(default_factory=list)
     batches: list[dict[str, Any]] = field(default_factory=list)
     model_error: str | None = None
+    model_ends: str | None = None
+    model_days_left: int | None = None
     unaccounted: list[str] = field(default_factory=list)
     counted: Known = "exact"
     counted_at: str | None = None
@@ -311,7 +314,7 @@ def _space_status(
         failed_rows=counts.failed, orphans=counts.orphans, untagged=counts.untagged,
         content="checked" if counts.hash_known else "unknown", index=found.index,
         gates=conditions.evaluate(found, conditions.Thresholds(asked.completeness, asked.freshness)),
-        bytes=context.store(conn, record).disk_bytes(conn, counts.vectors), failures=failures, batches=batches, model_error=_model_error(context, record),
+        bytes=context.store(conn, record).disk_bytes(conn, counts.vectors), failures=failures, batches=batches, model_error=_model_error(context, record), **_sunset(context, record),
         unaccounted=[", ".join(key) for key in found.unaccounted or ()],
         counted="exact" if found.exact else "estimated", completeness_error=round(found.error, 4),
         counted_at=found.counted_at.isoformat(timespec="seconds") if found.counted_at else None, **_evals(context, conn, record),
@@ -339,6 +342,12 @@ def _occasion(found: Evaluation) -> dict[str, Any]:
         "golden": found.golden, "queries": found.queries, "mode": found.mode, "completeness": found.completeness,
         "measured_at": found.measured_at.isoformat() if found.measured_at else None,
     }  # fmt: skip
+
+
+def _sunset(context: Context, record: SpaceRecord) -> dict[str, Any]:
+    """The fields that say when the provider stops serving the version's model."""
+    found = find_sunset(record.space, context.config) if record.live else None
+    return {"model_ends": found.day.isoformat(), "model_days_left": found.days_left()} if found else {}
 
 
 def _model_error(context: Context, record: SpaceRecord) -> str | None:

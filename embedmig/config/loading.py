@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -115,6 +116,7 @@ class Config:
     backfill: BackfillSettings = field(default_factory=BackfillSettings)
     ray: RaySettings = field(default_factory=RaySettings)
     connect: ConnectSettings = field(default_factory=ConnectSettings)
+    sunsets: Mapping[str, date] = field(default_factory=dict)  # by provider/name: from that day on it is not served
     max_cost: float | None = None  # USD, of this run: from the command line, on top of each embedder's own
 
     def __getstate__(self) -> dict[str, Any]:
@@ -198,6 +200,10 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         index=IndexSettings(**file.section(("index",), root.get("index", {}), _INDEX)),
         backfill=BackfillSettings(**file.section(("backfill",), root.get("backfill", {}), _BACKFILL)),
         ray=RaySettings(**file.section(("ray",), root.get("ray", {}), _RAY)),
+        sunsets={
+            model: file.value(("sunsets", model), day, toml_values.day)
+            for model, day in root.get("sunsets", {}).items()
+        },
     )
 
 
@@ -240,7 +246,19 @@ def _tool_table(file: TomlFile) -> TomlFile:
 
 
 _ROOT: dict[str, Check] = dict.fromkeys(
-    ("embedmig", "collections", "embedders", "stores", "gates", "throttle", "check", "index", "backfill", "ray"),
+    (
+        "embedmig",
+        "collections",
+        "embedders",
+        "stores",
+        "gates",
+        "throttle",
+        "check",
+        "index",
+        "backfill",
+        "ray",
+        "sunsets",
+    ),
     toml_values.table,
 )
 _INDEX: dict[str, Check] = {"memory": toml_values.parse_size}

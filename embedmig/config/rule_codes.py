@@ -32,7 +32,16 @@ NAMES: dict[str, str] = {
     "EM023": "store-can-not",
     "EM024": "alias-changes-columns",
     "EM025": "missing-object",
+    "EM026": "model-ends",
+    "EM027": "cut-not-made-for",
 }
 
-SEVERITY: dict[str, Severity] = {"EM009": "warning", "EM015": "warning", "EM020": "warning", "EM024": "warning"}
+SEVERITY: dict[str, Severity] = {
+    "EM009": "warning",
+    "EM015": "warning",
+    "EM020": "warning",
+    "EM024": "warning",
+    "EM026": "warning",
+    "EM027": "warning",
+}
 """Those that are no error by themselves; ``check`` exits 3 for both kinds."""

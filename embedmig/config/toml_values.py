@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -159,6 +160,16 @@ def boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
+
+
+def day(value: object) -> date:
+    """A day, as TOML has it or as a string."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    try:
+        return date.fromisoformat(str(value))
+    except ValueError:
+        raise ValueError('a day such as "2027-01-04"') from None
 
 
 def one_of(*words: str) -> Check:

@@ -7,17 +7,21 @@ from dataclasses import fields
 
 from embedmig.config import Collection
 from embedmig.config.toml_lines import key_lines
+from embedmig.embedders.matryoshka import cut_warning
 from embedmig.errors import PlanError, UnpinnedModel
 from embedmig.lint import Violation, rule
-from embedmig.lint.reading import Named, Reading, Subject
+from embedmig.lint.reading import Named, Reading, Subject, joined
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.create_index import CreateIndex
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.derive_space import DeriveSpace
 from embedmig.operations.recording import Call
+from embedmig.planning.sunsets import find_sunset
 from embedmig.stores import IndexOptions, check_capabilities, store_class
 from embedmig.types import Chunk, Space
+
+SOON_DAYS = 180  # a day that is further away is no reason yet to stop a pull request
 
 
 @rule("EM005")
@@ -48,6 +52,33 @@ def store_can_not(subject: Subject) -> Iterator[Violation]:
             check_capabilities(space, store_class(space, subject.config.stores).capabilities)
         except PlanError as error:
             yield Violation(reading.script.path, call.line, error.message, error.hint)
+
+
+@rule("EM026")
+def model_ends(subject: Subject) -> Iterator[Violation]:
+    """A version that is shown, kept for a rollback, or yet to be made, of a model that is soon not served any more."""
+    last = joined(reading.after for reading in subject.readings if reading.script.revision in subject.heads)
+    for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace):
+        sunset = find_sunset(space, subject.config)
+        if sunset is None or (space.collection, space.tag) not in last.spaces or sunset.days_left() > SOON_DAYS:
+            continue
+        shown = last.aliases.get(space.collection) == space.tag
+        what = (
+            "queries of what the alias shows need it"
+            if shown
+            else "a rollback to this version finds nothing after that"
+        )
+        fix = "move to another model before that day" if shown else "retire the version, or keep another to go back to"
+        yield Violation(reading.script.path, call.line, f"{sunset.words()}: {what} ({sunset.source})", fix)
+
+
+@rule("EM027")
+def cut_not_made_for(subject: Subject) -> Iterator[Violation]:
+    """A cut of a model whose first numbers mean no more than any others: quality is lost that a smaller model would keep."""
+    for reading, call, space in of_spaces(subject, CreateSpace):
+        if warned := cut_warning(space):
+            fix = "take its own dimensions, or measure what the cut costs: embedmig eval"
+            yield Violation(reading.script.path, call.line, warned, fix)
 
 
 @rule("EM009")

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from embedmig.database import Connection
 from embedmig.database.registry import SpaceRecord, definition_of
+from embedmig.embedders.matryoshka import cut_warning
 from embedmig.operations.base import Operation, PlannedSpace, PlannedState, Run
 from embedmig.source import Source, capture, checks
 from embedmig.stores import ask_server, check_capabilities, check_keys, open_manifest, store_class
@@ -99,6 +100,7 @@ def details(space: Space) -> str:
         f"{role}: " + ", ".join(f"{name} {json.dumps(value)}" for name, value in options.items())
         for role, options in space.roles.items()
     ]
+    found += [warned] if (warned := cut_warning(space)) else []
     return f" ({'; '.join(found)})" if found else ""
 
 

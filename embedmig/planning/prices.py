@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from embedmig.config.settings import EmbedderSettings
 from embedmig.types import Space
 
-PRICES_OF = "2026-11-21"
-"""When the table was last compared with the models' pages at https://developers.openai.com/api/docs/models."""
+OPENAI, GOOGLE, VOYAGE, MISTRAL = (
+    "api.openai.com", "generativelanguage.googleapis.com", "api.voyageai.com", "api.mistral.ai",
+)  # fmt: skip
+OPENAI_PAGE = "https://developers.openai.com/api/docs/models"
+GOOGLE_PAGE = "https://developers.googleblog.com/en/gemini-embedding-available-gemini-api/"
+GATEWAY_PAGE = "https://vercel.com/ai-gateway/models"
+CATALOG_PAGE = "https://opencode.ai/data/mistral/mistral-embed"
 
-USD_PER_MILLION_TOKENS = {
-    "openai/text-embedding-3-small": 0.02,
-    "openai/text-embedding-3-large": 0.13,
-    "openai/text-embedding-ada-002": 0.10,
+
+@dataclass(frozen=True, slots=True)
+class ListPrice:
+    """USD per million tokens, the day on which ``source`` said so, and that page."""
+
+    per_million: float
+    seen: str
+    source: str
+
+
+LISTED: Mapping[tuple[str, str], ListPrice] = {
+    (OPENAI, "text-embedding-3-small"): ListPrice(0.02, "2026-11-21", OPENAI_PAGE),
+    (OPENAI, "text-embedding-3-large"): ListPrice(0.13, "2026-11-21", OPENAI_PAGE),
+    (OPENAI, "text-embedding-ada-002"): ListPrice(0.10, "2026-11-21", OPENAI_PAGE),
+    (GOOGLE, "gemini-embedding-001"): ListPrice(0.15, "2026-11-26", GOOGLE_PAGE),
+    (VOYAGE, "voyage-4-large"): ListPrice(0.12, "2026-11-26", GATEWAY_PAGE),
+    (VOYAGE, "voyage-4"): ListPrice(0.06, "2026-11-26", GATEWAY_PAGE),
+    (VOYAGE, "voyage-4-lite"): ListPrice(0.02, "2026-11-26", GATEWAY_PAGE),
+    (VOYAGE, "voyage-3-large"): ListPrice(0.18, "2026-11-26", GATEWAY_PAGE),
+    (VOYAGE, "voyage-3.5"): ListPrice(0.06, "2026-11-26", GATEWAY_PAGE),
+    (VOYAGE, "voyage-3.5-lite"): ListPrice(0.02, "2026-11-26", GATEWAY_PAGE),
+    (MISTRAL, "mistral-embed"): ListPrice(0.10, "2026-11-26", CATALOG_PAGE),
 }
+"""By host and model. Voyage's and Mistral's are as catalogs of others repeat them."""
 BATCH_SHARE = 0.5
 """Of the list price, for what is sent by the Batch API."""
 LOCAL_PROVIDERS = frozenset({"wordllama", "sentence-transformers"})
@@ -37,18 +63,31 @@ class Price:
 def find_price(space: Space, settings: EmbedderSettings | None = None) -> Price:
     """The configured price of the model, else of its provider, else the table's; unknown where there is none.
 
-    A model behind a ``base_url`` of one's own has no list price, whatever its name.
+    The host counts, not the provider's name: a model behind another address has no list price, whatever it is called.
     """
     if settings is not None and space.name in settings.prices:
         return Price(settings.prices[space.name], "from embedmig.toml")
     if settings is not None and settings.price is not None:
         return Price(settings.price, "from embedmig.toml")
-    if ((settings.kind if settings else None) or space.provider) in LOCAL_PROVIDERS:
+    if kind_of(space, settings) in LOCAL_PROVIDERS:
         return Price(0.0, "runs here")
+    listed = LISTED.get((host_of(space, settings), space.name))
+    if listed is not None:
+        return Price(listed.per_million, f"list price of {listed.seen} ({urlsplit(listed.source).hostname})")
+    behind = settings is not None and settings.base_url is not None
+    return Price(None, "unknown behind a base_url" if behind else "unknown model")
+
+
+def kind_of(space: Space, settings: EmbedderSettings | None) -> str:
+    """The protocol of the space's provider."""
+    return (settings.kind if settings else None) or space.provider
+
+
+def host_of(space: Space, settings: EmbedderSettings | None) -> str:
+    """The host that serves the space's model; empty where that is not known."""
     if settings is not None and settings.base_url is not None:
-        return Price(None, "unknown behind a base_url")
-    listed = USD_PER_MILLION_TOKENS.get(space.model)
-    return Price(listed, f"list price of {PRICES_OF}" if listed is not None else "unknown model")
+        return urlsplit(settings.base_url).hostname or ""
+    return OPENAI if kind_of(space, settings) == "openai" else ""
 
 
 def price(space: Space, settings: EmbedderSettings | None = None) -> float | None:

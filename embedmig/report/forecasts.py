@@ -23,6 +23,7 @@ def plan_page(outlook: Plan) -> RenderableType:
 def _forecast(found: Forecast) -> Text:
     lines = [f"\n{found.revision}: {found.version} of {found.space.collection}", f"  tokens  {_tokens(found)}"]
     lines += [f"  cost    {_cost(found)}", f"  time    {_time(found.time)}"]
+    lines += [f"  model   {_ends(found)}"] if found.sunset else []
     if found.probe:
         tokens = "tokens not reported" if found.probe.tokens is None else f"{found.probe.tokens:,} tokens"
         lines.append(
@@ -62,6 +63,19 @@ def _time(found: Duration) -> str:
         return f"unknown: {found.known_by}"
     between = "" if found.low is None or found.high is None else f" ({duration(found.low)} to {duration(found.high)})"
     return f"about {duration(found.seconds)}{between}: {found.known_by}"
+
+
+def _ends(found: Forecast) -> str:
+    """When the model is served no more, and whether the backfill is over by then."""
+    assert found.sunset is not None
+    seconds, left = found.time.high or found.time.seconds, found.sunset.days_left()
+    if seconds is None:
+        over = "how long the backfill takes is unknown"
+    elif seconds < left * 86_400:
+        over = f"the backfill is over {plural(int(left - seconds / 86_400), 'day')} before that"
+    else:
+        over = "the backfill is not over by then"
+    return f"{found.sunset.words()}: {over} ({found.sunset.source})"
 
 
 def _disk(sizes: Sizes) -> str:

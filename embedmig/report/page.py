@@ -13,6 +13,7 @@ from embedmig.commands.status import Status
 from embedmig.errors import UsageError
 from embedmig.formatting import percent, size
 from embedmig.gates.conditions import UNKNOWN_EDITS
+from embedmig.report.tables import model_ends
 from embedmig.revisions.authoring import template_dir
 from embedmig.types import Verdict
 
@@ -41,6 +42,7 @@ def page(report: Report, *, now: datetime) -> str:
         advice=lambda gate: advice(gate, with_text=report.with_text),
         gates_of=lambda name, space: [*space.gates, *gates_on_evidence(report, name, space.version)],
         measures=measures,
+        model_ends=model_ends,
         percent=percent,
         unknown_edits=UNKNOWN_EDITS,
         size=size,

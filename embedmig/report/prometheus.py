@@ -27,6 +27,7 @@ HELP = {
     "embedmig_space_failed_rows": "Rows that the model refused.",
     "embedmig_space_batch_rows": "Rows in batches at the API that have not been taken in.",
     "embedmig_space_bytes": "Bytes on disk, indexes included.",
+    "embedmig_space_model_days_left": "Days until the provider stops serving the version's model, where the day is known; negative after it.",
     "embedmig_space_gate_open": "1 if the gate would open.",
 }
 
@@ -83,6 +84,8 @@ def _space(labels: dict[str, str], space: SpaceStatus) -> Iterator[Sample]:
     yield "embedmig_space_failed_rows", labels, space.failed_rows
     yield "embedmig_space_batch_rows", labels, sum(batch["rows"] for batch in space.batches)
     yield "embedmig_space_bytes", labels, space.bytes
+    if space.model_days_left is not None:
+        yield "embedmig_space_model_days_left", labels, space.model_days_left
     yield "embedmig_space_gate_open", labels, float(all(gate.passed for gate in space.gates))
 
 

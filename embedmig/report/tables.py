@@ -101,6 +101,7 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
     lines += _differences(found)
     lines += [Text(found.held_back, style="yellow")] if found.held_back else []
     lines += [_rollback(found.rollback)] if found.rollback else []
+    lines += [Text(words, style="yellow") for space in found.spaces if (words := model_ends(space))]
     return Group(head, table, *lines)
 
 
@@ -150,6 +151,16 @@ def _rollback(found: Rollback) -> Text:
         stale = f"rows without a vector: {_about(found)}{found.rows:,}; {UNKNOWN_EDITS}"
     line = Text(f"rollback to {found.to}: {took}; {stale}")
     return line.append(f"; its model is not available: {found.obstacle}", style="bold red") if found.obstacle else line
+
+
+def model_ends(space: SpaceStatus) -> str:
+    """Until when the version's model is served, and what ends with it; empty where no day is known."""
+    if space.model_days_left is None:
+        return ""
+    left = space.model_days_left
+    when = f"in {plural(left, 'day')}" if left > 0 else "today" if left == 0 else "which is past"
+    lost = "a rollback to it finds nothing after that" if space.state == "retained" else "queries need it"
+    return f"{space.version}: its model ends on {space.model_ends}, {when}; {lost}"
 
 
 def _about(measured: SpaceStatus | Rollback) -> str:

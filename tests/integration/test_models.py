@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import embedmig
 from embedmig import Reader, embedders
 from embedmig.errors import EmbedderMisconfigured
+from embedmig.report.forecasts import _forecast
+from embedmig.report.prometheus import exposition
 from embedmig.testing import FakeEmbedder
 from embedmig.types import Answer, Role
 from tests.in_process import Fake, space_script, tag, upgrade
-from tests.project import Project
+from tests.project import CONFIG, Project
 
 pytestmark = pytest.mark.one_server
 
@@ -56,3 +59,27 @@ def test_a_query_model_of_another_vector_space_is_refused_before_anything_is_mad
     with pytest.raises(EmbedderMisconfigured, match="small/hash does not encode queries for fake/hash"):
         upgrade(project)
     assert project.one("select to_regclass('embedmig.spaces')") is None
+
+
+def test_the_day_on_which_a_model_ends_is_said_wherever_its_version_is_shown(project: Project) -> None:
+    Fake().register()
+    embedders.register("small", Fake().create)
+    project.documents(6)
+    space_script(project, more="query_model='small/hash'")
+    upgrade(project)
+    space_script(project, "0002", "0001", dimensions=16, old=tag())
+    day = datetime.now(UTC).date() + timedelta(days=10)
+    project.configure(CONFIG, f'\n[sunsets]\n"small/hash" = {day}\n"fake/hash" = "{day + timedelta(days=1)}"\n')
+    planned = embedmig.plan(project.opened()).forecasts[0]
+    assert planned.sunset is not None
+    assert planned.sunset.words() == f"fake/hash ends on {day + timedelta(days=1)} (in 11 days)"
+    assert "the backfill" in str(_forecast(planned))
+    upgrade(project)
+    shown = embedmig.status(project.opened())
+    old, new = shown.collections["docs"].spaces
+    assert (old.model_ends, old.model_days_left, new.model_days_left) == (day.isoformat(), 10, 11)
+    assert f'model_days_left{{collection="docs",version="{tag()}"}} 10' in exposition(shown)
+    html = embedmig.write_report(project.opened(), project.folder / "report.html").read_text()
+    assert f"{tag()}: its model ends on {day}, in 10 days; a rollback to it finds nothing after that" in html
+    found = [one for one in embedmig.check(project.opened(), offline=True) if one.code == "EM026"]
+    assert ["a rollback to this version" in one.message for one in found] == [True, False]

@@ -397,6 +397,12 @@ def test_what_a_model_computes_in_is_no_setting_and_is_said_where_it_belongs(tmp
     assert "revision --dtype" in error.hint
 
 
+def test_a_day_on_which_a_model_ends_is_a_day(tmp_path):
+    config = read(tmp_path, WHOLE + '\n[sunsets]\n"openai/a" = "2027-01-04"\n"openai/b" = 2027-01-05\n', {"KEY": "x"})
+    assert [str(day) for day in config.sunsets.values()] == ["2027-01-04", "2027-01-05"]
+    assert "must be a day such as" in refusal(tmp_path, WHOLE + '\n[sunsets]\n"openai/a" = "soon"\n').message
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

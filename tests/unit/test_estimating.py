@@ -9,7 +9,7 @@ import pytest
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database.ledger import Measured
 from embedmig.intervals import relative_error
-from embedmig.planning.prices import PRICES_OF, find_price
+from embedmig.planning.prices import LISTED, find_price
 from embedmig.planning.tokens import Weighed, extrapolate
 from embedmig.stores.index_sizes import graph_bytes, index_bytes, table_bytes
 from embedmig.types import Space
@@ -68,9 +68,13 @@ def test_long_texts_take_longer_where_tokens_are_known() -> None:
 def test_where_a_price_comes_from_is_said_and_what_is_not_known_is_not_0() -> None:
     listed = Space("docs", "openai/text-embedding-3-small", "1", 256)
     other = Space("docs", "openai/text-embedding-9", "1", 256)
-    assert find_price(listed).origin == f"list price of {PRICES_OF}"
+    assert find_price(listed).origin == "list price of 2026-11-21 (developers.openai.com)"
     assert find_price(listed, EmbedderSettings(base_url="http://here")).per_million is None
     assert find_price(other).of(1000) is None
+    voyage = EmbedderSettings(kind="openai", base_url="https://api.voyageai.com/v1")
+    assert find_price(Space("docs", "mine/voyage-4-lite", "1", 256), voyage).per_million == 0.02
+    assert find_price(Space("docs", "voyage/voyage-4-lite", "1", 256)).per_million is None
+    assert all(one.source.startswith("https://") and one.seen for one in LISTED.values())
     both = EmbedderSettings(price=3.0, prices={"text-embedding-9": 4.0})
     assert [find_price(space, both).per_million for space in (listed, other)] == [3.0, 4.0]
     assert find_price(Space("docs", "wordllama/x", "1", 64)).of(1000) == 0

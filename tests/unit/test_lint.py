@@ -53,7 +53,11 @@ def codes(found: list[Finding]) -> list[str]:
 
 @pytest.mark.parametrize("bad", sorted((SCRIPTS / "bad").iterdir()), ids=lambda path: path.name)
 def test_each_bad_script_is_caught_with_exactly_its_code(bad: Path, tmp_path: Path) -> None:
-    more = {"EM010_chunk": "chunk = { size = 512 }", "EM024": '\n[stores.near]\nkind = "memory"\n'}
+    more = {
+        "EM026": '\n[sunsets]\n"openai/gone" = "2026-01-31"\n',
+        "EM010_chunk": "chunk = { size = 512 }",
+        "EM024": '\n[stores.near]\nkind = "memory"\n',
+    }
     found = check(tmp_path, bad, more.get(bad.name, ""))
     assert set(codes(found)) == {bad.name[:5]}
     assert all(one.hint for one in found)

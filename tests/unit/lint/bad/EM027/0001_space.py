@@ -1,0 +1,20 @@
+"""a model that ends, or is cut"""
+
+from embedmig import Space, op
+
+revision = "0001"
+down_revision = None
+
+NEW = Space(collection="docs", model="sentence-transformers/all-MiniLM-L6-v2", version="1", dimensions=128, cut=True)
+
+
+def upgrade() -> None:
+    op.create_space(NEW)
+    op.backfill(NEW)
+    op.create_index(NEW)
+    op.gate(NEW, completeness=0.995)
+    op.flip_alias("docs", to=NEW)
+
+
+def downgrade() -> None:
+    op.flip_alias("docs", to=None)
