@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from embedmig.commands.heads import heads as heads
     from embedmig.commands.history import HistoryEntry as HistoryEntry
     from embedmig.commands.history import history as history
+    from embedmig.commands.import_collection import Imported as Imported
+    from embedmig.commands.import_collection import import_collection as import_collection
     from embedmig.commands.init import init as init
     from embedmig.commands.merge import merge as merge
     from embedmig.commands.plan import Forecast as Forecast
@@ -141,7 +143,7 @@ __all__ = [
     "DatabaseInterrupted", "DatabaseUnavailable", "DatabaseUnsuitable", "Deadlocked", "Difference",
     "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
     "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed",
-    "GraphError", "HistoryEntry", "Hit", "Hits", "IllegalTransition", "InputRefused", "Interrupted", "LockHeld",
+    "GraphError", "HistoryEntry", "Hit", "Hits", "IllegalTransition", "Imported", "InputRefused", "Interrupted", "LockHeld",
     "LockedOut", "MissingExtra", "ModelChanged", "OutcomeUnknown", "PlaceMissing", "Plan", "PlanError",
     "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QualityVerdict", "QueryVector", "Reader",
     "ReleasedSpace", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
@@ -151,7 +153,7 @@ __all__ = [
     "UnknownTarget", "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost",
     "__version__", "alias_differences", "alias_drop", "alias_rebuild", "audit", "backfill", "check",
     "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
-    "heads", "history", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase",
+    "heads", "history", "import_collection", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase",
     "release", "resume", "retire", "revision", "search", "server_url", "show", "stamp", "status",
     "stop_server", "sync", "throttle", "uninstall", "upgrade", "within", "write_report",
 ]  # fmt: skip
@@ -170,6 +172,7 @@ _PUBLIC = {
     "embedmig.commands.gate": "gate",
     "embedmig.commands.heads": "heads",
     "embedmig.commands.history": "HistoryEntry history",
+    "embedmig.commands.import_collection": "Imported import_collection",
     "embedmig.commands.init": "init",
     "embedmig.commands.merge": "merge",
     "embedmig.commands.plan": "Forecast Plan plan",

@@ -10,6 +10,7 @@ import typer
 import embedmig
 from embedmig.cli.application import MIGRATING, app, from_here, interruptible, live, settings
 from embedmig.cli.arguments import AsSql, DryRun, ExecutorName, MaxCost, Target, Workers, executor_of
+from embedmig.errors import EXIT_NO
 
 
 @app.command(rich_help_panel=MIGRATING)
@@ -35,7 +36,8 @@ def revision(
     query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
     cut: Annotated[bool, typer.Option("--cut", help="The model gives more numbers: cut to --dimensions and normalize here.")] = False,
     query_model: Annotated[str | None, typer.Option(help="PROVIDER/MODEL of the same vector space that encodes queries.")] = None,
-    adopt: Annotated[str | None, typer.Option(metavar="TABLE.COLUMN", help="Adopt vectors that are there already.")] = None,
+    adopt: Annotated[str | None, typer.Option(metavar="TABLE.COLUMN", help="Adopt vectors that are there already; with --store, the points of this collection.")] = None,
+    key: Annotated[str, typer.Option(metavar="FIELD", help="Where adopted points say their row's key: id, or payload.FIELD.")] = "id",
     derive: Annotated[str | None, typer.Option(metavar="VERSION", help="Compute the vectors from those of this version: no text is embedded.")] = None,
     assume_current: Annotated[bool, typer.Option("--assume-current", help="With --derive from adopted vectors: they are of the texts as they are.")] = False,
     autogenerate: Annotated[bool, typer.Option("--autogenerate", help="Take the model from \\[collections.NAME.embedding].")] = False,
@@ -53,10 +55,36 @@ def revision(
     fields = {name: value for name, value in given.items() if value is not None}
     made = embedmig.revision(
         settings.project(), message, collection=collection, fields=fields, adopt=adopt, autogenerate=autogenerate, empty=empty,
-        strategy=strategy, head=head, label=branch_label, derive=derive, assume_current=assume_current,  # type: ignore[arg-type]  # checked there
+        strategy=strategy, head=head, label=branch_label, derive=derive, assume_current=assume_current, key=key,  # type: ignore[arg-type]  # checked there
     )  # fmt: skip
     path = from_here(made)
     settings.show("revision", {"path": path}, lambda: path)
+
+
+@app.command("import", rich_help_panel=MIGRATING)
+def import_collection(
+    name: Annotated[str, typer.Argument(metavar="COLLECTION", help="What the collection is to be called here.")],
+    store: Annotated[str, typer.Option(help="The NAME of a \\[stores.NAME] of the configuration.")],
+    collection: Annotated[str, typer.Option(help="The collection in the store, or an alias that shows it.")],
+    text: Annotated[list[str], typer.Option(metavar="FIELD", help="payload.FIELD that holds a text; may be given again.")],
+    key: Annotated[str, typer.Option(metavar="FIELD", help="Where points say their key: id, or payload.FIELD.")] = "id",
+    column: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="payload.FIELD or payload.FIELD:TYPE to be copied too.")] = None,
+    table: Annotated[str | None, typer.Option(help="The table in PostgreSQL; the collection's name unless given.")] = None,
+    model: Annotated[str | None, typer.Option(help="PROVIDER/MODEL that made the vectors.")] = None,
+    model_version: Annotated[str | None, typer.Option(help="The version that pins what the model's name stands for.")] = None,
+) -> None:  # fmt: skip
+    """Copy texts that live in a store's payload alone into PostgreSQL, and write the adoption of its vectors."""
+    from embedmig.report.importing import imported_page
+
+    fields = {field: value for field, value in (("model", model), ("version", model_version)) if value is not None}
+    with live() as shown, interruptible() as stop:
+        found = embedmig.import_collection(
+            settings.project(), name, store=store, collection=collection, text=text, key=key, columns=column or [], table=table,
+            fields=fields, report=shown, stop=stop,
+        )  # fmt: skip
+    settings.show("imported", found, lambda: imported_page(found, from_here))
+    if found.problem:
+        raise typer.Exit(EXIT_NO)
 
 
 @app.command(rich_help_panel=MIGRATING)

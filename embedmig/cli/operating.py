@@ -178,7 +178,8 @@ def release(
     """Stop watching an adopted version: its vectors stay, and their column may be dropped. Exit 3 while the alias shows it."""
     gone = embedmig.release(settings.project(), collection, version)
     columns = " and ".join(f"{gone.table}.{column}" for column in gone.columns)
-    settings.show("released", gone, lambda: f"{gone.version} is released; {columns} may be dropped")
+    then = f"{columns} may be dropped" if columns else f"{gone.table} is left as it is"
+    settings.show("released", gone, lambda: f"{gone.version} is released; {then}")
 
 
 @app.command(rich_help_panel=OPERATING)

@@ -13,6 +13,7 @@ from embedmig.embedders import create, providers
 from embedmig.errors import EmbedmigError, GraphError, MissingExtra
 from embedmig.lint import Finding, findings
 from embedmig.lint.reading import Subject, read
+from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.base import Context
 from embedmig.operations.create_space import CreateSpace
@@ -104,7 +105,7 @@ def live_differences(subject: Subject, context: Context, conn: Connection) -> It
             call.operation.space
             for reading in subject.readings if reading.script.revision not in applied
             for call in reading.upgrade
-            if isinstance(call.operation, CreateSpace | AdoptSpace) and call.operation.space.collection == name
+            if isinstance(call.operation, CreateSpace | AdoptSpace | AdoptCollection) and call.operation.space.collection == name
         ]  # fmt: skip
         yield from (one for one in found if one.way != "revision")
         yield from unmet(found, collection, context.registry.spaces(conn, name), coming)

@@ -14,7 +14,9 @@ from embedmig.stores.presence import place_in_words
 
 @dataclass(frozen=True, slots=True)
 class ReleasedSpace:
-    """The version that is no longer watched, and the columns that may be dropped now."""
+    """The version that is no longer watched, and the columns that may be dropped now. Of a store beside PostgreSQL, ``table`` names
+    the collection, and there are none.
+    """
 
     version: str
     table: str
@@ -39,4 +41,5 @@ def release(project: ProjectLike, collection: str, version: str) -> ReleasedSpac
 
         if record.state != "released":
             retry_transient(transaction)
-    return ReleasedSpace(record.version, *place_in_words(record))
+    place, columns = place_in_words(record)
+    return ReleasedSpace(record.version, place, [] if record.space.external else columns)

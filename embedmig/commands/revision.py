@@ -11,13 +11,14 @@ from typing import Any
 from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.config.loading import unknown_store
 from embedmig.errors import EmbedmigError, UsageError
+from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.derive_space import refuse_other_geometry
 from embedmig.operations.evaluating import default_set
 from embedmig.revisions import authoring
 from embedmig.runner import plan_of, step_of
-from embedmig.stores import vectors_in
+from embedmig.stores import adopted_place, describe_collection, vectors_in
 from embedmig.types import IN_POSTGRESQL, MAX_INDEX_DIMENSIONS, Space
 
 
@@ -32,6 +33,8 @@ class Wanted:
     strategy: authoring.Strategy
     derive: str | None = None
     assume_current: bool = False
+    key: str = "id"
+    unmatched: float = 0.0
 
 
 def revision(
@@ -48,23 +51,28 @@ def revision(
     label: str | None = None,
     derive: str | None = None,
     assume_current: bool = False,
+    key: str = "id",
+    unmatched: float = 0.0,
 ) -> Path:
     """Writes the next script and returns its path. Raises :class:`UsageError`.
 
     ``fields`` are those of :class:`Space`: ``{"model": …, "version": …, "dimensions": …}``. ``adopt`` is the
-    TABLE.COLUMN that holds the vectors already. ``autogenerate`` takes the model from the configuration. ``empty``
-    writes a script without operations. ``label`` names the branch that begins here. ``derive`` is the version (its tag, a part of it,
+    TABLE.COLUMN that holds the vectors already; where the fields name a ``store``, its collection, whose points say their
+    row's key in ``key`` (``id``, ``payload.FIELD``), and ``unmatched`` is the share of them that may fit no row.
+    ``autogenerate`` takes the model from the configuration. ``empty`` writes a script without operations. ``label`` names the branch that begins here. ``derive`` is the version (its tag, a part of it,
     or the number of the revision that made it) from whose vectors those of the new one are computed; then ``fields`` are what
     changes: storage, store, or fewer dimensions with ``cut``. ``assume_current`` as for ``op.derive_space``.
     """
     project = opened(project)
-    wanted = Wanted(collection, fields or {}, adopt, autogenerate, strategy, derive, assume_current)
+    wanted = Wanted(collection, fields or {}, adopt, autogenerate, strategy, derive, assume_current, key, unmatched)
     body = authoring.empty_body() if empty else _body(project, wanted)
     return authoring.new_revision(project.graph, message, body, head=head, label=label)
 
 
 def _body(project: Project, wanted: Wanted) -> authoring.Body:
     collection = _collection_for(project, wanted)
+    if wanted.adopt and wanted.fields.get("store", IN_POSTGRESQL) != IN_POSTGRESQL:
+        return _adoption_beside(project, collection, wanted, wanted.adopt)
     if wanted.adopt:
         return _adoption(project, collection, wanted, wanted.adopt)
     old = _latest_version(project, collection)
@@ -92,27 +100,44 @@ def _adoption(project: Project, collection: str, wanted: Wanted, place: str) -> 
     return authoring.adopt_body(_pinned(project, space), table, column)
 
 
+def _adoption_beside(project: Project, collection: str, wanted: Wanted, name: str) -> authoring.Body:
+    """Of a collection in a store beside PostgreSQL, which says dimensions and metric where it can be reached."""
+    adopted_place.check_key(wanted.key)
+    declared = _declared(project, collection) if not wanted.fields.get("model") else {}
+    fields, store = {**declared, **wanted.fields}, wanted.fields["store"]
+    if store not in project.config.stores:
+        raise UsageError(f"there is no [stores.{store}]", hint=unknown_store(store, project.config.stores))
+    found = describe_collection(project.config.stores, store, name)
+    for field, value in found.items():
+        if wanted.fields.get(field) not in (None, value):
+            raise UsageError(f"--adopt {name}: {field} is {value} in {store}, not {wanted.fields[field]}")
+    space = _space_for(project, collection, replace(wanted, fields=fields | found))
+    return authoring.adopt_collection_body(_pinned(project, space), name, wanted.key, wanted.unmatched)
+
+
 def _derivation(project: Project, collection: str, wanted: Wanted, version: str, old: str | None) -> authoring.Body:
     made = _made_by_scripts(project, collection, version)
     space = replace(made.space, **wanted.fields)
     refuse_other_geometry(space, made.space)
-    if isinstance(made, AdoptSpace) and not wanted.assume_current:
+    adopted = isinstance(made, AdoptSpace | AdoptCollection)
+    if adopted and not wanted.assume_current:
         raise UsageError(
             f"of which text the adopted vectors of {made.space.tag} were made is not known",
             hint="--assume-current takes them to be of the texts as they are when the script is run",
         )
-    derived = authoring.Derived(made.space.tag, isinstance(made, AdoptSpace))
+    derived = authoring.Derived(made.space.tag, adopted)
     judged = default_set(project.config, collection).exists()
     return authoring.space_body(space, old, project.config.gates, wanted.strategy, judged=judged, derived=derived)
 
 
-def _made_by_scripts(project: Project, collection: str, version: str) -> CreateSpace | AdoptSpace:
+def _made_by_scripts(project: Project, collection: str, version: str) -> CreateSpace | AdoptSpace | AdoptCollection:
     """What makes a version: named by its tag, a part of it that no other has, or the number of its revision."""
     made = {
         operation.space.tag: (script.revision, operation)
         for script in project.graph.walk()
         for operation in step_of(script, "upgrade").operations
-        if isinstance(operation, CreateSpace | AdoptSpace) and operation.space.collection == collection
+        if isinstance(operation, CreateSpace | AdoptSpace | AdoptCollection)
+        and operation.space.collection == collection
     }
     found = [one for tag, one in made.items() if tag == version] or [
         one for tag, one in made.items() if version in tag or version == one[0]

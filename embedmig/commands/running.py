@@ -17,6 +17,7 @@ from embedmig.errors import PlanError, SourceError, UnknownTarget
 from embedmig.events import Event, Notice
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.gates.quality_verdict import QualityVerdict
+from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.base import Context
 from embedmig.operations.create_space import CreateSpace
@@ -113,7 +114,7 @@ def refuse_unwritten(
         coming = [
             one.space
             for one in operations
-            if isinstance(one, CreateSpace | AdoptSpace) and one.space.collection == name
+            if isinstance(one, CreateSpace | AdoptSpace | AdoptCollection) and one.space.collection == name
         ]
         found = found_differences(context, conn, name)
         for one in unmet(found, collection, context.registry.spaces(conn, name), coming) if found and whole else []:

@@ -14,7 +14,7 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.errors import PlanError
 from embedmig.operations.base import Context
 from embedmig.source.installed import InstalledTrigger, installed_functions, installed_triggers
-from embedmig.stores import drop_collection
+from embedmig.stores import drop_collection, leave_aliases
 from embedmig.stores.aliases import Name, names_of, save_rights
 from embedmig.stores.presence import added_column, collection_in_words, made_tables, place_in_words
 
@@ -95,7 +95,9 @@ class Removal:
             record for record in records
             if record.space.external and not record.adopted and (record.live or self._exists(*record.place[:2]))
         ]  # fmt: skip
+        external = [record for record in records if record.space.external and record.live]
         self.reached = [record for record in self.beside if self._is_declared(record)]
+        self.aliased = [record for record in external if self._is_declared(record)]
         self.plan = UninstallPlan(
             [self._view(*view) for view in self.views], [_trigger(one) for one in self.triggers],
             [".".join(column) for column in self.columns], [".".join(table) for table in self.tables],
@@ -149,7 +151,10 @@ class Removal:
         gone = {".".join(column) for column in self.columns}
         left = ["the source tables, with their texts", "the extension vector"]
         for record in records:
-            if record.adopted and not record.space.external:
+            if record.adopted and record.space.external:
+                name, fields = place_in_words(record)
+                left.append(f"{name}: the adopted vectors of {record.version}, and {fields[0]} of its points")
+            elif record.adopted:
                 table, (vectors, version) = place_in_words(record)
                 left.append(f"{table}.{vectors}: the adopted vectors of {record.version}")
                 if f"{table}.{version}" not in gone and record.live:
@@ -169,6 +174,9 @@ class Removal:
                 self.conn.execute("set local lock_timeout = '500ms'")
                 for statement in self._statements():
                     self.conn.execute(statement)
+                for name in {record.collection: None for record in self.aliased}:
+                    records = [record for record in self.aliased if record.collection == name]
+                    leave_aliases(self.conn, self.declared[name], records)
                 for record in self.reached:  # last: where a store fails, nothing of the database is gone
                     drop_collection(self.conn, self.declared[record.collection], record)
                 if self._is_empty():

@@ -6,6 +6,7 @@ under their content hash. One provider that is down does not stop the other spac
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -28,6 +29,14 @@ from embedmig.source import Source
 from embedmig.stores import Manifest, open_manifest
 from embedmig.stores.presence import lost_text
 from embedmig.types import Tally
+
+LISTING_SECONDS = 600.0
+"""Between two listings of an adopted collection in `sync --follow`, unless the collection has a period for `rescan`."""
+
+
+def is_listed(record: SpaceRecord) -> bool:
+    """Whether only a listing tells what is in a space: the application writes it, beside PostgreSQL."""
+    return record.adopted and record.space.external
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,8 @@ class KeptConnections:
 @dataclass
 class Sync:
     """Passes over the live spaces of one collection. ``encoder`` gives a space's model, as it was when it was made, and
-    ``limit`` what it may spend. ``connect`` gives the passes their connections: new ones, unless something else is said.
+    ``limit`` what it may spend. ``listed`` is when adopted collections of stores beside PostgreSQL were listed, by space, on the
+    monotonic clock. ``connect`` gives the passes their connections: new ones, unless something else is said.
     """
 
     database: Database
@@ -91,6 +101,7 @@ class Sync:
     context: RunContext
     throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
     connect: Callable[[str], AbstractContextManager[Connection]] | None = None
+    listed: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._connect = self.connect or self.database.connect
@@ -118,10 +129,18 @@ class Sync:
             rescan(reading, self.registry, self.source, now=now)
             found = self.registry.spaces(reading, self.source.collection.name)
             written = [record for record in found if record.state in LIVE and record.writer == "embedmig"]
-            return [record for record in written if not lost_text(self.source, record)]
+            listed = [record for record in found if record.live and is_listed(record) and (now or self._is_due(record))]
+            return [record for record in written if not lost_text(self.source, record)] + listed
+
+    def _is_due(self, record: SpaceRecord) -> bool:
+        """Whether an adopted collection was last listed so long ago: that reads all of its points."""
+        period = self.source.collection.rescan or LISTING_SECONDS
+        return time.monotonic() - self.listed.get(record.id, float("-inf")) >= period
 
     def space(self, record: SpaceRecord) -> Synced:
         """One pass over one space. A model that fails is an answer, not an error: the other spaces go on."""
+        if is_listed(record):
+            return self._list(record)
         store, tally, error, code = open_manifest(self.source, record), Tally(), None, 0
         changes = Changes(self.registry, store)
         with translated("syncing"), self._connect("sync reader") as reading:
@@ -143,6 +162,16 @@ class Sync:
         return Synced(
             record.collection, record.version, tally.rows, tally.failed, left.count, left.oldest_seconds, error, code
         )
+
+    def _list(self, record: SpaceRecord) -> Synced:
+        """What the application has written into a collection of its own since it was listed last is taken note of."""
+        self.listed[record.id] = time.monotonic()
+        with translated("syncing"), self._connect("sync reader") as reading:
+            try:
+                rows = open_manifest(self.source, record).reread(reading)
+            except StoreError as failed:
+                return Synced.failed_with(record.collection, record.version, failed)
+        return Synced(record.collection, record.version, rows, 0, 0, 0.0, None)
 
     def _drain(self, reading: Connection, store: Manifest) -> Tally:
         model_check.check_once(self.database.url, reading, self.registry, store.record, self.encoder(store.record))

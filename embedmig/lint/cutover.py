@@ -8,6 +8,7 @@ from embedmig.config.toml_values import parse_duration
 from embedmig.errors import ConfigError
 from embedmig.lint import Violation, rule
 from embedmig.lint.reading import Reading, Subject
+from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.derive_space import DeriveSpace
@@ -37,7 +38,7 @@ def _ungated(reading: Reading, calls: Sequence[Call]) -> Iterator[Violation]:
         match call.operation:
             case Gate(collection, version):
                 passed.add((collection, version))
-            case AdoptSpace(space):
+            case AdoptSpace(space) | AdoptCollection(space):
                 passed.add((space.collection, space.tag))
             case BackfillSpace(space) | DeriveSpace(space):
                 passed.discard((space.collection, space.tag))

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from embedmig.config import Config
 from embedmig.errors import EmbedmigError, ScriptError
+from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.flip_alias import FlipAlias
@@ -44,7 +45,7 @@ class State:
         spaces, aliases = dict(self.spaces), dict(self.aliases)
         for call in calls:
             match call.operation:
-                case CreateSpace(space) | AdoptSpace(space):
+                case CreateSpace(space) | AdoptSpace(space) | AdoptCollection(space):
                     spaces.setdefault((space.collection, space.tag), space)
                 case RetireSpace(collection, version) | ReleaseSpace(collection, version):
                     spaces.pop((collection, version), None)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from embedmig.errors import UnpinnedModel
 from embedmig.lint import Violation, rule
 from embedmig.lint.reading import Reading, State, Subject
+from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.base import Operation
 from embedmig.operations.create_space import CreateSpace
@@ -143,7 +144,7 @@ def collection_of(operation: Operation) -> str | None:
 
 def version_of(operation: Operation) -> str | None:
     """The version that must be there for an operation."""
-    if isinstance(operation, CreateSpace | AdoptSpace):
+    if isinstance(operation, CreateSpace | AdoptSpace | AdoptCollection):
         return None
     space = getattr(operation, "space", None)
     version: str | None = space.tag if space is not None else getattr(operation, "version", None)

@@ -11,6 +11,7 @@ from embedmig.embedders.matryoshka import cut_warning
 from embedmig.errors import PlanError, UnpinnedModel
 from embedmig.lint import Violation, rule
 from embedmig.lint.reading import Named, Reading, Subject, joined
+from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.create_index import CreateIndex
@@ -87,7 +88,7 @@ def metric_against_normalization(subject: Subject) -> Iterator[Violation]:
 
     Under ``normalize="l2"`` cosine, l2 and ip rank alike, and cosine ranks alike whatever the norms: those fit.
     """
-    for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace):
+    for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace, AdoptCollection):
         if space.normalize == "none" and space.metric != "cosine":
             yield Violation(
                 reading.script.path,
@@ -100,7 +101,7 @@ def metric_against_normalization(subject: Subject) -> Iterator[Violation]:
 @rule("EM010")
 def changed_without_version(subject: Subject) -> Iterator[Violation]:
     """Two configurations under one tag; or chunks that the configuration cuts otherwise than the newest space."""
-    for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace):
+    for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace, AdoptCollection):
         known = reading.before.spaces.get((space.collection, space.tag))
         if known is not None and known != space:
             different = [

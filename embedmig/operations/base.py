@@ -45,6 +45,7 @@ class Context:
     registry: Registry
     _sources: dict[str, Source] = field(default_factory=dict)
     _spending: dict[str, Spending] = field(default_factory=dict)
+    _listed: dict[int, float] = field(default_factory=dict)
 
     def source(self, conn: Connection, collection: str) -> Source:
         """The collection's table; looked up once a run. Raises :class:`SourceError`, :class:`ConfigError`."""
@@ -133,6 +134,7 @@ class Context:
             limit=lambda record: self.limit(record.space),
             context=RunContext(report, stop) if report else RunContext(stop=stop),
             throttle=self.config.throttle,
+            listed=self._listed,
         )
 
     def limit(self, space: Space, share: float = 1.0) -> SpendingLimit:

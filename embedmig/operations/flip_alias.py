@@ -71,7 +71,11 @@ class FlipAlias(Operation):
         after = plan.spaces.get((self.collection, self.version or ""))
         live = plan.alias(self.collection)
         shown = plan.spaces.get((self.collection, (live and live.version) or ""))
-        if not after or not shown or after.space.external == shown.space.external:
+        if not after or not shown:
+            return []
+        if after.space.external and shown.space.external and after.adopted != shown.adopted:
+            return [f"the view is made anew: point_id is {'text' if after.adopted else 'uuid'}"]
+        if after.space.external == shown.space.external:
             return []
         gone, comes = ("embedding", "point_id") if after.space.external else ("point_id", "embedding")
         return [f"the view is made anew: {gone} goes, {comes} comes"]
@@ -104,7 +108,7 @@ class FlipAlias(Operation):
         if store := store_alias.has_alias(source, records.get(current.version or "")):
             store_alias.set_alias(run.conn, store)
         elif store := store_alias.has_alias(source, records.get(self.version or "")):
-            store_alias.remove_alias(store)
+            store_alias.give_back(run.conn, source, store, list(records.values()))
         if current.wanted:
             context.registry.want_alias(run.conn, self.collection, aliases.alias_name(source), None)
 
@@ -167,9 +171,9 @@ class StoreAlias:
         store_alias.refuse_stranger(run.conn, self.store, self.records, self.current)
 
     def show(self, run: Run) -> None:
-        """Sets it and reads it back, or removes it. Raises :class:`StoreError`."""
+        """Sets it and reads it back, or gives it back. Raises :class:`StoreError`."""
         if self.flip.version is None:
-            store_alias.remove_alias(self.store)
+            store_alias.give_back(run.conn, self.store.source, self.store, self.records)
         else:
             store_alias.set_alias(run.conn, self.store)
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from embedmig.errors import PlanError, ScriptError
 from embedmig.gates.thresholds import Evidence, Within
+from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Operation, collection_of, tag_of
@@ -81,14 +82,31 @@ class _Op:
         _add(CreateSpace(space))
 
     def adopt_space(
-        self, space: Space, *, table: str, column: str, version_column: str = "embedding_version",
-        writer: Literal["application", "embedmig"] = "application",
+        self, space: Space, *, table: str | None = None, column: str | None = None, version_column: str = "embedding_version",
+        writer: Literal["application", "embedmig"] = "application", store: str | None = None, collection: str | None = None,
+        key: str = "id", unmatched: float = 0.0,
     ) -> None:  # fmt: skip
-        """Registers vectors that stand in a column of the source table, and tags every existing row with their version.
+        """Registers vectors that are there already, and tags each with their version: those in a column of the source table, or
+        with ``store`` the points of a ``collection`` there.
 
-        ``writer`` says who writes new vectors there from now on; the application must set the version too.
+        ``writer`` says who writes new vectors from now on; the application must set the version too. ``key`` is where a point
+        says its row's key: ``"id"``, or ``"payload.FIELD"``. ``unmatched`` is the share of points that may fit no row.
         """
-        _add(AdoptSpace(space, table, column, version_column, writer))
+        if store is None:
+            if table is None or column is None or collection is not None:
+                raise PlanError("adopt_space: table and column say where the vectors are, or store and collection")
+            _add(AdoptSpace(space, table, column, version_column, writer))
+            return
+        if collection is None or table is not None or column is not None:
+            raise PlanError(
+                f"adopt_space: collection says where in {store} the vectors are; table and column are for a table of PostgreSQL"
+            )
+        if writer != "application":
+            raise PlanError(
+                f"adopt_space: embedmig does not write into a collection of {store} that it has not made",
+                hint='leave writer out; a version of embedmig\'s own is kept fresh by it: op.create_space(Space(…, store="…"))',
+            )
+        _add(AdoptCollection(space, store, collection, key, unmatched))
 
     def derive_space(self, space: Space, *, of: Space | str, assume_current: bool = False) -> None:
         """Makes a space and computes its vectors from those of another version of the collection, without a model call:

@@ -64,12 +64,14 @@ def refuse_shown(context: Context, conn: Connection, record: SpaceRecord) -> Non
 
 def release(context: Context, conn: Connection, record: SpaceRecord) -> None:
     """Inside a transaction. Needs neither column nor table: they may be gone already."""
-    if record.writer == "embedmig":
-        drop_hashes(conn, record)
+    drop_hashes(conn, record)
     forget(context, conn, record, "released")
 
 
 def free_to_drop(record: SpaceRecord) -> str:
     """What the user may do with the columns now."""
-    table, (embedding, version) = place_in_words(record)
+    table, columns = place_in_words(record)
+    if record.space.external:
+        return f"{table} and the {columns[0]} of its points are left as they are"
+    embedding, version = columns
     return f"{table}.{embedding} and its {version} may be dropped"

@@ -86,6 +86,11 @@ def adopt_body(
     return Body("adopt.py.j2", {"old": space} | where)
 
 
+def adopt_collection_body(space: Space, collection: str, key: str, unmatched: float = 0.0) -> Body:
+    """Taking over the points of a collection in the store that ``space`` names; ``key`` is where they say their row's key."""
+    return Body("adopt.py.j2", {"old": space, "collection": collection, "key": key, "unmatched": unmatched})
+
+
 def empty_body(explanation: Sequence[str] = ()) -> Body:
     """Nothing yet; the lines of ``explanation`` go into the docstring."""
     return Body("empty.py.j2", {"explanation": [_plain(line) for line in explanation]})

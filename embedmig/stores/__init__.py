@@ -4,6 +4,7 @@
 ``manifest``     :class:`Manifest`: every question of source against space, in SQL
 ``pgvector/``    the store in PostgreSQL: a table that is manifest and store at once, or an adopted column; in another database, ``external``
 ``manifest_table``, ``external_manifest``  the manifest as a table, with the vectors or with the ids of points
+``external_adopted``  the same of a collection that the application made and goes on writing
 ``external``     what stores beside PostgreSQL share; each of them is one file or folder here, and ``kinds`` lists them
 ``aliases``      the view that shows one space, and its move to another
 ``search``       one version's vectors with their encoder, and the nearest of them
@@ -15,17 +16,20 @@ Nothing outside this package names a store. Others open one here: by :func:`open
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
 from embedmig.config import Collection
 from embedmig.config.settings import StoreSettings
 from embedmig.database import Connection
-from embedmig.database.registry import Registry, SpaceRecord
-from embedmig.errors import PlanError
+from embedmig.database.registry import Registry, SpaceRecord, definition_of
+from embedmig.errors import PlanError, StoreUnreachable, UsageError
 from embedmig.source import Source
 from embedmig.source.rows import Key
+from embedmig.stores import adopted_place
+from embedmig.stores.external_adopted import AdoptedManifest
 from embedmig.stores.external_manifest import ExternalManifest
 from embedmig.stores.index_sizes import IndexStorage
 from embedmig.stores.kinds import external_class, open_external, without_table
@@ -42,12 +46,15 @@ from embedmig.stores.protocol import (
     VectorStore,
     point_id,
 )
-from embedmig.stores.store_alias import drop_vectors
+from embedmig.stores.store_alias import drop_vectors, leave_alias
 from embedmig.types import Space
+
+if TYPE_CHECKING:
+    from embedmig.stores.external import ExternalStore
 
 __all__ = [
     "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Listing", "Manifest", "SpaceCounts",
-    "VectorStore", "ask_server", "check_capabilities", "check_keys", "derive_range", "derive_sql", "describe_index", "drop_collection", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
+    "VectorStore", "ask_server", "check_capabilities", "check_keys", "derive_range", "derive_sql", "describe_collection", "describe_index", "drop_collection", "leave_aliases", "open_collection", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
 ]  # fmt: skip
 
 
@@ -95,9 +102,42 @@ def drop_collection(conn: Connection, collection: Collection, record: SpaceRecor
         drop_vectors(conn, open_external(without_table(collection), record))
 
 
+def open_collection(stores: Mapping[str, StoreSettings], store: str, name: str) -> ExternalStore:
+    """A collection that an application has made, whatever is in it; what it holds is not known yet."""
+    space = Space(collection=name, model="unknown/unknown", version="unknown", dimensions=1, store=store)
+    place = adopted_place.AdoptedPlace("", "", adopted_place.ID, "", name).as_place
+    record = SpaceRecord(
+        id=0, collection=name, version=space.tag, fingerprint="", revision="", state="ready", adopted=True, place=place,
+        writer="application", definition=definition_of(space), text_columns=(), weights="", state_since=None,
+    )  # fmt: skip
+    collection = Collection(name, table=name, key=(), text=(), alias=name, stores=stores)
+    return open_external(without_table(collection), record)
+
+
+def describe_collection(stores: Mapping[str, StoreSettings], store: str, name: str) -> dict[str, Any]:
+    """Dimensions and metric of a collection that the application made, as fields of a space; nothing where its store can't be
+    reached. Raises :class:`UsageError` where it is not there.
+    """
+    opened = open_collection(stores, store, name)
+    try:
+        found = opened.describe()
+    except StoreUnreachable:
+        return {}  # a script can be written without the store
+    if found is None:
+        raise UsageError(f"collection {name!r} is not in {store}", hint=f"look at its name, and at [stores.{store}]")
+    return {"dimensions": found.dimensions, "metric": found.metric}
+
+
+def leave_aliases(conn: Connection, collection: Collection, records: Sequence[SpaceRecord]) -> None:
+    """The aliases of stores beside PostgreSQL show again what they showed before embedmig, or go."""
+    leave_alias(conn, without_table(collection), records)
+
+
 def open_manifest(source: Source, record: SpaceRecord) -> Manifest:
     """What PostgreSQL knows of a registered space."""
-    return ExternalManifest(source, record) if record.space.external else _open(source, record)
+    if not record.space.external:
+        return _open(source, record)
+    return AdoptedManifest(source, record) if record.adopted else ExternalManifest(source, record)
 
 
 def derive_sql(new: Manifest, old: Manifest) -> sql.Composed | None:

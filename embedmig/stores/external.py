@@ -35,14 +35,15 @@ from embedmig.errors import (
 )
 from embedmig.source import Source
 from embedmig.source.rows import Key
+from embedmig.stores.adopted_place import VERSION as VERSION
 from embedmig.stores.manifest_table import refuse_taken_names, table_name
 from embedmig.stores.protocol import Batch, Capabilities, IndexBuild, IndexOptions, IndexState, point_id, rows_once
 from embedmig.stores.protocol import pages as pages
 from embedmig.types import Hit, Metric, Progress, Space
 
-KEY, CHUNK, HASH, VERSION = "embedmig_key", "embedmig_chunk", "embedmig_hash", "embedmig_version"
+KEY, CHUNK, HASH = "embedmig_key", "embedmig_chunk", "embedmig_hash"
 """What every point says beside its vector: the key (a list of texts), the chunk's number, the content hash in hexadecimal digits,
-the version. The collection's ``columns`` stand beside them under their own names.
+and :data:`VERSION`. The collection's ``columns`` stand beside them under their own names.
 """
 CHUNKS = 5  # points that are asked for per row wanted, where a row has several; at each refill four times as many
 CHANGED = 1_000  # points whose columns are changed at once
@@ -121,6 +122,7 @@ class ExternalStore(ABC):
     kind: ClassVar[str]
     extra: ClassVar[str]
     capabilities: ClassVar[Capabilities]
+    adoptable: ClassVar[bool] = True  # collections that an application has made can be read and marked
     options: ClassVar[frozenset[str]] = frozenset()
     """The keys of ``[stores.NAME.options]``: what a collection is made with (replicas, a cloud's region)."""
 
@@ -143,6 +145,9 @@ class ExternalStore(ABC):
     @abstractmethod
     def describe(self) -> CollectionInfo | None:
         """The collection that is there; None where there is none."""
+
+    def check_adoptable(self) -> None:  # noqa: B027  nothing to refuse in most stores
+        """Raises :class:`StoreUnsuitable` for a collection of the application's whose points can't be given a version."""
 
     @abstractmethod
     def create_collection(self) -> None:
@@ -313,8 +318,15 @@ class ExternalStore(ABC):
             )
 
     def drop(self, conn: Connection) -> None:
-        """The collection with its points."""
+        """The collection with its points. Raises :class:`PlanError` for an adopted one."""
+        self._refuse_adopted()
         self.attempt(self.drop_collection)
+
+    def _refuse_adopted(self) -> None:
+        if self.record.adopted:
+            raise PlanError(
+                f"collection {self.collection!r} belongs to the application; embedmig removes nothing from it"
+            )
 
     def disk_bytes(self, conn: Connection, vectors: int) -> int:
         """By the store's own figure, or the vectors' own bytes where it has none."""
@@ -357,7 +369,8 @@ class ExternalStore(ABC):
         return len(points)
 
     def delete(self, conn: Connection, ids: Sequence[str]) -> None:
-        """Acknowledged when it returns."""
+        """Acknowledged when it returns. Raises :class:`PlanError` for an adopted collection."""
+        self._refuse_adopted()
         if ids:
             self.attempt(lambda: self.remove(ids))
 
@@ -369,7 +382,7 @@ class ExternalStore(ABC):
 
     def points_held(self) -> Iterator[list[tuple[Key, str | None, int, float]]]:
         """Of every point that is there: key, or its id where it says none, version, dimensions, and the vector's norm."""
-        for page in self.held((KEY, VERSION)):
+        for page in self.held((VERSION,) if self.record.adopted else (KEY, VERSION)):
             vectors = self.attempt(lambda page=page: self.vectors([point.id for point in page]))  # type: ignore[misc]
             yield [
                 (

@@ -50,6 +50,8 @@ class ExternalManifest(ManifestTable):
     value: ClassVar[str] = "point_id"
     unique: ClassVar[bool] = True
     incoming: ClassVar[str] = "embedmig_points"
+    listed: ClassVar[sql.Identifier] = LISTED
+    listed_columns: ClassVar[sql.SQL] = sql.SQL("point_id uuid")
 
     def __init__(self, source: Source, record: SpaceRecord) -> None:
         super().__init__(source, record, ident(*record.place[:2]))
@@ -303,19 +305,25 @@ class ExternalManifest(ManifestTable):
         """Has the temporary table hold what the store lists; or says why that is not all there is."""
         with conn.transaction():
             conn.execute("set transaction read write")
-            conn.execute(sql.SQL("create temp table if not exists {} (point_id uuid)").format(LISTED))
+            conn.execute(sql.SQL("create temp table if not exists {} ({})").format(self.listed, self.listed_columns))
         listed, after = 0, 0
         for _ in range(LISTINGS):
-            conn.execute(sql.SQL("delete from {}").format(LISTED))
-            before, listed = self.store.count(conn), 0
-            for ids in pages(self.store.list_ids(conn), COPIED):
-                with conn.cursor() as cursor, cursor.copy(sql.SQL("copy {} from stdin").format(LISTED)) as copy:
-                    copy.write("".join(f"{one}\n" for one in ids))
-                listed += len(ids)
+            conn.execute(sql.SQL("delete from {}").format(self.listed))
+            before = self.store.count(conn)
+            listed = self._copy_listed(conn)
             after = self.store.count(conn)
             if min(before, after) <= listed <= max(before, after):
                 return ""
         return f"the store lists {listed:,} points and counts {after:,}"
+
+    def _copy_listed(self, conn: Connection) -> int:
+        """Returns how many points there are."""
+        listed = 0
+        for ids in pages(self.store.list_ids(conn), COPIED):
+            with conn.cursor() as cursor, cursor.copy(sql.SQL("copy {} from stdin").format(self.listed)) as copy:
+                copy.write("".join(f"{one}\n" for one in ids))
+            listed += len(ids)
+        return listed
 
     def _not_listed(self, began: datetime) -> sql.Composed:
         """Rows ``e`` that were there when the listing began, and whose point is not in it."""

@@ -17,6 +17,7 @@ from embedmig.database.registry import AliasRecord, SpaceRecord
 from embedmig.errors import StoreError
 from embedmig.formatting import plural
 from embedmig.source import Source, list_columns
+from embedmig.stores.adopted_place import is_adopted
 from embedmig.stores.kinds import open_external
 from embedmig.stores.manifest_table import OFFSETS
 from embedmig.stores.pgvector.search import (
@@ -52,16 +53,18 @@ class ShownFromStore(Shown):
         self, conn: Connection, vector: Sequence[float], k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
     ) -> list[Hit]:  # fmt: skip
         """Over-fetched, and asked for more until there are ``k`` rows or the store has no more. ``where`` is asked in the store,
-        and again in PostgreSQL, which alone has the columns as they are now.
+        and again in PostgreSQL, which alone has the columns as they are now; of an adopted collection there alone.
         """
         wanted, values = conditions(self, where or {})
         values["version"] = self.version
-        filtered = self.store.wanted(where or {}) | self._keys_as_text(conn, where or {})
+        asked = {} if self.store.record.adopted else where or {}
+        filtered = self.store.wanted(asked) | self._keys_as_text(conn, asked)
         limit = k * CHUNKS if self.space.chunk else k + max(MARGIN, k // 2)
         while True:
             points = self.store.attempt(lambda: self.store.near(vector, limit, filtered, exact=exact))  # noqa: B023
             distances = {point.id: point.distance for point in points}
-            query = self._query(sql.SQL("point_id = any(%(ids)s::uuid[]) and {}").format(wanted))
+            of_these = sql.SQL("point_id = any(%(ids)s::{}[]) and {}").format(self._id_type, wanted)
+            query = self._query(of_these)
             found = [
                 read_hit(row, self)
                 for row in self._placed(reading(conn).execute(query, values | {"ids": list(distances)}), distances)
@@ -97,6 +100,10 @@ class ShownFromStore(Shown):
                 texts = scalar(conn, query, (list(value) if many else [value],))
                 found[column.name] = texts if many else texts[0]
         return found
+
+    @property
+    def _id_type(self) -> sql.SQL:
+        return sql.SQL("text" if self.store.record.adopted else "uuid")
 
     def _query(self, wanted: sql.Composable) -> sql.Composed:
         names = (*(OFFSETS if self.offsets else ()), *self.columns)
@@ -148,7 +155,7 @@ def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space, collectio
     assert alias.encoder is not None
     record = SpaceRecord(
         id=alias.space or 0, collection=alias.collection, version=alias.version or "", fingerprint=alias.fingerprint or "",
-        revision="", state="active", adopted=False, place=tuple(alias.encoder["place"]), writer="", definition=alias.encoder["space"],
+        revision="", state="active", adopted=is_adopted(alias.encoder["place"]), place=tuple(alias.encoder["place"]), writer="", definition=alias.encoder["space"],
         text_columns=(), weights="", state_since=None,
     )  # fmt: skip
     with view_of(conn, alias) as relation:

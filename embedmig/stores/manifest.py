@@ -451,6 +451,10 @@ class Manifest(ABC):
         """As :meth:`listing`, for a look: by the number of points alone, of which ``named`` should be there."""
         return None
 
+    def reread(self, conn: Connection) -> int:
+        """Outside a transaction: takes note of what others have written beside PostgreSQL; returns how many rows changed."""
+        return 0
+
     def mend(self, conn: Connection) -> None:  # noqa: B027  nothing to mend where the two are one
         """Outside a transaction: takes out of the manifest what the store does not hold, and out of the store what the manifest
         does not name. Raises :class:`StoreError` where the store's listing can't be trusted.

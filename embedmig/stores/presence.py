@@ -8,6 +8,7 @@ from embedmig.database import Connection, ident, scalar
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import SourceError
 from embedmig.source import Source, list_columns
+from embedmig.stores.adopted_place import VERSION
 from embedmig.stores.kinds import open_external
 from embedmig.stores.pgvector.adopted import ADDED
 from embedmig.stores.pgvector.table import TablePlace
@@ -84,22 +85,26 @@ def way_out(record: SpaceRecord) -> str:
 
 
 def place_in_words(record: SpaceRecord) -> tuple[str, list[str]]:
-    """The table that a version's vectors are in, and their columns there: vector and version."""
+    """The table that a version's vectors are in, and their columns there: vector and version; of a store beside PostgreSQL the
+    collection, and the field of its points that embedmig writes.
+    """
+    if record.space.external:
+        return f"collection {collection_in_words(record)}", [VERSION]
     place = TablePlace(*record.place)
     return f"{place.schema}.{place.table}", [place.embedding, place.version]
 
 
 def drop_hashes(conn: Connection, record: SpaceRecord) -> None:
-    """What embedmig wrote down of the adopted vectors that it made itself goes; the vectors stay."""
-    conn.execute(sql.SQL("drop table if exists {}").format(ident(record.ledger_schema, f"written_{record.id}")))
+    """What embedmig wrote down of adopted vectors goes; the vectors stay."""
+    for table in made_tables(record):
+        conn.execute(sql.SQL("drop table if exists {}").format(ident(*table)))
 
 
 def made_tables(record: SpaceRecord) -> list[tuple[str, str]]:
     """The tables that embedmig made for a version, whether they are still there or not."""
-    if record.adopted:
+    if record.adopted and not record.space.external:
         return [(record.ledger_schema, f"written_{record.id}")]
-    place = TablePlace(*record.place)
-    return [(place.schema, place.table)]
+    return [record.place[:2]]
 
 
 def added_column(conn: Connection, record: SpaceRecord) -> tuple[str, str, str] | None:
@@ -108,6 +113,8 @@ def added_column(conn: Connection, record: SpaceRecord) -> tuple[str, str, str] 
     Where no comment says so, as in what an older embedmig adopted, the catalog does: it keeps the default with which a column
     was added.
     """
+    if record.space.external:
+        return None
     place = TablePlace(*record.place)
     query = """select coalesce(col_description(attrelid, attnum) = %s, false) or atthasmissing
                from pg_attribute where attrelid = to_regclass(%s) and attname = %s and not attisdropped"""

@@ -11,6 +11,7 @@ from embedmig.database import Connection
 from embedmig.database.registry import AliasRecord, SpaceRecord
 from embedmig.errors import AliasMoved, StoreError
 from embedmig.source import Source
+from embedmig.stores.adopted_place import AdoptedPlace
 from embedmig.stores.kinds import open_external
 
 if TYPE_CHECKING:
@@ -62,6 +63,26 @@ def restore_store_alias(conn: Connection, source: Source, record: SpaceRecord) -
 def remove_alias(store: ExternalStore) -> None:
     """Nothing where there is none."""
     store.attempt(lambda: store.remove_alias(store.alias_name))
+
+
+def give_back(conn: Connection, source: Source, store: ExternalStore, records: Sequence[SpaceRecord]) -> None:
+    """The alias shows again the adopted collection that it showed before embedmig; where there was none, it goes."""
+    adopted = [
+        record for record in records if record.live and record.adopted and record.space.store == store.space.store
+    ]
+    own = [record for record in adopted if AdoptedPlace.of(record.place).alias == store.alias_name]
+    if own:
+        set_alias(conn, open_external(source, own[0]))
+    else:
+        remove_alias(store)
+
+
+def leave_alias(conn: Connection, source: Source, records: Sequence[SpaceRecord]) -> None:
+    """As :func:`give_back`, for when embedmig goes; an alias that shows none of the collection's versions is left as it is."""
+    for record in records:
+        store = has_alias(source, record)
+        if store and store.alias(conn) == store.name:
+            give_back(conn, source, store, records)
 
 
 def drop_vectors(conn: Connection, store: ExternalStore) -> None:

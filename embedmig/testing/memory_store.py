@@ -143,7 +143,13 @@ class MemoryStore(ExternalStore):
         by_key = {keys.index(name): texts(value) for name, value in where.items() if name in keys}
         others = {name: value for name, value in where.items() if name not in keys}
         found = [
-            Near(one, tuple(payload[KEY]), payload[CHUNK], bytes.fromhex(payload[HASH]), self._distance(asked, held))
+            Near(
+                one,
+                tuple(payload.get(KEY, ())),
+                payload.get(CHUNK, 0),
+                bytes.fromhex(payload.get(HASH, "")),
+                self._distance(asked, held),
+            )
             for one, payload, held in self._points()
             if all(payload[KEY][place] in values for place, values in by_key.items())
             and all(meets(payload.get(name), value) for name, value in others.items())

@@ -11,11 +11,13 @@ import embedmig
 from embedmig import Reader
 from embedmig.errors import EXIT_FAILED
 from embedmig.stores import drop_collection, open_store
-from embedmig.stores.external import ExternalStore
-from tests import milvus_server, stores
+from embedmig.stores.external import VERSION, ExternalStore
+from tests import applications, milvus_server, stores
 from tests.acceptance.test_corpora import DATA, load
 from tests.acceptance.test_kill import barrier, end_backends, gone, kill, waits_at
 from tests.acceptance.test_quality import by_hand
+from tests.applications import Application, Point, articles
+from tests.in_process import Fake, downgrade, upgrade
 from tests.milvus_server import MilvusServer
 from tests.model import Model
 from tests.project import CONFIG, NEW_TAG, OLD_TAG, Project
@@ -48,7 +50,7 @@ def store(server: RunningStore, project: Project) -> Iterator[RunningStore]:
     yield server
     with project.opened().looking() as (context, conn):
         for record in context.registry.spaces(conn):
-            if record.live:
+            if record.live and not record.adopted:
                 drop_collection(conn, project.opened().config.collection("docs"), record)
 
 
@@ -209,6 +211,133 @@ def test_a_row_that_is_edited_while_its_writer_is_dead_leaves_a_point_that_the_g
     assert len(project.json("search", "docs", "wind", "-k", "100")["hits"]) == 20
     project.run("sync", "--repair")
     expect_as_undisturbed(project, version)
+
+
+# --- what was there before embedmig ----------------------------------------------------------------------------
+
+ADOPT = """
+from embedmig import Space, op
+
+revision = "0001"
+down_revision = None
+OLD = Space(collection="docs", model={model!r}, version="1", dimensions=8, store="far")
+
+
+def upgrade():
+    op.adopt_space(OLD, store="far", collection={collection!r}, key="payload.article_id")
+    op.flip_alias("docs", to=OLD)
+
+
+def downgrade():
+    op.flip_alias("docs", to=None)
+"""
+REPLACE = """
+from embedmig import Space, op
+
+revision = "0002"
+down_revision = "0001"
+NEW = Space(collection="docs", model="fake/hash", version="1", dimensions=16, store="far")
+
+
+def upgrade():
+    op.create_space(NEW)
+    op.backfill(NEW)
+    op.gate(NEW, completeness=1.0)
+    op.flip_alias("docs", to=NEW)
+
+
+def downgrade():
+    op.gate({old!r}, collection="docs", completeness=1.0)
+    op.flip_alias("docs", to={old!r})
+"""
+ADOPTED, MADE = (f"fake-hash@1/dim-{dimensions}/norm-l2/on-far" for dimensions in (8, 16))
+WATCHED = "python-watched_model-embed@1/dim-8/norm-l2/on-far"
+
+
+@pytest.fixture
+def theirs(project: Project, store: RunningStore) -> Iterator[Application]:
+    """An application's collection with a point for every row, which it reads by an alias where there are any."""
+    project.documents(40)
+    project.configure(CONFIG, store.section())
+    found = applications.on(store, "articles_v1")
+    found.make()
+    found.put(articles(range(40), texts(project)))
+    if found.has_alias:
+        found.set_alias("docs_embeddings")
+    yield found
+    if found.has_alias:
+        found.remove_alias("docs_embeddings")
+    found.drop()
+
+
+def texts(project: Project) -> dict[int, str]:
+    return dict(project.rows("select id, concat_ws(E'\\n\\n', title, body) from documents"))  # type: ignore[arg-type]
+
+
+def tagged(theirs: Application) -> set[str | None]:
+    """The versions that its points carry."""
+    return {payload.get(VERSION) for payload in theirs.payloads().values()}
+
+
+@ON_EVERY_SERVER
+def test_an_applications_collection_is_adopted_replaced_and_gone_back_to(
+    project: Project, store: RunningStore, theirs: Application, conn: psycopg.Connection
+) -> None:
+    Fake().register()
+    before = theirs.payloads()
+    project.script("0001_space.py", ADOPT.format(collection=theirs.name, model="fake/hash"))
+    project.script("0002_space.py", REPLACE.format(old=ADOPTED))
+    upgrade(project, "0001")
+    assert theirs.payloads() == {one: payload | {VERSION: ADOPTED} for one, payload in before.items()}
+    assert opened_store(project, ADOPTED).vectors(list(before)).keys() == before.keys()
+
+    with Reader(project.url, "docs", stores=project.opened().config.stores) as reader:
+        hits = reader.search("wind", k=40)
+        assert {hit.key[0] for hit in hits} == set(range(40))
+        assert {hit.version for hit in hits} == {ADOPTED}
+        upgrade(project)
+        assert {hit.version for hit in reader.search("wind")} == {MADE}
+        if theirs.has_alias:
+            assert theirs.alias("docs_embeddings") == opened_store(project, MADE).name
+        conn.execute("insert into documents values (100, 'new', 'row')")
+        conn.execute("delete from documents where id = 0")
+        theirs.put(
+            [*articles([100], texts(project), **{VERSION: ADOPTED}), Point(900, "nobody's", {"article_id": 900})]
+        )
+        downgrade(project)
+        again = reader.search("wind", k=100)
+        assert {hit.key[0] for hit in again} == {*range(1, 40), 100}
+        assert {hit.version for hit in again} == {ADOPTED}
+    downgrade(project, "base")
+    if theirs.has_alias:
+        assert theirs.alias("docs_embeddings") == theirs.name
+    assert theirs.payloads().keys() == {*before, theirs.id_of(100), theirs.id_of(900)}
+
+
+@KILLED_ON
+def test_an_adoption_that_is_killed_between_its_steps_is_finished_by_the_same_command(
+    project: Project, store: RunningStore, theirs: Application, conn: psycopg.Connection
+) -> None:
+    Model(project, more=store.section())
+    project.script("0001_space.py", ADOPT.format(collection=theirs.name, model="python/watched_model:embed"))
+    before = theirs.payloads()
+    project.run("stamp", "base")
+    conn.execute(BARRIERS)
+    conn.execute(
+        "create trigger adopting before insert on embedmig.spaces for each statement execute function hold_here(14)"
+    )
+    conn.execute(
+        "create trigger adopted after update on embedmig.embedding_operations for each statement execute function hold_here(15)"
+    )
+    killed_at(project, conn, 14, "upgrade", "head")  # every point is tagged, and nothing is registered
+    assert tagged(theirs) == {WATCHED}
+    assert project.one("select count(*) from embedmig.spaces") == 0
+    killed_at(project, conn, 15, "upgrade", "head")  # it is registered, and the ledger does not say so
+    assert project.one("select count(*) from embedmig.spaces") == 1
+    project.run("upgrade", "head")
+    assert theirs.payloads() == {one: payload | {VERSION: WATCHED} for one, payload in before.items()}
+    space = project.json("status", "--check")["collections"]["docs"]["spaces"][0]
+    assert (space["state"], space["complete"], space["content"]) == ("active", 40, "unknown")
 
 
 # --- the store itself -------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from embedmig.source import Column, Source
 from embedmig.source.rows import Row
 from embedmig.stores import IndexBuild, IndexOptions
 from embedmig.stores.external import KEY, VERSION
-from embedmig.stores.milvus import MilvusStore, filter_of
+from embedmig.stores.milvus import MilvusStore
+from embedmig.stores.milvus.fields import filter_of
 from embedmig.testing import STORE_PROMISES, StorePromise
 from embedmig.testing.store_promises import CHUNKED, SPACE, batch_of, rows_of
 from embedmig.types import Space

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from embedmig.database import Connection, translated
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
-from embedmig.errors import DatabaseFailed, SourceError
+from embedmig.errors import DatabaseFailed, SourceError, StoreError
 from embedmig.quality.audit.checks import audit_alias, audit_collection, audit_space, untagged_columns
 from embedmig.quality.audit.context import AuditContext
 from embedmig.quality.audit.finding import AuditFinding, Sampled
@@ -50,7 +50,7 @@ def audit(context: AuditContext, conn: Connection, collections: list[str], *, sa
                 for space, findings in _audit(context, conn, name, sample, seed):
                     found.spaces.extend([space] if space else [])
                     found.findings.extend(findings)
-        except (SourceError, DatabaseFailed) as error:  # the other collections are looked at all the same
+        except (SourceError, StoreError, DatabaseFailed) as error:  # the other collections are looked at all the same
             if conn.broken:
                 raise
             found.findings.append(AuditFinding("source", name, None, 1, None, error.message, error.hint or ""))

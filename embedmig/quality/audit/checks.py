@@ -35,11 +35,14 @@ class RowCheck:
 def audit_space(
     conn: Connection, registry: Registry, source: Source, record: SpaceRecord, records: Sequence[SpaceRecord]
 ) -> tuple[int, list[AuditFinding]]:
-    """How many vectors a space has, and what is wrong with them; one snapshot, two passes."""
+    """How many vectors a space has, and what is wrong with them; one snapshot, two passes. What is in a store beside PostgreSQL is
+    read before it.
+    """
+    manifest = open_manifest(source, record)
+    relation = manifest.measured(conn)
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read")
-        manifest = open_manifest(source, record)
-        vectors, found = run_checks(conn, manifest, row_checks(conn, manifest, records))
+        vectors, found = run_checks(conn, record, relation, row_checks(conn, manifest, records))
         found += against_source(conn, registry, manifest)
         found += audit_index(conn, source, record, vectors)
     return vectors, found
@@ -91,16 +94,19 @@ def _untagged(conn: Connection, manifest: Manifest) -> RowCheck:
             "writer",
             condition,
             "were written since the adoption by something that sets no version; no search finds them",
-            f'let it set {column} with the vector, or adopt with writer="embedmig"',
+            f"let it set {column} with the vector"
+            + ("" if manifest.space.external else ', or adopt with writer="embedmig"'),
         )
     return RowCheck(
         "untagged", condition, "carry no version; no search finds them", "set it where it is known what made them"
     )
 
 
-def run_checks(conn: Connection, manifest: Manifest, row_checks: Iterator[RowCheck]) -> tuple[int, list[AuditFinding]]:
+def run_checks(
+    conn: Connection, record: SpaceRecord, relation: sql.Composed, row_checks: Iterator[RowCheck]
+) -> tuple[int, list[AuditFinding]]:
     """Counts all faults in one pass; looks some keys up for those that are there."""
-    asked, record, relation = list(row_checks), manifest.record, manifest.measured(conn)
+    asked = list(row_checks)
     counts = [sql.SQL("count(*) filter (where {})").format(row_check.condition) for row_check in asked]
     tagged = sql.SQL("count(*) filter (where r.version = {})").format(sql.Literal(record.version))
     query = sql.SQL("select count(*), {} from {}").format(sql.SQL(", ").join([tagged, *counts]), relation)
@@ -176,6 +182,8 @@ def _differences(
 
 
 def _mend(record: SpaceRecord) -> str:
+    if record.writer != "embedmig" and record.space.external:
+        return "the application writes this collection: what it lacks only the application can write"
     if record.writer != "embedmig":
         return 'the application writes this space; adopt with writer="embedmig" to have them embedded'
     return f"embedmig sync {record.collection} --repair compares every row and embeds what differs"

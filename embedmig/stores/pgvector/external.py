@@ -56,6 +56,7 @@ class ExternalPgvectorStore(ExternalStore):
 
     kind: ClassVar[str] = "pgvector"
     extra: ClassVar[str] = ""
+    adoptable: ClassVar[bool] = False
     capabilities: ClassVar[Capabilities] = Capabilities(
         dimensions=max(MAX_DIMENSIONS.values()), indexed_dimensions=max(LIMIT.values()),
         metrics=frozenset(("cosine", "l2", "ip")), filters=True, alias=True, same_transaction=False, half_precision=True,

@@ -305,7 +305,8 @@ class WeaviateStore(ExternalStore):
     def held(self, fields: Sequence[str] | None = ()) -> Iterator[Sequence[Held]]:
         """By a cursor over ids, which no filter can go with (#5070)."""
         shape = self.attempt(self.shape)
-        names = None if fields is None else {self._stored(field, shape): field for field in fields}
+        known = None if fields is None else {self._stored(field, shape): field for field in fields}
+        names = known and {stored: field for stored, field in known.items() if stored in shape.properties}
         for objects in self._walk(None if names is None else list(names)):
             yield [Held(str(one.uuid), one.properties and self._named(one.properties, names)) for one in objects]
 

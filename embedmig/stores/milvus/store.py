@@ -1,31 +1,23 @@
-"""Milvus, by its official client. Tried with the standalone 2.3.5 and with milvus-lite 3.2.
-
-Ids are the primary key, so an upsert of a point replaces it. Listings and counts are read with strong consistency: they wait for
-the server's next time tick, and see every write that was acknowledged. The server gives the code 65535 for nearly everything, so
-what is asked about a failure is asked of the server itself.
-"""
+"""One space in a collection of Milvus."""
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
 import math
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from embedmig.errors import (
     EmbedmigError,
-    MissingExtra,
     OutcomeUnknown,
     PlaceMissing,
     StoreError,
     StoreThrottled,
-    StoreUnauthorized,
     StoreUnreachable,
+    StoreUnsuitable,
 )
 from embedmig.stores.external import (
     CHUNK,
@@ -40,12 +32,13 @@ from embedmig.stores.external import (
     Point,
     pages,
 )
+from embedmig.stores.milvus.client import client_of, of_status
+from embedmig.stores.milvus.fields import ID, VECTOR, Fields, filter_of, key_field, near_of, own_of
 from embedmig.stores.protocol import Capabilities, IndexOptions
 from embedmig.types import Metric, Space
 
 T = TypeVar("T")
 
-ID, VECTOR = "embedmig_id", "embedmig_vector"
 METRICS: dict[Metric, str] = {"cosine": "COSINE", "l2": "L2", "ip": "IP"}
 FLAT, HNSW = "FLAT", "HNSW"
 BATCH_BYTES = 8_000_000  # of one upsert: the server takes 64 MB a message, and the payload comes on top
@@ -68,7 +61,7 @@ class MilvusStore(ExternalStore):
         dimensions=32_768, indexed_dimensions=32_768, metrics=frozenset(METRICS), filters=True, alias=True,
         same_transaction=False,
     )  # fmt: skip
-    options: ClassVar[frozenset[str]] = frozenset(("database", "replicas", "shards"))
+    options: ClassVar[frozenset[str]] = frozenset(("database", "replicas", "shards", "vector"))
 
     def _call(self, method: str, *arguments: Any, **more: Any) -> Any:
         """A method of the client on this collection. Raises errors of :mod:`embedmig.errors` alone."""
@@ -127,6 +120,13 @@ class MilvusStore(ExternalStore):
         if not self._call("has_collection"):
             raise PlaceMissing(f"collection {self.collection!r} is not in {self.settings.name}")
 
+    @cached_property
+    def fields(self) -> Fields:
+        """Of an adopted collection as it is described; those of embedmig's own are known. Raises :class:`PlaceMissing`."""
+        if not self.record.adopted:
+            return Fields()
+        return Fields.of(self._call("describe_collection"), self.settings.options.get("vector"))
+
     # --- the server and the collection
 
     def server_version(self) -> str:
@@ -142,11 +142,19 @@ class MilvusStore(ExternalStore):
         """Dimensions out of the schema, the metric out of the index."""
         if not self._call("has_collection"):
             return None
-        fields = {field["name"]: field for field in self._call("describe_collection")["fields"]}
+        dimensions = Fields.of(self._call("describe_collection"), self.fields.vector).dimensions
         found = {name: metric for metric, name in METRICS.items()}
         index = self._index()
         metric = found.get(str(index.get("metric_type"))) if index else None
-        return CollectionInfo(int(fields[VECTOR]["params"]["dim"]), metric or self.space.metric)
+        return CollectionInfo(dimensions, metric or self.space.metric)
+
+    def check_adoptable(self) -> None:
+        """A point is given a version by being written again under its own id."""
+        if self.fields.refusal:
+            raise StoreUnsuitable(
+                f"points of {self.collection!r} can't be given a version: {self.fields.refusal}",
+                hint="copy keys and texts into a table, for a version of embedmig's own",
+            )
 
     def create_collection(self) -> None:
         """With an index that compares every vector, for a collection without one can't be searched; and in memory."""
@@ -210,23 +218,24 @@ class MilvusStore(ExternalStore):
 
     def held(self, fields: Sequence[str] | None = ()) -> Iterator[Sequence[Held]]:
         """By the client's iterator: a walk by hand, from the last id on, loses rows on some servers."""
-        wanted = ["*"] if fields is None else [ID, *fields]
+        wanted = ["*"] if fields is None else [self.fields.id, *fields]
         walk = self._read(
             "query_iterator", filter="", batch_size=PAGE, output_fields=wanted, consistency_level="Strong"
         )
         try:
             while page := self._ask(lambda _: walk.next()):
-                yield [held_of(row) for row in page]
+                yield [self.fields.held(row) for row in page]
         finally:
             walk.close()
 
     def vectors(self, ids: Sequence[str]) -> Mapping[str, Sequence[float]]:
         """By primary key."""
-        rows = [row for some in pages(ids, PAGE) for row in self._rows(some, [ID, VECTOR])]
-        return {row[ID]: [float(value) for value in row[VECTOR]] for row in rows}
+        name, vector = self.fields.id, self.fields.vector
+        rows = [row for some in pages(ids, PAGE) for row in self._rows(some, [name, vector])]
+        return {str(row[name]): [float(value) for value in row[vector]] for row in rows}
 
     def _rows(self, ids: list[str], fields: list[str]) -> list[dict[str, Any]]:
-        found = self._read("query", ids=ids, output_fields=fields, consistency_level="Strong")
+        found = self._read("query", ids=self.fields.native(ids), output_fields=fields, consistency_level="Strong")
         return [dict(row) for row in found]
 
     def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
@@ -235,15 +244,16 @@ class MilvusStore(ExternalStore):
         milvus-lite applies a filter to what the graph has found: where that is not enough, the points that meet it are compared.
         """
         most, wanted = min(limit, WINDOW), filter_of(self._conditions(where))
+        own = [] if self.record.adopted else [KEY, CHUNK, HASH]
         found = self._read(
-            "search", data=[list(map(float, vector))], anns_field=VECTOR, limit=most, filter=wanted,
-            consistency_level="Strong" if exact else "Session", output_fields=[KEY, CHUNK, HASH],
+            "search", data=[list(map(float, vector))], anns_field=self.fields.vector, limit=most, filter=wanted,
+            consistency_level="Strong" if exact else "Session", output_fields=own,
             search_params={"metric_type": METRICS[self.space.metric], "params": {"ef": EF if exact else max(64, most)}},
         )[0]  # fmt: skip
         if wanted and len(found) < most:
             return self._compared(vector, most, wanted)
         return [
-            near_of(hit["entity"], str(hit[ID] if ID in hit else hit["id"]), self._distance(float(hit["distance"])))
+            near_of(hit["entity"], str(hit.get(self.fields.id, hit.get("id"))), self._distance(float(hit["distance"])))
             for hit in found
         ]
 
@@ -317,7 +327,7 @@ class MilvusStore(ExternalStore):
 
     def _index(self) -> dict[str, Any] | None:
         """What the server says of the vectors' index."""
-        names = self._call("list_indexes", field_name=VECTOR)
+        names = self._call("list_indexes", field_name=self.fields.vector)
         return dict(self._call("describe_index", index_name=names[0])) if names else None
 
     def _make_index(self, kind: str, parameters: dict[str, int]) -> None:
@@ -348,10 +358,14 @@ class MilvusStore(ExternalStore):
         self._load()
 
     def index_status(self) -> IndexStatus:
-        """Valid when no row is pending and the collection is in memory."""
+        """Valid when no row is pending and the collection is in memory; of an adopted one, whatever kind of index it has."""
         self._require()
         index = self._index()
-        if index is None or index.get("index_type") != HNSW:
+        if (
+            index is None
+            or (index.get("index_type") != HNSW and not self.record.adopted)
+            or index.get("index_type") == FLAT
+        ):
             return IndexStatus("none")
         indexed, total, pending = (
             int(index.get(name) or 0) for name in ("indexed_rows", "total_rows", "pending_index_rows")
@@ -393,87 +407,3 @@ class MilvusStore(ExternalStore):
         """Where it is there."""
         if self.alias_target(name) is not None:
             self._ask(lambda client: client.drop_alias(name, timeout=self.settings.timeout))
-
-
-def of_status(name: str, status: str, details: str | None) -> EmbedmigError:
-    """What a status of gRPC means."""
-    said = details or status
-    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-        return StoreUnauthorized(f"{name} refuses the key")
-    if status == "UNAVAILABLE":
-        return StoreUnreachable(f"{name} can't be reached: {said}")
-    if status == "RESOURCE_EXHAUSTED":
-        return StoreThrottled(f"{name} refuses requests for the time being: {said}")
-    if status in ("DEADLINE_EXCEEDED", "CANCELLED", "ABORTED", "UNKNOWN", "INTERNAL"):
-        return OutcomeUnknown(f"{name} did not answer: {said}")
-    return StoreError(f"{name}: {said}")
-
-
-def filter_of(where: Mapping[str, Any]) -> str:
-    """An expression; columns are keys of the dynamic field, whatever their names are. NULL is left to PostgreSQL, which has the last
-    word. A list is spelt out: milvus-lite has no ``in`` there.
-    """
-    parts = []
-    for name, value in where.items():
-        wanted = value if isinstance(value, list) else [value]
-        if None not in wanted:
-            either = " or ".join(f"$meta[{quoted(name)}] == {quoted(one)}" for one in wanted)
-            parts.append(f"({either})" if wanted else f"{CHUNK} < 0")
-    return " and ".join(parts)
-
-
-def quoted(value: Any) -> str:
-    """A constant of an expression: strings are quoted as JSON quotes them, with every character beyond ASCII as it is."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
-
-
-def near_of(said: Mapping[str, Any], one: str, distance: float) -> Near:
-    """A point that was found."""
-    return Near(one, tuple(json.loads(said[KEY])), int(said[CHUNK]), bytes.fromhex(said[HASH]), distance)
-
-
-def key_field(place: int) -> str:
-    """Where a part of the key stands for filters."""
-    return f"{KEY}_{place}"
-
-
-def own_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a point is embedmig's own."""
-    return {
-        name: value for name, value in row.items() if name in (ID, VECTOR, CHUNK, HASH, VERSION) or name.startswith(KEY)
-    }
-
-
-def held_of(row: Mapping[str, Any]) -> Held:
-    """The key as a list again; no vector."""
-    said = {name: value for name, value in row.items() if name not in (ID, VECTOR) and value is not None}
-    if KEY in said:
-        said[KEY] = json.loads(said[KEY])
-    return Held(str(row[ID]), said)
-
-
-_making = threading.Lock()
-
-
-def client_of(name: str, url: str, key: str, database: str, timeout: float) -> Any:
-    """One client a process and address. Raises :class:`MissingExtra`, :class:`StoreUnreachable`, :class:`StoreUnauthorized`."""
-    with _making:
-        return _client(name, url, key, database, timeout)
-
-
-@functools.cache
-def _client(name: str, url: str, key: str, database: str, timeout: float) -> Any:
-    try:
-        from pymilvus import MilvusClient
-        from pymilvus.exceptions import MilvusException
-    except ImportError as error:
-        raise MissingExtra("pymilvus", "milvus") from error
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it writes to stderr what it raises
-    try:
-        return MilvusClient(
-            uri=url or "http://127.0.0.1:19530", token=key, db_name=database, timeout=min(timeout, 10.0)
-        )
-    except MilvusException as error:
-        raise StoreUnreachable(f"{name} can't be reached, or refuses the key: {error.message}") from error
