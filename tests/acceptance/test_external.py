@@ -30,6 +30,10 @@ FAR = 'store="far"'
 
 
 ON_EVERY_SERVER = pytest.mark.parametrize("server", stores.NAMES, indirect=True, scope="module")
+ADOPTED_ON = pytest.mark.parametrize(
+    "server", [name for name in stores.NAMES if name != "pgvector"], indirect=True, scope="module"
+)
+"""What others have made with pgvector in another database is not adopted."""
 KILLED_ON = pytest.mark.parametrize("server", ["milvus", "qdrant"], indirect=True, scope="module")
 """A real server, and a real engine; the store in a file, milvus-lite and the other doubles have the same engine's code around them."""
 
@@ -279,7 +283,7 @@ def tagged(theirs: Application) -> set[str | None]:
     return {payload.get(VERSION) for payload in theirs.payloads().values()}
 
 
-@ON_EVERY_SERVER
+@ADOPTED_ON
 def test_an_applications_collection_is_adopted_replaced_and_gone_back_to(
     project: Project, store: RunningStore, theirs: Application, conn: psycopg.Connection
 ) -> None:
