@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from embedmig.commands.history import history as history
     from embedmig.commands.import_collection import Imported as Imported
     from embedmig.commands.import_collection import import_collection as import_collection
+    from embedmig.commands.init import FoundVectors as FoundVectors
+    from embedmig.commands.init import find_vectors as find_vectors
     from embedmig.commands.init import init as init
     from embedmig.commands.merge import merge as merge
     from embedmig.commands.plan import Forecast as Forecast
@@ -142,8 +144,9 @@ __all__ = [
     "ComparisonResult", "ConfigError", "ConnectionLost", "CutoverBlocked", "DatabaseFailed",
     "DatabaseInterrupted", "DatabaseUnavailable", "DatabaseUnsuitable", "Deadlocked", "Difference",
     "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
-    "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "GateClosed",
-    "GraphError", "HistoryEntry", "Hit", "Hits", "IllegalTransition", "Imported", "InputRefused", "Interrupted", "LockHeld",
+    "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "FoundVectors",
+    "GateClosed", "GraphError", "HistoryEntry", "Hit", "Hits", "IllegalTransition", "Imported", "InputRefused",
+    "Interrupted", "LockHeld",
     "LockedOut", "MissingExtra", "ModelChanged", "OutcomeUnknown", "PlaceMissing", "Plan", "PlanError",
     "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QualityVerdict", "QueryVector", "Reader",
     "ReleasedSpace", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
@@ -152,8 +155,9 @@ __all__ = [
     "StoreUnreachable", "StoreUnsuitable", "Synced", "Tally", "TextTooLong", "UninstallPlan",
     "UnknownTarget", "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost",
     "__version__", "alias_differences", "alias_drop", "alias_rebuild", "audit", "backfill", "check",
-    "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "follow", "gate", "gather_report",
-    "heads", "history", "import_collection", "init", "make_golden", "merge", "op", "open_project", "pause", "plan", "rebase",
+    "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "find_vectors", "follow", "gate",
+    "gather_report", "heads", "history", "import_collection", "init", "make_golden", "merge", "op",
+    "open_project", "pause", "plan", "rebase",
     "release", "resume", "retire", "revision", "search", "server_url", "show", "stamp", "status",
     "stop_server", "sync", "throttle", "uninstall", "upgrade", "within", "write_report",
 ]  # fmt: skip
@@ -173,7 +177,7 @@ _PUBLIC = {
     "embedmig.commands.heads": "heads",
     "embedmig.commands.history": "HistoryEntry history",
     "embedmig.commands.import_collection": "Imported import_collection",
-    "embedmig.commands.init": "init",
+    "embedmig.commands.init": "FoundVectors find_vectors init",
     "embedmig.commands.merge": "merge",
     "embedmig.commands.plan": "Forecast Plan plan",
     "embedmig.commands.project": "Project ProjectLike open_project",

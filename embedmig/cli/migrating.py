@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,22 @@ from embedmig.errors import EXIT_NO
 
 
 @app.command(rich_help_panel=MIGRATING)
-def init(directory: Annotated[Path, typer.Argument(help="Where.")] = Path()) -> None:
-    """Begin a project: embedmig.toml, migrations/ and a first revision."""
-    paths = [str(path) for path in embedmig.init(directory)]
+def init(
+    directory: Annotated[Path, typer.Argument(help="Where.")] = Path(),
+    model: Annotated[str | None, typer.Option(metavar="PROVIDER/MODEL@VERSION", help="What made the vectors that are there.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:  # fmt: skip
+    """Begin a project. With --database: look for vectors, propose collections, and write revisions that adopt them."""
+    from embedmig.cli.beginning import choose, explain
+
+    database = settings.database or os.environ.get("EMBEDMIG_DATABASE")
+    found = embedmig.find_vectors(database) if database and database != "embedded" else []
+    models = choose(found, model, yes=yes) if found else {}
+    files = embedmig.init(directory, database=database, found=found, models=models)
+    paths = [str(path) for path in files]
     settings.show("files", paths, lambda: "\n".join(paths))
+    if database and not settings.json:
+        explain(directory, database, found, models)
 
 
 @app.command(rich_help_panel=MIGRATING)

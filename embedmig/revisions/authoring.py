@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import unicodedata
@@ -80,9 +81,20 @@ def adopt_body(
     column: str,
     version_column: str = "embedding_version",
     writer: str = "application",
+    *,
+    unlabelled: bool = False,
 ) -> Body:
-    """Taking over the vectors that ``table.column`` holds already; ``space`` says how they were made."""
-    where = {"table": table, "column": column, "version_column": version_column, "writer": writer}
+    """Taking over the vectors that ``table.column`` holds already; ``space`` says how they were made.
+
+    ``unlabelled``: nobody knows which model that was, and the script says what to do about it.
+    """
+    where = {
+        "table": table,
+        "column": column,
+        "version_column": version_column,
+        "writer": writer,
+        "unlabelled": unlabelled,
+    }
     return Body("adopt.py.j2", {"old": space} | where)
 
 
@@ -153,10 +165,19 @@ def rebase(directory: Path, name: str, applied: Mapping[str, str]) -> Path:
         return _renumber(moved, revision, onto)
 
 
-def init(directory: Path, *, now: datetime | None = None) -> list[Path]:
-    """Starts a project in ``directory``: a configuration and a first, empty revision. Returns what it wrote.
+def init(
+    directory: Path,
+    *,
+    database: str = "embedded",
+    collections: Sequence[object] = (),
+    adoptions: Sequence[tuple[str, Body]] = (),
+    now: datetime | None = None,
+) -> list[Path]:
+    """Starts a project in ``directory``: a configuration and first revisions. Returns what it wrote.
 
-    Raises :class:`UsageError`, with nothing written, where there is a configuration or a script already.
+    ``collections`` have the fields of :class:`~embedmig.config.Collection` that the file needs; ``adoptions`` are revisions with
+    their messages, and without any there is one empty revision. Raises :class:`UsageError`, with nothing written, where there is
+    a configuration or a script already.
     """
     config, migrations = directory / FILE_NAME, directory / "migrations"
     for path in (config, *sorted(migrations.glob("[!_.]*.py"))):
@@ -164,16 +185,29 @@ def init(directory: Path, *, now: datetime | None = None) -> list[Path]:
             raise UsageError(
                 f"{path} exists already; nothing was written", hint="embedmig init DIR   uses another folder"
             )
+    values = {"migrations": "migrations", "database": database, "collections": collections}
     try:
         migrations.mkdir(parents=True, exist_ok=True)
-        _create(config, _environment().get_template("embedmig.toml.j2").render(migrations="migrations"))
+        _create(config, _environment().get_template("embedmig.toml.j2").render(values))
+        ignored = _ignore(directory / ".gitignore", ".embedmig/")
     except OSError as error:
         raise UsageError(f"{directory}: can't be written: {error.strerror}") from error
     baseline = empty_body(
         ["Where this project begins. The revisions after it make, fill and adopt the spaces of embeddings:",
          "embedmig revision -m MESSAGE --collection NAME --model PROVIDER/MODEL …"]
     )  # fmt: skip
-    return [config, new_revision(Graph(migrations), "baseline", baseline, now=now)]
+    first = adoptions or [("baseline", baseline)]
+    scripts = [new_revision(Graph(migrations), message, body, now=now) for message, body in first]
+    return [config, *ignored, *scripts]
+
+
+def _ignore(path: Path, line: str) -> list[Path]:
+    """Keeps the embedded server's files out of version control; returns the file where it was changed."""
+    before = path.read_text("utf-8") if path.exists() else ""
+    if line in before.splitlines():
+        return []
+    path.write_text(before + ("" if before.endswith("\n") or not before else "\n") + line + "\n", "utf-8")
+    return [path]
 
 
 def next_number(scripts: Sequence[Script]) -> str:
@@ -208,7 +242,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(literal=literal, call=_space_call)
+    environment.filters.update(literal=literal, call=_space_call, toml=_toml)
     return environment
 
 
@@ -222,6 +256,13 @@ def literal(value: object) -> str:
         return "{" + ", ".join(f"{literal(name)}: {literal(part)}" for name, part in value.items()) + "}"
     text = repr(value)
     return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text else text
+
+
+def _toml(value: object) -> str:
+    """A string, or a list of one or more, as TOML."""
+    if isinstance(value, tuple):
+        return _toml(value[0]) if len(value) == 1 else "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _space_call(space: Space, name: str) -> str:

@@ -36,6 +36,7 @@ from embedmig.stores.kinds import external_class, open_external, without_table
 from embedmig.stores.manifest import Listing, Manifest, SpaceCounts
 from embedmig.stores.pgvector import deriving
 from embedmig.stores.pgvector.adopted import AdoptedStore, Adoption, unaccounted_columns, vectors_in
+from embedmig.stores.pgvector.columns import VectorColumn, vector_columns
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.stores.protocol import (
     Batch,
@@ -54,7 +55,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Listing", "Manifest", "SpaceCounts",
-    "VectorStore", "ask_server", "check_capabilities", "check_keys", "derive_range", "derive_sql", "describe_collection", "describe_index", "drop_collection", "leave_aliases", "open_collection", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns", "vectors_in",
+    "VectorColumn", "VectorStore", "ask_server", "check_capabilities", "check_keys", "derive_range",
+    "derive_sql", "describe_collection", "describe_index", "drop_collection", "leave_aliases",
+    "open_collection", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns",
+    "vector_columns", "vectors_in",
 ]  # fmt: skip
 
 
