@@ -34,6 +34,7 @@ from embedmig.database.ledger import DONE_BEFORE, NEVER_HAPPENED, Ledger, Status
 from embedmig.engine.backfill import NoWorkers, WorkerPool
 from embedmig.errors import EXIT_FAILED, EXIT_USAGE, AnswerIsNo, CutoverBlocked, EmbedmigError, Interrupted, PlanError
 from embedmig.events import Event, Notice, OperationFinished, OperationStarted, RevisionFinished, RevisionStarted
+from embedmig.operations import hooks
 from embedmig.operations.base import Context, Operation, PlannedSpace, PlannedState, Run
 from embedmig.operations.flip_aliases import flips_of
 from embedmig.operations.recording import record
@@ -235,6 +236,7 @@ class Runner:
 
     def _run_operation(self, run: Run, position: int, operation: Operation, skipped: str | None) -> None:
         began, described, run.position = time.monotonic(), operation.describe(), position
+        before = dict(run.aliases)
         self.report(OperationStarted(position, operation.kind, described))
         if skipped:
             outcome = skipped
@@ -252,6 +254,16 @@ class Runner:
         self.report(OperationFinished(position, operation.kind, described, outcome, seconds, bool(skipped)))
         for flip in () if skipped else flips_of(operation):
             self.context.registry.time_flip(run.conn, flip.collection, seconds * 1000)
+        self._tell_hook(run, before)
+
+    def _tell_hook(self, run: Run, before: dict[str, str | None]) -> None:
+        """The user's own command hears of aliases that moved. It can undo nothing: the flip is committed."""
+        moved = {name: shown for name, shown in run.aliases.items() if shown != before.get(name)}
+        if not moved:
+            return
+        flips = [{"collection": name, "from": before.get(name), "to": shown} for name, shown in moved.items()]
+        if failed := hooks.after_flip(self.context.config, {"revision": run.revision, "flips": flips}):
+            self.report(Notice(failed))
 
     def _journal(self, run: Run, position: int, operation: Operation, outcome: str) -> None:
         self.context.ledger.begin_operation(run.conn, run.attempt, position, journaled(operation))

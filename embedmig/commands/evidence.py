@@ -50,7 +50,8 @@ def _gates(project: Project, context: Context, conn: Connection, record: SpaceRe
         asked = gate_of(project, record.collection, record.version)
     except EmbedmigError:
         return []  # a script that can't be read; the page names it
-    return evaluate_evidence(context, conn, record, asked.evidence, asked.thresholds(context).completeness)
+    found = evaluate_evidence(context, conn, record, asked.evidence, asked.thresholds(context).completeness)
+    return found + asked.own_verdicts(conn)
 
 
 def _newest(evals: list[Evaluation], records: list[SpaceRecord], needed: float) -> Iterator[Evaluation]:

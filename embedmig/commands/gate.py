@@ -20,7 +20,8 @@ def gate(project: ProjectLike, collection: str, version: str | None = None) -> l
         asked = gate_of(project, collection, record.version)
         thresholds = asked.thresholds(context)
         found = evaluate(context, conn, record, thresholds)
-        return found + evaluate_evidence(context, conn, record, asked.evidence, thresholds.completeness)
+        found += evaluate_evidence(context, conn, record, asked.evidence, thresholds.completeness)
+        return found + asked.own_verdicts(conn)
 
 
 def gate_of(project: Project, collection: str, version: str) -> Gate:

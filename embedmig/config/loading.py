@@ -18,7 +18,14 @@ from embedmig.config import toml_values
 from embedmig.config.addresses import parse_address
 from embedmig.config.providers import look_up_key, read_embedder
 from embedmig.config.rule_codes import NAMES
-from embedmig.config.settings import BackfillSettings, ConnectSettings, EmbedderSettings, RaySettings, StoreSettings
+from embedmig.config.settings import (
+    BackfillSettings,
+    ConnectSettings,
+    EmbedderSettings,
+    HookSettings,
+    RaySettings,
+    StoreSettings,
+)
 from embedmig.config.toml_lines import KeyPath
 from embedmig.config.toml_values import Check, TomlFile
 from embedmig.errors import ConfigError
@@ -117,6 +124,7 @@ class Config:
     ray: RaySettings = field(default_factory=RaySettings)
     connect: ConnectSettings = field(default_factory=ConnectSettings)
     sunsets: Mapping[str, date] = field(default_factory=dict)  # by provider/name: from that day on it is not served
+    hooks: HookSettings = field(default_factory=HookSettings)
     max_cost: float | None = None  # USD, of this run: from the command line, on top of each embedder's own
 
     def __getstate__(self) -> dict[str, Any]:
@@ -199,6 +207,7 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         check=_check(file, root.get("check", {})),
         index=IndexSettings(**file.section(("index",), root.get("index", {}), _INDEX)),
         backfill=BackfillSettings(**file.section(("backfill",), root.get("backfill", {}), _BACKFILL)),
+        hooks=HookSettings(**file.section(("hooks",), root.get("hooks", {}), {"after_flip": toml_values.string})),
         ray=RaySettings(**file.section(("ray",), root.get("ray", {}), _RAY)),
         sunsets={
             model: file.value(("sunsets", model), day, toml_values.day)
@@ -257,7 +266,7 @@ _ROOT: dict[str, Check] = dict.fromkeys(
         "index",
         "backfill",
         "ray",
-        "sunsets",
+    "hooks", "sunsets",
     ),
     toml_values.table,
 )

@@ -8,6 +8,13 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
+class HookSettings:
+    """Commands of the user's own, run by the shell; None: none. ``after_flip`` is told of each flip once it is committed."""
+
+    after_flip: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EmbedderSettings:
     """Operation, not identity: all of it may change any day without changing one vector.
 

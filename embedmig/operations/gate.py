@@ -14,6 +14,7 @@ from embedmig.gates import conditions
 from embedmig.gates.evidence import NDCG
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.gates.measuring import measure
+from embedmig.gates.own_condition import own_condition
 from embedmig.gates.thresholds import NO_THRESHOLDS, Evidence, Within
 from embedmig.operations import evaluating
 from embedmig.operations.base import Context, Operation, PlannedState, Run
@@ -33,6 +34,7 @@ class Gate(Operation):
     completeness: float | None = None
     freshness: str | None = None
     evidence: Evidence = NO_THRESHOLDS
+    condition: str | None = None
 
     @property
     def transactional(self) -> bool:
@@ -42,7 +44,8 @@ class Gate(Operation):
     def describe(self) -> str:
         share = "" if self.completeness is None else f", completeness ≥ {self.completeness}"
         evidence = "".join(f", {name}" for name in self.evidence.given)
-        return f"gate on {self.version} of {self.collection}{share}{evidence}"
+        own = "" if self.condition is None else ", sql"
+        return f"gate on {self.version} of {self.collection}{share}{evidence}{own}"
 
     def validate(self, plan: PlannedState) -> None:
         """The space must be there by then, and the thresholds possible."""
@@ -74,6 +77,7 @@ class Gate(Operation):
             found = measured(run.context, run.conn, record)
         verdicts = conditions.evaluate(found, asked)
         verdicts += self._evidence(run, record, asked.completeness)
+        verdicts += self.own_verdicts(run.conn)
         run.verdicts.extend(verdicts)
         run.report(GateEvaluated(self.version, verdicts))
         if shut := conditions.closed(verdicts):
@@ -87,6 +91,10 @@ class Gate(Operation):
         if all(verdict.passed for verdict in found if verdict.name == NDCG) or not self._measure(run, record):
             return found
         return evaluate_evidence(run.context, run.conn, record, self.evidence, completeness)
+
+    def own_verdicts(self, conn: Connection) -> list[Verdict]:
+        """By the script's own query; none where it has none."""
+        return [] if self.condition is None else [own_condition(conn, self.condition)]
 
     def _measure(self, run: Run, record: SpaceRecord) -> bool:
         """Measures the version, and the one that it is compared with, on the collection's golden set; False where there is none."""

@@ -152,14 +152,15 @@ class _Op:
         shadow_p95_ms: float | None = None,
         soak: str | None = None,
         not_before: str | None = None,
+        sql: str | None = None,
     ) -> None:
         """Goes on only if the space is complete, sound and fresh; otherwise nothing after it happens, exit code 3.
 
         Completeness and freshness that aren't given are taken from ``[gates]``; of the evidence, only what is given is
-        asked: ``ndcg_at_10=within(0.01, of=OLD)``.
+        asked: ``ndcg_at_10=within(0.01, of=OLD)``. ``sql`` is a query of yours that returns one boolean.
         """
         evidence = Evidence(ndcg_at_10, overlap_at_10, shadow_samples, shadow_p95_ms, soak, not_before)
-        _add(Gate(collection_of(space, collection), tag_of(space), completeness, freshness, evidence))
+        _add(Gate(collection_of(space, collection), tag_of(space), completeness, freshness, evidence, sql))
 
     def flip_alias(self, collection: str, *, to: Space | str | None) -> None:
         """Moves the alias to a version, in one transaction; ``to=None`` takes the alias away and keeps the vectors."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
@@ -32,6 +32,9 @@ KEY = """
                       join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number where not a.attnotnull)
     order by i.indisprimary desc, i.indnkeyatts, i.indexrelid limit 1"""
 
+LANGCHAIN = sql.SQL(
+    "select c.uuid::text, c.name, count(*) from {} c join {} e on e.collection_id = c.uuid group by 1, 2 order by 2"
+)
 PGAI_MODEL = """
     select v.config #>> '{embedding,implementation}', v.config #>> '{embedding,model}'
     from (select config, to_jsonb(w) || coalesce(config -> 'destination', '{}') as place from ai.vectorizer w) v
@@ -60,24 +63,21 @@ def candidates(conn: Connection, oid: int, schema: str, table: str, column: str)
     columns = list_columns(conn, oid)
     key = tuple(scalar(conn, KEY, (oid,)) or ())
     text = _texts(conn, sql.Identifier(schema, table), columns, key)
-    base = {
-        "table": written(table) if schema == "public" else f"{written(schema)}.{written(table)}",
-        "key": tuple(map(written, key)), "text": tuple(map(written, text)),
-    }  # fmt: skip
-    if table == "langchain_pg_embedding" and "collection_id" in columns:
-        rows = conn.execute(
-            sql.SQL("select c.uuid::text, c.name, count(*) from {} c join {} e on e.collection_id = c.uuid group by 1, 2 order by 2").format(
-                ident(schema, "langchain_pg_collection"), ident(schema, table)
-            )
-        )  # fmt: skip
-        return [
-            Candidate(slug(name), rows=count, where=f"collection_id = '{uuid}'", made_by="LangChain", **base)
-            for uuid, name, count in rows.fetchall()
-        ]
+    place = written(table) if schema == "public" else f"{written(schema)}.{written(table)}"
     made_by, name = _maker(conn, table, columns)
     model = _pgai_model(conn, schema, table, column)
-    rows_there = _rows(conn, ident(schema, table))
-    return [Candidate(slug(name), rows=rows_there, made_by="pgai" if model else made_by, model=model, **base)]
+    whole = Candidate(
+        slug(name), place, tuple(map(written, key)), tuple(map(written, text)), _rows(conn, ident(schema, table)),
+        made_by="pgai" if model else made_by, model=model,
+    )  # fmt: skip
+    if table == "langchain_pg_embedding" and "collection_id" in columns:
+        return [
+            replace(whole, name=slug(name), rows=rows, where=f"collection_id = '{uuid}'", made_by="LangChain")
+            for uuid, name, rows in conn.execute(
+                LANGCHAIN.format(ident(schema, "langchain_pg_collection"), ident(schema, table))
+            )
+        ]
+    return [whole]
 
 
 def _maker(conn: Connection, table: str, columns: dict[str, Column]) -> tuple[str, str]:

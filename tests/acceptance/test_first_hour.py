@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,11 +58,11 @@ def vectors() -> list[str]:
 
 
 @pytest.fixture
-def fresh(project: Project) -> Iterator[Project]:
+def fresh(project: Project) -> Project:
     """A database without embedmig, and a folder without a project."""
     (project.folder / "embedmig.toml").unlink()
     project.migrations.rmdir()
-    yield project
+    return project
 
 
 def begun(project: Project, *more: str) -> tuple[str, embedmig.Project]:
@@ -87,7 +86,8 @@ def test_an_unlabelled_table_is_found_adopted_and_searched(fresh: Project) -> No
     assert "articles.embedding: 3 rows, 64 dimensions" in said
     assert "not proposed: no primary key" in said, "a table that can't be a source is named with the reason"
     written = (fresh.folder / "embedmig.toml").read_text()
-    assert 'text = ["title", "body"]' in written and 'database = "env:TEST_DATABASE_URL"' in written
+    assert 'text = ["title", "body"]' in written
+    assert 'database = "env:TEST_DATABASE_URL"' in written
     assert (fresh.folder / ".gitignore").read_text() == ".embedmig/\n"
     # The whole way: the next model, from the configuration that init wrote.
     project = fresh.opened()
@@ -118,7 +118,8 @@ def test_a_table_of_llamaindex_is_found_by_its_columns_and_nothing_is_labelled_b
         insert = "insert into data_handbook (text, metadata_, node_id, embedding) values (%s, '{}', %s, %s)"
         conn.cursor().executemany(insert, list(zip(TEXTS, "abc", vectors(), strict=True)))
     refused = fresh.run("init", "--database", "env:TEST_DATABASE_URL", expect=2)
-    assert "add --yes" in refused.stderr and list(fresh.folder.iterdir()) == []
+    assert "add --yes" in refused.stderr
+    assert list(fresh.folder.iterdir()) == []
     said, _ = begun(fresh)
     assert "data_handbook.embedding: 3 rows, 64 dimensions, made by LlamaIndex" in said
     assert "nothing says which model made data_handbook.embedding" in said
@@ -139,5 +140,6 @@ def test_the_program_that_made_a_table_is_recognised_and_its_record_of_the_model
 def test_a_password_stays_in_the_environment(fresh: Project, tmp_path: Path) -> None:
     address = fresh.url + ("&" if "?" in fresh.url else "?") + "password=right"
     said = fresh.run("init", "--database", address).stderr
-    assert "no column of vectors" in said and "export DATABASE_URL=" in said
+    assert "no column of vectors" in said
+    assert "export DATABASE_URL=" in said
     assert "right" not in (tmp_path / "embedmig.toml").read_text()
