@@ -103,6 +103,7 @@ USERS_WORDS = {
     "types.py": {"halfvec", "pgvector"},  # Space(storage=…, store=…)
     "config/loading.py": {"halfvec", "pgvector"},
     "cli/migrating.py": {"halfvec", "pgvector"},
+    "source/discovery.py": {"embedding_column"},  # a key of pgai's own configuration
     "commands/revision.py": {"halfvec"},  # the storage that a script is written with
     "commands/plan.py": {"halfvec"},  # sizes in either storage
     "database/registry.py": {
