@@ -266,7 +266,8 @@ _ROOT: dict[str, Check] = dict.fromkeys(
         "index",
         "backfill",
         "ray",
-    "hooks", "sunsets",
+        "hooks",
+        "sunsets",
     ),
     toml_values.table,
 )
