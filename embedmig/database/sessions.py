@@ -37,6 +37,7 @@ OWN = {
     "default_transaction_read_only": "off",
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
+    "jit": "off",  # statements that are asked all the time run for less than they take to compile
     "row_security": "off",  # rows that a policy hides are an error, not rows that are not there
 }
 """What embedmig's own work needs; an application's reads keep what its role has."""

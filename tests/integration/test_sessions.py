@@ -47,6 +47,7 @@ ODD = {
     "client_encoding": "'LATIN1'",
     "standard_conforming_strings": "off",
     "quote_all_identifiers": "on",
+    "jit": "on",
 }
 
 
@@ -81,7 +82,7 @@ def test_a_session_is_the_same_whatever_the_database_sets(odd: str, url: str) ->
         "idle_in_transaction_session_timeout": "0", "default_transaction_read_only": "off",
         "default_transaction_isolation": "read committed", "TimeZone": "UTC", "DateStyle": "ISO, MDY",
         "IntervalStyle": "postgres", "bytea_output": "hex", "extra_float_digits": "1", "client_encoding": "UTF8",
-        "standard_conforming_strings": "on", "quote_all_identifiers": "off",
+        "standard_conforming_strings": "on", "quote_all_identifiers": "off", "jit": "off",
     }  # fmt: skip
 
 
