@@ -19,7 +19,7 @@ CHECKED := embedmig tests benchmarks demo migrations
 MATRIX := $(patsubst %,tests/integration/test_%.py,spaces capture sources states audit index stores versions names privileges ledger reader sessions counting)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit test-matrix test-stores servers packages soak bench bench-peers docs docs-picture venv local clean
+.PHONY: help demo test lint types unit test-matrix test-stores servers packages soak bench bench-peers docs site docs-picture venv local clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and 
 
 docs: .venv/.dev ## every transcript, command, key and link in README and docs/, checked by running it
 	@$(BIN)/python -m pytest -rs tests/acceptance/test_docs.py
+
+site: .venv/.dev ## the documentation as a site in build/site, strictly: a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
 
 docs-picture: .venv/.dev ## draws docs/architecture.svg from the imports, and docs/states.svg from the tables of states
 	@$(BIN)/python -m tests.architecture

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import os
 import re
+import subprocess
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
@@ -291,3 +294,12 @@ def test_the_recipe_of_rights_for_shadow_reads_is_enough_and_without_it_only_the
     finally:
         with project.connect() as conn:
             conn.execute(f"drop owned by {role}; drop role {role}")
+
+
+def test_the_site_is_built_without_a_broken_link_and_every_page_has_its_place(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path / "site")],
+        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "search" / "search_index.json").exists()
