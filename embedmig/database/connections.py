@@ -160,6 +160,7 @@ def unavailable(error: psycopg.Error, address: str) -> UsageError:
         "does not exist": "create it first, or check the name in the URL",
         "remaining connection slots": "the server has no connection left for this role: a run takes about six",
         "too many connections": "the server has no connection left for this role: a run takes about six",
+        "could not access file": "a library that session_preload_libraries or local_preload_libraries names is not there: ALTER DATABASE … RESET it, or install it",
         "too many clients": "the server has no connection left: a run takes about six",
     }  # fmt: skip
     hint = next(

@@ -39,7 +39,7 @@ BYTES_A_TOKEN = 2  # dearer than any real text: English has about 4, Chinese 2.5
 GUARD_SECONDS = 0.3  # between two looks whether the run may go on
 COMMIT_ROWS = 2048  # batches are written together up to this many vectors
 UNKNOWN_REQUESTS = 3  # for each request another worker may have out: at the model, waiting to be written, being written
-STALE_SECONDS = 0.2  # where there is a limit: how old what is known of the other workers may be
+STALE_SECONDS = 0.2  # where there is a limit: how old it may be that there is no other worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,9 @@ class Pipeline:
         """
         if not self.limit.applies:
             return 0.0
-        if self.clock() - self._looked > STALE_SECONDS:
+        if (
+            self.workers > 1 or self.clock() - self._looked > STALE_SECONDS
+        ):  # in a fraction of a second others may spend it all
             self._looked = self.clock()
             await self._with_writer(self.look)  # behind a commit that is under way: a slow database slows this down too
         prefix = len(self.store.space.document_prefix.encode())

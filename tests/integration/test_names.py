@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tempfile
@@ -110,6 +111,45 @@ def test_two_aliases_that_postgresql_takes_for_one_are_refused(project: Project,
     )
     with pytest.raises(ConfigError, match=r"collections\.more\.alias is the alias of docs too"):
         project.opened()
+
+
+LONG = "long " + "x" * 80
+
+
+@pytest.mark.parametrize("name", ["100% of 'them'", 'dot.and "quote"', "a/b", "select", "Ж" * 40])
+def test_a_collection_and_its_folders_may_have_any_name(project: Project, tmp_path: Path, name: str) -> None:
+    """Two collections of one table, whose names begin alike: what each makes has a name of its own."""
+    project.folder = tmp_path / "R&D 100% 'of' it"
+    (project.folder / "the migrations").mkdir(parents=True)
+    project.migrations = project.folder / "the migrations"
+    names = [name, f"{name} 2", LONG + "a", LONG + "b"]
+    head, one = CONFIG.replace('"migrations"', '"the migrations"').split("[collections.docs]")
+    sections = [
+        f"[collections.{json.dumps(each)}]{one.replace('docs_embeddings', f'found_{n}')}"
+        for n, each in enumerate(names)
+    ]
+    project.configure(head + "\n".join(sections))
+    project.documents(6)
+    for number, each in enumerate(names):
+        space_script(project, f"000{number + 1}", f"000{number}" if number else None)
+        path = project.migrations / f"000{number + 1}_space.py"
+        text = path.read_text().replace('"docs"', repr(each)).replace("'docs'", repr(each))
+        path.write_text(text)
+    upgrade(project)
+    with project.connect() as conn:
+        conn.execute("update documents set body = 'edited' where id = 3; delete from documents where id = 4")
+    embedmig.sync(project.opened())
+    found = embedmig.status(project.opened()).collections
+    assert [(found[each].capture, found[each].spaces[0].completeness) for each in names] == [("installed", 1.0)] * 4
+    assert all(embedmig.search(project.opened(), each, "wind 0", k=1).hits for each in names)
+    assert embedmig.audit(project.opened()).findings == []
+    assert embedmig.check(project.opened()) == []
+    assert embedmig.make_golden(project.opened(), name, 2).path.exists()
+    embedmig.write_report(project.opened(), project.folder / "report.html")
+    embedmig.sync(project.opened(), name, repair=True)
+    embedmig.alias_rebuild(project.opened(), name)
+    assert embedmig.uninstall(project.opened(), confirm=True).done
+    assert project.one("select count(*) from pg_trigger where tgname like 'embedmig%'") == 0
 
 
 @pytest.fixture

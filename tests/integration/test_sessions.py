@@ -100,6 +100,29 @@ def test_a_whole_upgrade_runs_under_limits_meant_for_applications(odd: str, proj
     assert shown.spaces[0].completeness == 1.0
 
 
+def test_a_time_limit_on_transactions_ends_no_work_of_embedmigs(conn: psycopg.Connection, url: str) -> None:
+    if conn.info.server_version < 170000:
+        pytest.skip("transaction_timeout came with PostgreSQL 17")
+    conn.execute(f"alter database {conn.info.dbname} set transaction_timeout = '1s'")  # type: ignore[arg-type]
+    with Database(url, "embedmig").connect("test") as found:
+        assert scalar(found, "show transaction_timeout") == "0"
+    with Database(url, "embedmig").connect("reader", own=False) as found:
+        assert scalar(found, "show transaction_timeout") == "1s"
+
+
+def test_libraries_that_sessions_preload_are_borne_and_one_that_is_not_there_is_named(
+    conn: psycopg.Connection, url: str
+) -> None:
+    name = conn.info.dbname
+    conn.execute(f"alter database {name} set session_preload_libraries = 'vector'")  # type: ignore[arg-type]
+    with Database(url, "embedmig").connect("test") as found:
+        assert scalar(found, "show session_preload_libraries") == "vector"
+    conn.execute(f"alter database {name} set session_preload_libraries = 'nowhere'")  # type: ignore[arg-type]
+    with pytest.raises(DatabaseUnavailable, match="nowhere") as refused:
+        Database(url, "embedmig").connect("test")
+    assert "session_preload_libraries" in str(refused.value.hint)
+
+
 def test_an_application_keeps_the_time_limits_of_its_role_and_writes_keys_as_everybody_does(odd: str, url: str) -> None:
     with Database(url, "embedmig").connect("reader", own=False) as conn:
         assert scalar(conn, "show statement_timeout") == "1ms"
