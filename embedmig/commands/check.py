@@ -37,7 +37,7 @@ def check(project: ProjectLike = None, *, offline: bool = False) -> list[Finding
         subject = read(project.config, lambda: project.graph, applied, partly)
         refused = () if subject.broken else refused_by_upgrade(project, context, conn)
         found = tuple(live_differences(subject, context, conn))
-        lost = found_losses(context, conn)
+        lost = found_losses(project, context, conn)
     return _findings(project, replace(subject, refused=refused, differences=found, losses=lost))
 
 

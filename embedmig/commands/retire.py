@@ -9,7 +9,7 @@ from embedmig.database import Connection, RunLock
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import UnknownTarget, UsageError
 from embedmig.operations.base import Context
-from embedmig.operations.retire_space import finish, refuse_early, refuse_unstable, retire_now
+from embedmig.operations.retire_space import finish, refuse_begun, refuse_early, refuse_unstable, retire_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ def retire(
     confirm: str | None = None,
     evals_stable: int | None = None,
 ) -> RetiredSpace:
-    """Drops the vectors of a retained version, for good. ``confirm`` is the version again.
+    """Drops the vectors of a retained version, or of one that was never shown, for good. ``confirm`` is the version again.
 
-    Raises :class:`AnswerIsNo` while it has been retained for less than ``after``, or while the last ``evals_stable``
-    evaluations of the active version are not as good.
+    Raises :class:`AnswerIsNo` while it has been retained for less than ``after``, while the last ``evals_stable``
+    evaluations of the active version are not as good, or while the revision of one that was never shown is partly applied.
     """
     project = opened(project)
     if evals_stable is not None and evals_stable < 1:
@@ -44,7 +44,10 @@ def retire(
         record = registered(project, context, conn, collection, version)
         if record.state == "retired" and finish(context, conn, record):  # a store failed, or the command was killed
             return RetiredSpace(version, 0, 0.0)
-        refuse_early(context, conn, record, after)
+        if record.state in ("building", "ready") and not record.adopted:
+            refuse_begun(context, conn, record)
+        else:
+            refuse_early(context, conn, record, after)
         if evals_stable is not None:
             refuse_unstable(context, conn, record, evals_stable)
         size = context.remains(conn, record).disk_bytes(conn, 0)  # adopted ones, whose size goes by it, are refused

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from embedmig.commands.project import Project, applied_revisions, ignore, progress_of
+from embedmig.commands.unmade import unmade
 from embedmig.database import Connection, translated
 from embedmig.database.ledger import ledger_exists
 from embedmig.engine.backfill import NoWorkers, WorkerPool
@@ -79,7 +80,7 @@ def run_to(
     current = list(project.graph.applied_heads(applied))
     with translated("reading"), context.database.connect("read") as conn:
         quality = _qualities(context, conn, moved)
-        missing = [one.in_words for one in found_losses(context, conn)]
+        missing = [one.in_words for one in found_losses(project, context, conn)]
     said = [*missing, LEFT_AT_BASE] if direction == "downgrade" and ran and not current else missing
     for line in said:
         (report or ignore)(Notice(line))
@@ -138,11 +139,12 @@ def found_differences(context: Context, conn: Connection, name: str) -> list[Dif
         return []
 
 
-def found_losses(context: Context, conn: Connection) -> list[Loss]:
+def found_losses(project: Project, context: Context, conn: Connection) -> list[Loss]:
     """What the live versions of all declared collections need and is not there; none where embedmig never ran."""
     if not ledger_exists(conn, context.database.schema):
         return []
-    return [one for found in context.config.collections.values() for one in losses(conn, context.registry, found)]
+    found = [one for each in context.config.collections.values() for one in losses(conn, context.registry, each)]
+    return found + unmade(project.readable_graph, context, conn, applied_revisions(context, conn))
 
 
 def steps_between(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from embedmig.commands.project import PartlyDone, ProjectLike, applied_revisions, opened, partly_done
+from embedmig.commands.unmade import unmade
 from embedmig.database import Connection, lock_is_held, translated
 from embedmig.database.ledger import Attempt, ledger_exists
 from embedmig.database.registry import SpaceRecord
@@ -19,6 +20,7 @@ from embedmig.gates.measuring import look, measure
 from embedmig.gates.quality_verdict import QualityVerdict
 from embedmig.operations.base import Context
 from embedmig.planning.sunsets import find_sunset
+from embedmig.revisions.graph import Graph
 from embedmig.source import Source, SourceCounts, capture, count_rows
 from embedmig.stores.alias_health import alias_fault
 from embedmig.stores.differences import Difference, live_differences
@@ -38,7 +40,8 @@ class SpaceStatus:
     ``counted`` says how rows and completeness were had: every row compared, at ``counted_at``, and nothing written
     since; or from a sample, with ``completeness_error`` as the half-width of its 95 % interval.
 
-    ``fault`` says why nothing could be measured, such as a table or a column that somebody dropped, and ``hint`` what to do.
+    ``fault`` says why nothing could be measured, such as a table or a column that somebody dropped, and ``hint`` what to do;
+    without a fault, what to do about a version that no script makes any more.
     """
 
     version: str
@@ -121,12 +124,13 @@ class CollectionStatus:
     @property
     def sound(self) -> bool:
         """Nothing is missing that was there."""
-        return not (self.error or self.alias_fault or any(space.fault for space in self.spaces))
+        lost = self.capture in capture.LOST or any(space.fault for space in self.spaces)
+        return not (lost or self.error or self.alias_fault)
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where the project stands."""
+    """Where the project stands. ``unmade`` says which versions of applied revisions this database never had."""
 
     database: str
     heads: list[str]
@@ -140,16 +144,17 @@ class Status:
     partly: list[PartlyDone] = field(default_factory=list)
     unreadable: list[dict[str, Any]] = field(default_factory=list)
     undeclared: list[Difference] = field(default_factory=list)
+    unmade: list[str] = field(default_factory=list)
 
     @property
     def settled(self) -> bool:
-        """Nothing pending, in part, edited, unreadable, missing or undeclared, and no version worse than the one it replaced:
+        """Nothing pending, in part, edited, unreadable, missing or undeclared, nothing recorded that was never made, and no version worse than the one it replaced:
         what ``--check`` asks.
         """
         sound = all(found.sound for found in self.collections.values())
         worse = any(found.quality and found.quality.answer == "worse" for found in self.collections.values())
         scripts = (self.pending, self.partly, self.edited, self.missing_scripts, self.unreadable)
-        return sound and not any((worse, self.undeclared, *scripts))
+        return sound and not any((worse, self.undeclared, self.unmade, *scripts))
 
 
 def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
@@ -174,12 +179,14 @@ def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
             edited=[s.revision for s in graph.scripts.values() if applied.get(s.revision) not in (None, s.checksum)],
             missing_scripts=[name for name in (*applied, *(p.revision for p in partly)) if name not in graph.scripts],
             collections={
-                name: _collection_status(context, conn, name, there, exact) for name in project.config.collections
+                name: _with_given_up(name, _collection_status(context, conn, name, there, exact), graph)
+                for name in project.config.collections
             },
             last_attempt=attempt_line(attempts[-1]) if attempts else None,
             partly=partly,
             unreadable=[{"path": p.name, "error": error.message, "hint": error.hint} for p, error in graph.unreadable],
             undeclared=context.undeclared(conn),
+            unmade=[one.in_words for one in unmade(graph, context, conn, applied)],
         )
 
 
@@ -201,6 +208,17 @@ def _collection_status(context: Context, conn: Connection, name: str, there: boo
         if conn.broken:
             raise
         return _faulty_collection(context, conn, name, there, error)
+
+
+def _with_given_up(name: str, found: CollectionStatus, graph: Graph) -> CollectionStatus:
+    """A version that was never shown and that no script makes any more is kept fresh all the same: its ``hint`` says what ends that."""
+    spaces = [
+        replace(space, hint=f"no script makes it any more: embedmig retire {name} {space.version} --confirm {space.version} drops it")
+        if space.state in ("building", "ready") and not space.fault and space.revision not in graph.scripts
+        else space
+        for space in found.spaces
+    ]  # fmt: skip
+    return replace(found, spaces=spaces)
 
 
 def _faulty_collection(

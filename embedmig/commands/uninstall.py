@@ -85,7 +85,7 @@ class Removal:
         records = self.registry.spaces(conn)
         self.views = [
             (alias.collection, alias.version or "", name)
-            for alias in self.registry.aliases(conn) for name in names_of(alias) if self._exists(*name)
+            for alias in self.registry.aliases(conn) for name in names_of(alias) if self._is_view(*name)
         ]  # fmt: skip
         self.triggers = installed_triggers(conn, self.schema)
         self.columns = [column for record in records if (column := added_column(conn, record))]
@@ -123,6 +123,11 @@ class Removal:
 
     def _exists(self, *name: str) -> bool:
         return scalar(self.conn, "select to_regclass(%s)", (ident(*name).as_string(self.conn),)) is not None
+
+    def _is_view(self, *name: str) -> bool:
+        """Whether a view has the name, and not a table that took its place."""
+        kind = "select relkind from pg_class where oid = to_regclass(%s)"
+        return bool(scalar(self.conn, kind, (ident(*name).as_string(self.conn),)) == "v")
 
     def _tables(self, records: list[SpaceRecord]) -> list[Name]:
         """Spaces, hashes of adopted vectors, outboxes and the ledger, as far as they are there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -58,6 +59,8 @@ AGAIN = "run the same command again: it goes on where it stopped"
 TRANSLATIONS: tuple[tuple[tuple[type[psycopg.Error], ...], type[DatabaseFailed], str, str], ...] = (
     ((pg.UndefinedTable,), DatabaseFailed, "a table is not there",
      f"one of yours: create it, then {AGAIN}; one of embedmig's: restore a backup, or begin anew: embedmig uninstall, then embedmig upgrade head"),
+    ((pg.DependentObjectsStillExist,), DatabaseFailed, "something that embedmig did not make depends on what would go",
+     f"drop or change it, then {AGAIN}"),
     ((pg.DiskFull,), DatabaseFailed, "the database ran out of disk", f"make room, then {AGAIN}"),
     ((pg.OutOfMemory,), DatabaseFailed, "the database ran out of memory", f"make room, then {AGAIN}"),
     ((pg.InsufficientPrivilege,), DatabaseFailed, "the role may not do this", "docs/privileges.md lists the rights that are needed"),
@@ -90,12 +93,18 @@ def translation(error: psycopg.Error, doing: str) -> DatabaseFailed:
     """The error of ours for one of psycopg's."""
     for kinds, failure, what, hint in TRANSLATIONS:
         if isinstance(error, kinds):
+            said = first_line(error)
             if "row-level security" in str(error):
                 hint = ROW_SECURITY
-            return failure(f"{what} while {doing}: {first_line(error)}", hint=hint)
+            elif re.search(r'type "(halfvec|vector)" does not exist', said):
+                hint = NO_EXTENSION
+            elif isinstance(error, pg.DependentObjectsStillExist) and error.diag.message_detail:
+                said = error.diag.message_detail.splitlines()[0]
+            return failure(f"{what} while {doing}: {said}", hint=hint)
     raise AssertionError(error)  # the last of them fits every one
 
 
+NO_EXTENSION = "the extension vector was dropped, and the vectors with it: embedmig sync --repair makes both again and embeds every row"
 ROW_SECURITY = (
     "a policy hides rows from this role, so that nothing could be counted or filled: a policy USING (true) for it, ALTER ROLE … "
     "BYPASSRLS, or a role that owns the table without FORCE ROW LEVEL SECURITY (docs/privileges.md)"

@@ -16,7 +16,7 @@ from embedmig.engine.outbox import LIVE
 from embedmig.source import Column, Source, capture
 from embedmig.source.table import hidden_rows
 from embedmig.stores import Manifest, check_keys, open_manifest
-from embedmig.stores.presence import lost_text
+from embedmig.stores.presence import lost_place, lost_text
 
 LATE_COMMIT_MINUTES = 15  # a watermark looks this far back: a row may be stamped long before it is committed
 CLOCK_CHANGE_MINUTES = 60  # and further where stamps are of local time, which has an hour twice a year
@@ -133,7 +133,9 @@ def repair(conn: Connection, registry: Registry, source: Source) -> bool:
         with conn.transaction():
             conn.execute("set local lock_timeout = '500ms'")
             for store in found:
-                store.create(conn)  # where somebody dropped it
+                if not store.record.adopted and lost_place(conn, source, store.record):
+                    store.drop(conn)  # what is left of it, such as a table without the column of vectors
+                store.create(conn)
             check_keys(conn, registry, source)
             capture.install(conn, registry, source, [column.name for column in source.text])
             registry.set_compared(conn, name, compared=False)

@@ -74,6 +74,8 @@ def missing_script(subject: Subject) -> Iterator[Violation]:
     known = {reading.script.revision for reading in subject.readings}
     for revision in (subject.applied or {}).keys() - known:
         yield Violation(None, None, f"{revision} is applied and has no script", "restore its file")
+    for revision in subject.partly.keys() - known:
+        yield Violation(None, None, f"{subject.partly[revision]}, and it has no script", "restore its file")
 
 
 @rule("EM017")

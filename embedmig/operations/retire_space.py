@@ -15,6 +15,7 @@ from embedmig.errors import AnswerIsNo, PlanError
 from embedmig.gates.evidence import fallen
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.operations.base import Context, Operation, PlannedState, Run
+from embedmig.revisions.states import in_words
 from embedmig.source.installed import remove_capture
 from embedmig.stores import open_manifest
 from embedmig.types import SpaceState
@@ -89,11 +90,29 @@ def refuse_early(context: Context, conn: Connection, record: SpaceRecord, after:
             f"{record.version} has been retained for {kept / 86400:.1f} days, not for {after}",
             hint="until then it is the way back",
         )
+    refuse_read(context, conn, record)
+
+
+def refuse_read(context: Context, conn: Connection, record: SpaceRecord) -> None:
+    """Raises :class:`AnswerIsNo` while somebody searches in the version's own table."""
     if (idle := context.remains(conn, record).seconds_since_read(conn)) is not None and idle < QUIET_SECONDS:
         raise AnswerIsNo(
             f"{record.version} was read {idle:.0f} s ago, by something that doesn't go through the alias",
             hint=f"find it in pg_stat_activity; its place is {'.'.join(record.place[:2])}",
         )
+
+
+def refuse_begun(context: Context, conn: Connection, record: SpaceRecord) -> None:
+    """Of a version that was never shown, to which no rollback leads. Raises :class:`AnswerIsNo` while its revision is under
+    way: the rest of it would find the version gone.
+    """
+    found = context.ledger.progress(conn).get(record.revision)
+    if found is not None and found.partly:
+        raise AnswerIsNo(
+            f"{record.version} is {record.state}, and revision {record.revision}, which makes it, is {in_words(found.state)}",
+            hint="embedmig downgrade -1 takes that back first; then the version may be retired",
+        )
+    refuse_read(context, conn, record)
 
 
 def refuse_unstable(context: Context, conn: Connection, record: SpaceRecord, count: int) -> None:
@@ -119,8 +138,9 @@ def finish(context: Context, conn: Connection, record: SpaceRecord) -> bool:
 
 
 def forget(context: Context, conn: Connection, record: SpaceRecord, state: SpaceState) -> None:
-    """Waiting changes and dead letters of a version go; so does capture, where it was the last that wanted it."""
-    for table in (context.registry.pending_table, context.registry.failed_table, context.registry.hot_table):
+    """Waiting changes, dead letters and what is left of a backfill of a version go; so does capture, where it was the last that wanted it."""
+    registry = context.registry
+    for table in (registry.pending_table, registry.failed_table, registry.hot_table, registry.ranges_table):
         conn.execute(sql.SQL("delete from {} where space = %s").format(table), (record.id,))
     context.registry.set_state(conn, record.id, state)
     live = [found for found in context.registry.spaces(conn, record.collection) if found.live]

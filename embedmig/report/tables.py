@@ -62,6 +62,7 @@ def status_table(status: Status) -> RenderableType:
     lines += [Text(f"partly      {_partly(one)}", style="bold red") for one in partly]
     lines += [Text(f"unreadable  {one['error']}", style="bold red") for one in status.unreadable]
     lines += [Text(f"differs     {one.in_words}; {one.command}", style="bold red") for one in status.undeclared]
+    lines += [Text(f"not there   {one}", style="bold red") for one in status.unmade]
     if status.edited:
         lines.append(Text(f"edited      {', '.join(status.edited)}: not the script that was applied", style="bold red"))
     if status.missing_scripts:
@@ -98,6 +99,11 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
     lines.append(_capture(found))
     lines += [Text(found.alias_fault, style="bold red")] if found.alias_fault else []
     lines += [_fault(f"{space.version}: {space.fault}", space.hint) for space in found.spaces if space.fault]
+    lines += [
+        Text(f"{space.version}: {space.hint}", style="yellow")
+        for space in found.spaces
+        if space.hint and not space.fault
+    ]
     lines += _differences(found)
     lines += [Text(found.held_back, style="yellow")] if found.held_back else []
     lines += [_rollback(found.rollback)] if found.rollback else []

@@ -53,6 +53,8 @@ SPACES: SpaceMoves = {
     ("active", "retained"): "flip_alias to another version, or to none",
     ("retained", "active"): "flip_alias",
     ("retained", "retired"): "retire_space",
+    ("building", "retired"): "embedmig retire, of a version that is given up",
+    ("ready", "retired"): "embedmig retire, of a version that is given up",
     ("retired", "building"): "create_space",
 }
 """Spaces that embedmig made. None: not there."""

@@ -32,6 +32,9 @@ FIRES_ELSEWHERE = "fires in the wrong sessions, as after pg_restore --disable-tr
 OUTBOX_OWN = ("changed_at", "embedmig_upto")
 
 
+LOST = ("missing", "disabled", "broken")
+
+
 @dataclass(frozen=True, slots=True)
 class CaptureHealth:
     """Whether changes are being captured, and what is to be known about it where they aren't.
@@ -42,6 +45,11 @@ class CaptureHealth:
 
     state: CaptureState
     note: str = ""
+
+    @property
+    def lost(self) -> bool:
+        """Whether triggers that were there are gone, or do not work."""
+        return self.state in LOST
 
 
 def install(conn: Connection, registry: Registry, source: Source, text: Sequence[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from embedmig.database import Connection, ident, scalar
+from embedmig.database import Connection, ident
 from embedmig.database.registry import Registry
 from embedmig.source import Source
 from embedmig.stores.store_alias import store_alias_fault
@@ -17,11 +17,15 @@ def alias_fault(conn: Connection, registry: Registry, source: Source) -> str | N
         return None
     name = f"alias {alias.alias_schema}.{alias.alias_name}"
     rebuild = f"embedmig alias rebuild {source.collection.name}"
-    view = scalar(
-        conn, "select to_regclass(%s)::oid::bigint", (ident(alias.alias_schema, alias.alias_name).as_string(conn),)
-    )
-    if view is None:
+    found = conn.execute(
+        "select oid::bigint, relkind from pg_class where oid = to_regclass(%s)",
+        (ident(alias.alias_schema, alias.alias_name).as_string(conn),),
+    ).fetchone()
+    if found is None:
         return f"{name} is not there, and should show {alias.version}: {rebuild}"
+    view, kind = found
+    if kind != "v":
+        return f"{name} is no view any more; rename or drop what took its place, and make it anew: {rebuild}"
     query = sql.SQL(
         """select d.refobjid::bigint, d.refobjid::regclass::text from pg_depend d join pg_rewrite r on r.oid = d.objid
            join pg_class c on c.oid = d.refobjid

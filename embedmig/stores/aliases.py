@@ -67,12 +67,14 @@ def refuse_foreign(conn: Connection, registry: Registry, source: Source) -> None
             (schema, name, schema, name),
         )
     if kind != "v" or ours != source.collection.name:
+        mine = ours == source.collection.name
         what = {"r": "a table", "p": "a table", "v": "a view", "m": "a materialised view"}.get(kind, "something else")
-        whose = f"of collection {ours!r}" if ours else "that embedmig did not make"
+        whose = f"of collection {ours!r}" if ours and not mine else "that embedmig did not make"
         raise PlanError(
             f"alias {schema}.{name} is {what} {whose}; it was left as it is",
-            hint=f"choose another alias in [collections.{source.collection.name}]",
-        )
+            hint="it took the view's place: rename or drop it, then run the same command again"
+            if mine else f"choose another alias in [collections.{source.collection.name}]",
+        )  # fmt: skip
 
 
 Name = tuple[str, str]

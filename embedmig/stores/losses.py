@@ -1,4 +1,4 @@
-"""What a collection needs and somebody has dropped or renamed: its table, its alias, and the vectors of its live versions."""
+"""What a collection needs and somebody has dropped or renamed: its table, its alias, its triggers, and the vectors of its live versions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from embedmig.config import Collection
 from embedmig.database import Connection
 from embedmig.database.registry import Registry
 from embedmig.errors import SourceError, StoreError
+from embedmig.source import capture
 from embedmig.source import table as sources
 from embedmig.stores.alias_health import alias_fault
 from embedmig.stores.presence import require_vectors
@@ -51,3 +52,8 @@ def losses(conn: Connection, registry: Registry, collection: Collection) -> Iter
             yield Loss(name, error.message, error.hint)
     if fault := alias_fault(conn, registry, source):
         yield Loss(name, fault)
+    health = capture.health(conn, registry, source)
+    if health.lost and any(record.writer == "embedmig" for record in live):
+        why = f" {health.note}" if health.note else ""
+        message = f"capture is {health.state}{why}: changes of {collection.table} are not noticed"
+        yield Loss(name, message, f"embedmig sync {name} --repair")

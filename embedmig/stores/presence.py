@@ -13,6 +13,9 @@ from embedmig.stores.kinds import open_external
 from embedmig.stores.pgvector.adopted import ADDED
 from embedmig.stores.pgvector.table import TablePlace
 
+OWN_COLUMNS = ["content_hash", "chunk", "embedded_at"]
+"""Of a table that embedmig made for a version, beside vector, version and key."""
+
 
 def require_vectors(conn: Connection, source: Source, record: SpaceRecord) -> None:
     """Raises :class:`SourceError` where a live version's table, its columns or the text that it was made from are gone,
@@ -41,6 +44,7 @@ def lost_place(conn: Connection, source: Source, record: SpaceRecord) -> str | N
     if record.space.external:
         return lost_collection(conn, source, record)
     name, columns = place_in_words(record)
+    columns += [] if record.adopted else OWN_COLUMNS
     relation = TablePlace(*record.place).relation.as_string(conn)
     oid = scalar(conn, "select to_regclass(%s)::oid::bigint", (relation,))
     if oid is None:

@@ -280,6 +280,9 @@ def test_a_database_without_pgvector_is_refused_where_the_role_can_not_create_it
             user = url.replace(url.partition("://")[2].partition("@")[0] + "@", f"{name}@")
             done = ready.run("--database", user, "upgrade", "head", expect=EXIT_USAGE)
             explained(done, "pgvector", "CREATE EXTENSION vector")
+            planned = ready.run("--database", user, "upgrade", "--dry-run", expect=EXIT_USAGE)
+            explained(planned, "pgvector", "CREATE EXTENSION vector")
+            assert "EM022 refused-plan: " in ready.run("--database", user, "check", expect=EXIT_NO).stdout
             with psycopg.connect(url) as conn:
                 assert snapshot(conn) == before
         finally:

@@ -241,3 +241,15 @@ def test_the_interval_is_that_of_wilson() -> None:
     assert (round(low, 4), round(high, 4)) == (0.0341, 0.0728)
     assert wilson(0, 500)[0] == 0.0
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_a_key_that_is_none_any_more_is_found(project: Project, conn: psycopg.Connection) -> None:
+    project.documents(10)
+    project.space_script("0001")
+    embedmig.upgrade(project.opened())
+    conn.execute(
+        "alter table documents drop constraint documents_pkey; insert into documents select * from documents where id = 7"
+    )
+    (found,) = embedmig.audit(project.opened()).findings
+    assert found.code == "key"
+    assert "is not unique: (7)" in found.message

@@ -185,6 +185,62 @@ def triggers_are_gone(t: Terminal) -> None:
         t.follow(command, hint)
 
 
+def triggers_are_found_gone_by_check(t: Terminal) -> None:
+    live(t)
+    t.conn.execute("drop trigger embedmig_docs_update on documents")
+    assert t.run("embedmig status --check")[0] == 3
+    t.follow("check", "embedmig sync docs --repair", code=3)
+    assert t.run("embedmig status --check")[0] == 0
+
+
+def the_extension_was_dropped(t: Terminal) -> None:
+    live(t)
+    t.conn.execute("drop extension vector cascade")
+    t.follow("sync docs", "embedmig sync --repair", code=1, then="sync docs")
+    code, said = t.run("embedmig alias rebuild docs")
+    assert code == 0, said
+    code, said = t.run("embedmig status --check")
+    assert code == 0, said
+
+
+def revisions_were_recorded_that_never_ran(t: Terminal) -> None:
+    assert t.run("embedmig stamp head")[0] == 0
+    for command in ("status --check", "check"):
+        code, said = t.run(f"embedmig {command}")
+        assert (code, "embedmig stamp base" in said) == (3, True), said
+    did = t.follow("upgrade head", "embedmig stamp base", code=0, then=None)
+    assert "at base" in did
+    code, said = t.run("embedmig upgrade head")
+    assert code == 0, said
+    code, said = t.run("embedmig status --check")
+    assert code == 0, said
+
+
+def a_table_took_the_place_of_the_alias(t: Terminal) -> None:
+    live(t)
+    t.conn.execute("drop view docs_embeddings; create table docs_embeddings (precious text)")
+    for command, code in (("status --check", 3), ("check", 3), ("audit", 3), ("search docs wave", 2), ("alias rebuild docs", 2), ("downgrade -1", 2)):  # fmt: skip
+        ended, said = t.run(f"embedmig {command}")
+        assert (ended, "rename or drop" in said) == (code, True), said
+    t.conn.execute("alter table docs_embeddings rename to kept")
+    t.follow("status", "embedmig alias rebuild docs", then="status --check")
+    t.conn.execute("drop view docs_embeddings; alter table kept rename to docs_embeddings")
+    code, said = t.run("embedmig uninstall --yes")
+    assert code == 0, said
+    assert t.project.one("select to_regclass('docs_embeddings')::text") == "docs_embeddings"
+
+
+def a_view_stands_on_the_alias(t: Terminal) -> None:
+    live(t)
+    t.conn.execute("create view mine as table docs_embeddings")
+    for command in ("alias drop docs", "downgrade base"):
+        code, said = t.run(f"embedmig {command}")
+        assert (code, "view mine depends on view docs_embeddings" in said) == (1, True), said
+    t.conn.execute("drop view mine")
+    code, said = t.run("embedmig downgrade base")
+    assert code == 0, said
+
+
 def capture_is_configured_anew(t: Terminal) -> None:
     live(t)
     t.conn.execute("alter table documents add column seen timestamptz default now()")
@@ -467,6 +523,7 @@ def a_version_that_was_retired(t: Terminal) -> None:
 
 # --- which test runs which hint -----------------------------------------------------------------------------------
 
+GIVEN_UP = "integration/test_versions.py::test_a_version_that_is_given_up_before_it_was_shown_is_retired_by_hand"
 LOST = "integration/test_versions.py::test_a_dropped_table_of_a_version_is_shown_made_again_by_repair_or_retired"
 RACE = "a race that no command can be made to lose in a test: "
 FIRST_HOUR = "acceptance/test_first_hour.py::test_an_unlabelled_table_is_found_adopted_and_searched"
@@ -491,13 +548,19 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig upgrade {}": a_revision_is_applied_in_part,
         "embedmig stamp {}": an_applied_script_was_edited,
     },
+    "commands/status.py": {"embedmig retire {} {} --confirm {}": GIVEN_UP},
     "commands/throttle.py": {"embedmig pause": a_speed_of_nothing},
+    "commands/unmade.py": {
+        "embedmig stamp {}": revisions_were_recorded_that_never_ran,
+        "embedmig upgrade head": revisions_were_recorded_that_never_ran,
+    },
     "config/loading.py": {"embedmig init": an_empty_folder},
     "config/toml_values.py": {"embedmig init": an_empty_folder},
     "database/embedded.py": {"embedmig upgrade head": the_embedded_server_is_not_there_yet},
     "database/failures.py": {
         "embedmig uninstall": a_table_of_the_ledger_was_dropped,
         "embedmig upgrade head": a_table_of_the_ledger_was_dropped,
+        "embedmig sync --repair": the_extension_was_dropped,
     },
     "database/ledger.py": {"embedmig status": RACE + "another run took over"},
     "database/run_lock.py": {"embedmig status": a_run_holds_the_lock},
@@ -546,6 +609,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig status": RACE + "an alias moved between plan and flip",
     },
     "operations/release_space.py": {"embedmig retire {} {} --confirm {}": a_version_of_its_own_is_not_released},
+    "operations/retire_space.py": {"embedmig downgrade -1": GIVEN_UP},
     "operations/taking_back.py": {"embedmig stamp REVISION": "put right by hand: integration/test_states.py"},
     "quality/audit/checks.py": {
         "embedmig sync {} --repair": triggers_are_gone,
@@ -586,7 +650,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig sync": "integration/test_capture.py::test_rows_of_partitions_that_come_and_go_are_taken_in_by_sync"
     },
     "source/table.py": {"embedmig sync --repair": a_key_was_given_another_type},
-    "stores/alias_health.py": {"embedmig alias rebuild {}": the_alias_is_dropped_and_rebuilt},
+    "stores/alias_health.py": {"embedmig alias rebuild {}": a_table_took_the_place_of_the_alias},
     "stores/aliases.py": {"embedmig alias rebuild {}": an_alias_of_an_older_embedmig},
     "stores/differences.py": {
         "embedmig alias rebuild {}": a_renamed_alias_is_rebuilt_and_its_old_name_dropped,
@@ -594,6 +658,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig uninstall": a_collection_is_not_in_the_configuration,
         "embedmig revision --collection {} -m …": the_configuration_asks_for_a_revision,
     },
+    "stores/losses.py": {"embedmig sync {} --repair": triggers_are_found_gone_by_check},
     "stores/pgvector/search.py": {"embedmig alias rebuild {}": a_column_that_the_alias_does_not_show},
     "stores/presence.py": {
         "embedmig sync {} --repair": LOST,
@@ -615,6 +680,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
 
 
 SCENARIOS = list(dict.fromkeys(one for commands in SHOWN.values() for one in commands.values() if callable(one)))
+SCENARIOS.append(a_view_stands_on_the_alias)  # its hint has no command
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.__name__)

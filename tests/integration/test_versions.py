@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import psycopg
 import pytest
 
 import embedmig
-from embedmig import AnswerIsNo, PlanError, SourceError
+from embedmig import AnswerIsNo, EmbedmigError, PlanError, SourceError
 from embedmig.database import RunLock
-from embedmig.events import Event, Notice
+from embedmig.events import Event, Notice, Progress
 from embedmig.testing import fake_vectors
+from embedmig.types import Limits
 from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 
@@ -178,6 +180,59 @@ def test_a_retired_version_is_made_again_under_its_own_name(
     assert states(project) == {tag(8): "retained", tag(16): "active"}
 
 
+@pytest.mark.parametrize("state", ["building", "ready"])
+def test_a_version_that_is_given_up_before_it_was_shown_is_retired_by_hand(
+    project: Project, conn: psycopg.Connection, state: str
+) -> None:
+    fake = Fake(options={"limits": Limits(batch_size=1, concurrency=1)}).register()
+    project.configure(CONFIG, "\n[backfill]\nrange_rows = 2\n")
+    project.documents(10)
+    space_script(project)
+    upgrade(project)
+    space_script(project, "0002", "0001", dimensions=16, old=tag(8))
+    path, stop = project.migrations / "0002_space.py", threading.Event()
+    reviewed = path.read_text()
+    if state == "ready":
+        path.write_text(reviewed.replace("completeness=0.995", "completeness=0.995, not_before='2999-01-01'", 1))
+    with pytest.raises(EmbedmigError):
+        embedmig.upgrade(
+            project.opened(),
+            stop=stop,
+            report=lambda event: stop.set() if state == "building" and told_of_rows(event, 4) else None,
+        )
+    assert states(project)[tag(16)] == state
+
+    path.rename(project.folder / "elsewhere.py")
+    assert "EM016" in {one.code for one in embedmig.check(project.opened())}
+    (project.folder / "elsewhere.py").rename(path)
+    with pytest.raises(AnswerIsNo, match="0002, which makes it, is partly applied") as refused:
+        embedmig.retire(project.opened(), "docs", tag(16), confirm=tag(16))
+    assert "embedmig downgrade -1" in str(refused.value.hint)
+    downgrade(project)
+    path.unlink()
+    given_up = next(space for space in spaces(project) if space.version == tag(16))
+    assert given_up.hint is not None
+    command = f"embedmig retire docs {tag(16)} --confirm {tag(16)}"
+    assert command in given_up.hint
+    assert command in " ".join(project.run("status").stdout.split())
+    project.run(*command.split()[1:])
+    assert states(project) == {tag(8): "active", tag(16): "retired"}
+    assert embedmig.status(project.opened()).settled
+    asked = fake.seen.total()
+    conn.execute("update documents set body = 'newer' where id = 1")
+    embedmig.sync(project.opened(), "docs")
+    assert fake.seen.total() == asked + 1, "the one version that is left"
+
+    path.write_text(reviewed)
+    upgrade(project)
+    project.expect_exact(embed=unit_vectors)
+
+
+def told_of_rows(event: Event, rows: int) -> bool:
+    """Whether a run says that it has embedded so many."""
+    return isinstance(event, Progress) and event.done >= rows
+
+
 # --- what somebody dropped by hand ------------------------------------------------------------------------------
 
 
@@ -245,6 +300,22 @@ def test_a_dropped_table_of_a_version_is_shown_made_again_by_repair_or_retired(
     embedmig.retire(project.opened(), "docs", tag(8), after="0s", confirm=tag(8))
     assert states(project) == {tag(8): "retired", tag(16): "active"}
     assert embedmig.status(project.opened()).settled
+
+
+def test_a_table_of_vectors_that_lost_a_column_of_its_own_is_made_again(
+    project: Project, conn: psycopg.Connection, fake: Fake
+) -> None:
+    project.documents(10)
+    space_script(project)
+    upgrade(project)
+    table = project.one("select format('embedmig.%I', table_name) from embedmig.spaces")
+    conn.execute(f"alter table {table} drop column content_hash cascade")  # type: ignore[arg-type]
+    found, _ = run_every_look(project)
+    assert f"column {table}.content_hash is not there" in str(found.spaces[0].fault)
+    embedmig.sync(project.opened(), "docs", repair=True)
+    embedmig.alias_rebuild(project.opened(), "docs")
+    assert embedmig.status(project.opened()).settled
+    project.expect_exact(embed=unit_vectors)
 
 
 def test_one_collections_fault_does_not_hide_the_others(project: Project, conn: psycopg.Connection, fake: Fake) -> None:

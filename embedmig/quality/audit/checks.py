@@ -14,8 +14,10 @@ from psycopg import sql
 from embedmig.database import Connection, ident, scalar
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.engine.outbox import unsettled
+from embedmig.errors import SourceError
 from embedmig.quality.audit.finding import KEYS_SHOWN, AuditFinding
 from embedmig.source import HAS_TEXT, Source, capture
+from embedmig.source.checks import check_key
 from embedmig.stores import Manifest, open_manifest, open_store, unaccounted_columns
 from embedmig.stores.alias_health import alias_fault
 
@@ -215,7 +217,11 @@ def audit_index(conn: Connection, source: Source, record: SpaceRecord, vectors: 
 def audit_collection(
     conn: Connection, registry: Registry, source: Source, records: Sequence[SpaceRecord]
 ) -> Iterator[AuditFinding]:
-    """Triggers that are gone, disabled, or made for another configuration."""
+    """A key that is one no more; triggers that are gone, disabled, or made for another configuration."""
+    try:
+        check_key(conn, source)
+    except SourceError as error:
+        yield AuditFinding("key", source.collection.name, None, 1, None, error.message, error.hint or "")
     if not any(one.writer == "embedmig" and one.live for one in records):
         return
     health = capture.health(conn, registry, source)
@@ -233,9 +239,9 @@ def audit_alias(conn: Connection, registry: Registry, source: Source) -> Iterato
     if alias is None or alias.version is None:
         return
     view = ident(alias.alias_schema, alias.alias_name)
-    if scalar(conn, "select to_regclass(%s)", (view.as_string(conn),)) is None:
-        message = f"the alias {source.collection.alias} is gone; it should show {alias.version}"
-        yield AuditFinding("alias", name, alias.version, 1, None, message, f"embedmig alias rebuild {name}")
+    if scalar(conn, "select relkind from pg_class where oid = to_regclass(%s)", (view.as_string(conn),)) != "v":
+        message, _, hint = (alias_fault(conn, registry, source) or "").rpartition(": ")
+        yield AuditFinding("alias", name, alias.version, 1, None, message, hint)
         return
     query = sql.SQL("select version, count(*) from {} group by version").format(view)
     shown: dict[str | None, int] = {row[0]: row[1] for row in conn.execute(query)}

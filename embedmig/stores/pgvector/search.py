@@ -94,6 +94,15 @@ def view_of(conn: Connection, alias: AliasRecord) -> Iterator[sql.Identifier]:
             f"the alias is gone: {relation.as_string(conn)} is not there; perhaps its table was dropped with CASCADE",
             hint=f"embedmig alias rebuild {alias.collection} makes it anew",
         ) from error
+    except ForeignView as error:
+        raise UsageError(
+            f"{relation.as_string(conn)} is not the view that embedmig made: it has no vectors",
+            hint=f"rename or drop what took its place, then embedmig alias rebuild {alias.collection}",
+        ) from error
+
+
+class ForeignView(Exception):
+    """A relation that lacks the columns of an alias."""
 
 
 def shown(conn: Connection, relation: sql.Composable, space: Space, version: str, form: IndexEncoding | None) -> Shown:
@@ -111,7 +120,9 @@ def column_names(conn: Connection, relation: sql.Composable) -> list[str]:
 
 
 def split_columns(names: Sequence[str], value: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """A view's columns: the key is what stands before ``chunk``, the application's own columns after the ``value``."""
+    """A view's columns: the key is what stands before ``chunk``, the application's own columns after the ``value``. Raises :class:`ForeignView`."""
+    if not {"chunk", value} <= set(names):
+        raise ForeignView
     shown = names[names.index(value) + 1 :]
     return tuple(names[: names.index("chunk")]), tuple(name for name in shown if name not in OFFSETS)
 
