@@ -119,6 +119,23 @@ def compare_partitions(conn: Connection, registry: Registry, source: Source) -> 
     registry.save_partitions(conn, source.collection.name, now)
 
 
+def bring_back(conn: Connection, source: Source, store: Manifest) -> None:
+    """What somebody dropped of a version's place. A lost hash becomes one that no text has, so that every row is embedded again
+    while what there is stays readable; a table without its vectors goes.
+    """
+    record = store.record
+    if not record.adopted and not record.space.external and lost_place(conn, source, record):
+        table = ident(*record.place[:2])
+        conn.execute(
+            sql.SQL("alter table if exists {} add column if not exists content_hash bytea not null default ''").format(
+                table
+            )
+        )
+        if lost_place(conn, source, record):
+            store.drop(conn)
+    store.create(conn)
+
+
 def repair(conn: Connection, registry: Registry, source: Source) -> bool:
     """For a time without triggers: they are made again, then every row is compared. False where embedmig writes no space.
 
@@ -133,9 +150,7 @@ def repair(conn: Connection, registry: Registry, source: Source) -> bool:
         with conn.transaction():
             conn.execute("set local lock_timeout = '500ms'")
             for store in found:
-                if not store.record.adopted and lost_place(conn, source, store.record):
-                    store.drop(conn)  # what is left of it, such as a table without the column of vectors
-                store.create(conn)
+                bring_back(conn, source, store)
             check_keys(conn, registry, source)
             capture.install(conn, registry, source, [column.name for column in source.text])
             registry.set_compared(conn, name, compared=False)

@@ -13,8 +13,8 @@ from embedmig.stores.kinds import open_external
 from embedmig.stores.pgvector.adopted import ADDED
 from embedmig.stores.pgvector.table import TablePlace
 
-OWN_COLUMNS = ["content_hash", "chunk", "embedded_at"]
-"""Of a table that embedmig made for a version, beside vector, version and key."""
+OWN_COLUMNS = ["content_hash"]
+"""Of a table that embedmig made for a version: what says of which text a vector is."""
 
 
 def require_vectors(conn: Connection, source: Source, record: SpaceRecord) -> None:

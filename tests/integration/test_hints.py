@@ -195,7 +195,7 @@ def triggers_are_found_gone_by_check(t: Terminal) -> None:
 
 def the_extension_was_dropped(t: Terminal) -> None:
     live(t)
-    t.conn.execute("drop extension vector cascade")
+    t.conn.execute("drop extension vector cascade; update documents set body = 'newer' where id = 1")
     t.follow("sync docs", "embedmig sync --repair", code=1, then="sync docs")
     code, said = t.run("embedmig alias rebuild docs")
     assert code == 0, said
