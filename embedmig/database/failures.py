@@ -96,7 +96,7 @@ def translation(error: psycopg.Error, doing: str) -> DatabaseFailed:
             said = first_line(error)
             if "row-level security" in str(error):
                 hint = ROW_SECURITY
-            elif re.search(r'type "(halfvec|vector)" does not exist', said):
+            elif isinstance(error, pg.UndefinedObject) and re.search(VECTOR_TYPE, said):
                 hint = NO_EXTENSION
             elif isinstance(error, pg.DependentObjectsStillExist) and error.diag.message_detail:
                 said = error.diag.message_detail.splitlines()[0]
@@ -104,6 +104,7 @@ def translation(error: psycopg.Error, doing: str) -> DatabaseFailed:
     raise AssertionError(error)  # the last of them fits every one
 
 
+VECTOR_TYPE = r'type "(half|sparse)?vec(tor)?" does not exist'
 NO_EXTENSION = "the extension vector was dropped, and the vectors with it: embedmig sync --repair makes both again and embeds every row"
 ROW_SECURITY = (
     "a policy hides rows from this role, so that nothing could be counted or filled: a policy USING (true) for it, ALTER ROLE … "

@@ -592,7 +592,10 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig rebase {}": two_heads_are_found_by_check,
         "embedmig upgrade head": a_revision_is_pending,
     },
-    "lint/spaces.py": {"embedmig revision": the_configuration_asks_for_a_revision},
+    "lint/spaces.py": {
+        "embedmig revision": the_configuration_asks_for_a_revision,
+        "embedmig eval": "advice on a cut, which a model's card or a golden set answers: integration/test_evaluate.py runs it",
+    },
     "operations/backfill.py": {
         "embedmig upgrade goes on": "integration/test_derive.py::test_nobody_embeds_what_is_still_being_derived",
         "embedmig backfill {}": rows_are_left_to_workers,
