@@ -661,6 +661,9 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig uninstall": a_collection_is_not_in_the_configuration,
         "embedmig revision --collection {} -m …": the_configuration_asks_for_a_revision,
     },
+    "stores/external_search.py": {
+        "embedmig sync {} --repair": "integration/test_external.py::test_a_point_that_is_gone_closes_the_gate_and_repair_embeds_it_alone"
+    },
     "stores/losses.py": {"embedmig sync {} --repair": triggers_are_found_gone_by_check},
     "stores/pgvector/search.py": {"embedmig alias rebuild {}": a_column_that_the_alias_does_not_show},
     "stores/presence.py": {
