@@ -54,8 +54,8 @@ packages: ## what some tests need of the system, where this is root on Debian: d
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap pgbouncer chromium systemd >/dev/null; \
 	else echo 'not root on Debian: tests that need PgBouncer, Chromium, debootstrap or systemd-analyze are skipped unless they are there'; fi
 
-soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and kills, for MINUTES (10); then SEEDS (300) random orders
-	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
+soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and kills, for MINUTES (10), on STORE (milvus, qdrant, …); then SEEDS (300) random orders
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(STORE),--store $(STORE))
 	@EMBEDMIG_EXAMPLES=$(SEEDS) $(BIN)/python -m pytest -k whatever_order tests/integration
 
 docs: .venv/.dev ## every transcript, command, key and link in README and docs/, checked by running it

@@ -20,7 +20,7 @@ from importlib import metadata
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import asking, derive, efficiency, flip, overhead, reads, startup
+from benchmarks import asking, derive, efficiency, flip, overhead, reads, startup, stores
 from benchmarks.place import ROOT, Corpus, Place, dictionary, docstrings, opened
 
 
@@ -161,9 +161,20 @@ def run_derive(bench: Bench) -> list[dict[str, object]]:
     return [asdict(run) | {"ratio": run.ratio} for run in runs]
 
 
+def run_stores(bench: Bench) -> dict[str, object]:
+    """Stores beside PostgreSQL, each beside its own client."""
+    part = replace(bench.small, rows=bench.small.rows[: stores.ROWS], table="stored")
+    bench.place.load(part)
+    seen = stores.run(bench.place, part, list(stores.REAL))
+    for name, found in seen.items():
+        for what, values, form, under in stores.rows_of(name, found):
+            bench.add(what, values, under, form)
+    return {name: asdict(found) for name, found in seen.items()}
+
+
 MEASURES: dict[str, Callable[[Bench], object]] = {
     "efficiency": run_efficiency, "flip": run_flip, "overhead": run_overhead, "startup": run_startup,
-    "asking": run_asking, "reads": run_reads, "derive": run_derive,
+    "asking": run_asking, "reads": run_reads, "derive": run_derive, "stores": run_stores,
 }  # fmt: skip
 
 

@@ -270,8 +270,8 @@ class Runner:
         self.context.ledger.finish_operation(run.conn, run.attempt, position, outcome)
 
     def _prepared(self, run: Run, position: int, operation: Operation) -> tuple[str, float]:
-        """Beside PostgreSQL first, then in it, then what could not be taken back. Of a connection that is lost nobody knows whether it has committed: then
-        nothing is taken back, and the same command finishes it.
+        """Beside PostgreSQL first, then in it, then what could not be taken back. Of a connection that is lost nobody knows
+        whether it has committed: then nothing is taken back, and the same command finishes it.
         """
         operation.prepare(run)
         try:

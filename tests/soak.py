@@ -1,7 +1,7 @@
 """A table that never sleeps: readers and writers at full speed while the alias is upgraded, downgraded, and embedmig killed.
 
-``python -m tests.soak --minutes 10``. Four readers search through the alias with prepared statements, two writers
-insert, update and delete, two daemons sync; a hand that is not steady kills daemons and upgrades with ``kill -9``.
+``python -m tests.soak --minutes 10 [--store milvus]``. Four readers search through the alias with prepared statements, two writers
+insert, update and delete, two daemons sync (with ``--store`` the vectors are there, and readers go through ``Reader``); a hand that is not steady kills daemons and upgrades with ``kill -9``.
 An oracle knows which model made a vector (the sign of its first component) and when each row was deleted.
 The first tenth of the time is calm, with neither daemons nor migrations: what the machine itself costs. Where there is
 room for it the server's files are in memory: a disk that stalls holds readers and writers up for 200 ms, whether there
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,13 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from embedmig.types import Space
+from embedmig.config.settings import StoreSettings
+from tests import soak_store, stores
+from tests.conftest import SERVER as TEST_SERVER
 from tests.conftest import start_server, stop_server
 from tests.project import CONFIG, Project, check_space
+from tests.soak_scripts import MODEL, SCRIPT, SPACES
+from tests.stores import RunningStore
 
 READERS, WRITERS, DAEMONS = 4, 2, 2
 ROWS = 1000  # few: a search reads them all, and a pause is to show who waits for whom, not how long that takes
@@ -43,50 +47,9 @@ DIMENSIONS = 8
 APPLICATION = "soak application"
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 SLOW_MS = 60.0
+STORE_PAUSE = 0.02  # seconds between two writes of one writer where each is a request to a store as well: the gate must open at times
 ROOM = 8 << 30  # bytes, for the server's files and its log of ten minutes
 CALM, BUSY = 0, 1  # phases of a soak
-MODEL = '''
-import hashlib
-import numpy as np
-
-
-def vectors(texts, sign):
-    """Unit vectors by the hash of the text; the sign of the first component says which model made them."""
-    rows = [hashlib.shake_128(text.encode()).digest(16) for text in texts]
-    found = np.frombuffer(b"".join(rows), "<i2").reshape(len(texts), 8) / np.float32(32768)
-    found[:, 0] = sign
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-
-def one(texts):
-    return vectors(texts, 1)
-
-
-def two(texts):
-    return vectors(texts, -1)
-'''
-SCRIPT = """
-from embedmig import Space, op
-
-revision = {revision!r}
-down_revision = {down!r}
-NEW = Space(collection="docs", model={model!r}, version="1", dimensions=8)
-
-
-def upgrade() -> None:
-    op.create_space(NEW)
-    op.backfill(NEW)
-    op.create_index(NEW)
-    op.gate(NEW, completeness=0.05)  # the writers change the whole table every few seconds
-    op.flip_alias("docs", to=NEW)
-
-
-def downgrade() -> None:
-    {downgrade}
-"""
-SPACES = [
-    Space(collection="docs", model=f"python/soak_model:{name}", version="1", dimensions=8) for name in ("one", "two")
-]
 SEARCH = """select v.id, v.version, (v.embedding::real[])[1] > 0 from docs_embeddings v
             order by v.embedding <=> %s::vector(8) limit 10"""
 
@@ -194,12 +157,15 @@ class Counts:
 
 @dataclass
 class Stage:
-    """What the processes share: the database, the phase, the end, and when each row was deleted (0: it was not)."""
+    """What the processes share: the database, the phase, the end, and when each row was deleted (0: it was not); how to reach
+    the store, where the vectors are in one.
+    """
 
     url: str
     phase: Any
     ended: Any
     deleted: Any
+    stores: Mapping[str, StoreSettings] = field(default_factory=dict)
 
 
 # --- the application --------------------------------------------------------------------------------------------
@@ -236,11 +202,15 @@ def write(stage: Stage, number: int, out: Any) -> None:
     with psycopg.connect(stage.url, autocommit=True, application_name=APPLICATION) as conn:
         spent = Spent(conn.info.backend_pid)
         while not stage.ended.value:
+            if stage.stores:
+                time.sleep(STORE_PAUSE)
             place, kind = dice.randrange(len(live)), dice.random()
             phase = stage.phase.value
             spent.start()
             try:
-                if kind < 0.6:
+                if kind < 0.1:
+                    conn.execute("update documents set title = %s where id = %s", (f"{dice.random()}", live[place]))
+                elif kind < 0.6:
                     conn.execute(
                         "update documents set body = %s where id = %s", (f"edited {dice.random()}", live[place])
                     )
@@ -288,6 +258,7 @@ class Operator:
         self.daemons: list[subprocess.Popen[str]] = []
         self.flips: list[float] = []
         self.kill_daemon_at = 0.0
+        self.dies_within = 12.0 if project.opened().config.stores else 3.0  # seconds that a run takes, about
 
     def happened(self, what: str) -> None:
         """Notes it, with the time."""
@@ -306,7 +277,9 @@ class Operator:
     def _finish(self, command: tuple[str, str], deadline: float) -> bool:
         process = self.project.start(*command)
         self.happened(f"{command[0]} started")
-        dies_at = time.monotonic() + self.dice.uniform(0.3, 3.0) if self.dice.random() < 1 / 3 else deadline
+        dies_at = (
+            time.monotonic() + self.dice.uniform(0.3, self.dies_within) if self.dice.random() < 1 / 3 else deadline
+        )
         while process.poll() is None:
             self._kill_a_daemon()
             if time.monotonic() > dies_at:
@@ -353,16 +326,18 @@ class Operator:
 # --- the whole --------------------------------------------------------------------------------------------------
 
 
-def prepare(project: Project) -> None:
+def prepare(project: Project, store: RunningStore | None = None) -> None:
     """Table, model, two revisions, the first of them applied."""
-    project.configure(CONFIG, "\n[embedders.python]\nbatch_size = 256\n")
+    project.configure(CONFIG, "\n[embedders.python]\nbatch_size = 256\n" + (store.section() if store else ""))
     (project.folder / "soak_model.py").write_text(MODEL)
-    back = f"op.gate({SPACES[0].tag!r}, collection='docs', completeness=0.05)\n    op.flip_alias('docs', to={SPACES[0].tag!r})"
+    old = SPACES[0].tag + ("/on-far" if store else "")
+    back = f"op.gate({old!r}, collection='docs', completeness=0.05)\n    op.flip_alias('docs', to={old!r})"
+    more = ', store="far"' if store else ""
     for revision, down, space, downgrade in (
         ("0001", None, SPACES[0], "op.flip_alias('docs', to=None)"),
         ("0002", "0001", SPACES[1], back),
     ):
-        text = SCRIPT.format(revision=revision, down=down, model=space.model, downgrade=downgrade)
+        text = SCRIPT.format(revision=revision, down=down, model=space.model, more=more, downgrade=downgrade)
         project.script(f"{revision}_soak.py", text)
     with project.connect() as conn:
         conn.execute("create table documents (id bigint primary key, title text, body text)")
@@ -370,14 +345,20 @@ def prepare(project: Project) -> None:
     project.run("upgrade", "0001")
 
 
-def soak(project: Project, seconds: float, seed: int = 1, *, calm: bool = False) -> Counts:
+def soak(
+    project: Project, seconds: float, seed: int = 1, *, calm: bool = False, store: RunningStore | None = None
+) -> Counts:
     """Runs it all, then lets everything come to rest and checks every space. Returns the counts."""
-    prepare(project)
+    prepare(project, store)
     counts, context = Counts(seconds=seconds), mp.get_context("fork")
-    stage = Stage(project.url, context.Value("i", CALM), context.Value("b", 0), context.RawArray("d", IDS))
+    shared = context.Value("i", CALM), context.Value("b", 0), context.RawArray("d", IDS)
+    stage = Stage(project.url, *shared, project.opened().config.stores)
+    reading = functools.partial(soak_store.read, project.folder) if store else read
     out = context.Queue()
     jobs: list[tuple[Callable[..., None], int]] = (
-        [(read, n) for n in range(READERS)] + [(write, n) for n in range(WRITERS)] + [(watch, core) for core in CORES]
+        [(reading, n) for n in range(READERS)]
+        + [(write, n) for n in range(WRITERS)]
+        + [(watch, core) for core in CORES]
     )
     processes = [context.Process(target=work, args=(stage, n, out)) for work, n in jobs]
     operator = Operator(project, counts, seed)
@@ -399,16 +380,19 @@ def soak(project: Project, seconds: float, seed: int = 1, *, calm: bool = False)
     counts.flip_p50_ms, counts.flip_p99_ms = (
         [float(np.percentile(operator.flips, share)) for share in (50, 99)] if operator.flips else [0.0, 0.0]
     )
-    check_at_rest(project)
+    check_at_rest(project, store)
     return counts
 
 
-def check_at_rest(project: Project) -> None:
+def check_at_rest(project: Project, store: RunningStore | None) -> None:
     """Everything taken in: each space equals what embedding the source from scratch gives."""
     project.run("upgrade", "head")
     project.run("sync")
     assert project.one("select count(*) from embedmig.outbox_docs") == 0
     assert project.one("select count(*) from embedmig.pending_changes") == 0
+    if store:
+        soak_store.check_at_rest(project, [f"{space.tag}/on-far" for space in SPACES])
+        return
     scope: dict[str, Any] = {}
     exec(MODEL, scope)  # noqa: S102  the model that the processes used
     with project.connect() as conn:
@@ -459,6 +443,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--calm", action="store_true", help="readers and writers alone, for comparison")
+    parser.add_argument("--store", choices=stores.NAMES, help="where the vectors are; else beside the texts")
     parser.add_argument("--disk", action="store_true", help="the server's files on the disk in any case")
     asked = parser.parse_args()
     home_of_files = None if asked.disk else in_memory()
@@ -467,9 +452,12 @@ def main() -> int:
         server.mkdir()
         home.mkdir()
         project = Project(home, start_server(server))
+        os.environ[TEST_SERVER] = project.url
         try:
             configure(project)
-            counts = soak(project, asked.minutes * 60, asked.seed, calm=asked.calm)
+            with stores.running(asked.store, Path(folder)) if asked.store else contextlib.nullcontext() as store:
+                os.environ["STORE_API_KEY"] = store.api_key if store else ""
+                counts = soak(project, asked.minutes * 60, asked.seed, calm=asked.calm, store=store)
             counts.files = home_of_files or "disk"
             read_log(server / "log", counts)
             counts.explain()

@@ -42,7 +42,7 @@ def retire(
         raise UsageError(f"retiring {version} can't be taken back", hint=f"--confirm {version}")
     with RunLock(project.context(start=True).database), project.working() as (context, conn):
         record = registered(project, context, conn, collection, version)
-        if record.state == "retired" and finish(context, conn, record):  # a store failed, or the command was killed
+        if finish(context, conn, collection, version):  # a store failed, or the command was killed
             return RetiredSpace(version, 0, 0.0)
         if record.state in ("building", "ready") and not record.adopted:
             refuse_begun(context, conn, record)

@@ -72,7 +72,7 @@ class RetireSpace(Operation):
 
     def complete(self, run: Run) -> None:
         """What a store beside PostgreSQL has of it goes last: nothing brings it back."""
-        finish(run.context, run.conn, run.record(self.collection, self.version))
+        finish(run.context, run.conn, self.collection, self.version)
 
 
 def refuse_early(context: Context, conn: Connection, record: SpaceRecord, after: str) -> None:
@@ -132,9 +132,12 @@ def drop(context: Context, conn: Connection, record: SpaceRecord) -> None:
     forget(context, conn, record, "retired")
 
 
-def finish(context: Context, conn: Connection, record: SpaceRecord) -> bool:
-    """After :func:`drop` is committed; whether anything was left to go."""
-    return open_manifest(context.source_as_it_is(conn, record.collection), record).finish_drop(conn)
+def finish(context: Context, conn: Connection, collection: str, version: str) -> bool:
+    """After :func:`drop` is committed; whether anything was left to go. A version that was made again meanwhile is left alone."""
+    record = context.registry.space(conn, collection, version)
+    if record is None or record.state != "retired":
+        return False
+    return open_manifest(context.source_as_it_is(conn, collection), record).finish_drop(conn)
 
 
 def forget(context: Context, conn: Connection, record: SpaceRecord, state: SpaceState) -> None:
@@ -155,5 +158,5 @@ def retire_now(context: Context, conn: Connection, record: SpaceRecord) -> float
         conn.execute("set local lock_timeout = '500ms'")
         drop(context, conn, record)
         context.ledger.note_by_hand(conn, record.revision, record.version, "was retired: its vectors are gone")
-    finish(context, conn, record)
+    finish(context, conn, record.collection, record.version)
     return (time.monotonic() - began) * 1000

@@ -6,15 +6,10 @@ answers of :class:`embedmig.stores.protocol.VectorStore` are made of those here.
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from datetime import time as dtime
-from decimal import Decimal
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -37,6 +32,7 @@ from embedmig.source import Source
 from embedmig.source.rows import Key
 from embedmig.stores.adopted_place import VERSION as VERSION
 from embedmig.stores.manifest_table import refuse_taken_names, table_name
+from embedmig.stores.payload_values import payload, wanted_value
 from embedmig.stores.protocol import Batch, Capabilities, IndexBuild, IndexOptions, IndexState, point_id, rows_once
 from embedmig.stores.protocol import pages as pages
 from embedmig.types import Hit, Metric, Progress, Space
@@ -181,7 +177,7 @@ class ExternalStore(ABC):
 
     @abstractmethod
     def near(self, vector: Sequence[float], limit: int, where: Mapping[str, Any], *, exact: bool) -> list[Near]:
-        """The ``limit`` nearest points, nearest first. ``where``: columns and the value they must have, as :func:`payload_value`
+        """The ``limit`` nearest points, nearest first. ``where``: columns and the value they must have, as ``payload_values``
         gives it; a list: one of them. Columns of the key are compared by their text.
         """
 
@@ -192,7 +188,7 @@ class ExternalStore(ABC):
     @abstractmethod
     def set_columns(self, columns: Mapping[str, Mapping[str, Any]]) -> None:
         """By id: replaces the columns of points that are there, and nothing else of them; others are left out. Values are as
-        :func:`payload_value` gives them.
+        ``payload_values`` gives them.
         """
 
     @abstractmethod
@@ -460,50 +456,3 @@ class ExternalStore(ABC):
     def set_alias(self, conn: Connection) -> None:
         """One idempotent call."""
         self.attempt(lambda: self.point_alias(self.alias_name))
-
-
-def payload(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's columns as points have them."""
-    return {name: payload_value(value) for name, value in columns.items()}
-
-
-def wanted_value(value: Any, kind: str) -> Any:
-    """A value that a column of PostgreSQL's type ``kind`` must have, or several, as points have it."""
-    if isinstance(value, list | tuple | set | frozenset):
-        return [wanted_value(one, kind) for one in value]
-    kind = kind.removeprefix("pg_catalog.").removesuffix("[]")
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
-        return payload_value(value)
-    if kind.startswith("numeric"):
-        return payload_value(Decimal(str(value)))
-    if kind in ("real", "double precision"):
-        return float(value)
-    return payload_value(int(value) if value == int(value) else value)
-
-
-def payload_value(value: Any) -> Any:
-    """A column's value as points have it, once and for all stores: what JSON has, of numbers what fits 64 bits; moments as ISO
-    text in UTC; all else as text. What JSON has not, such as NaN, is None. One value has one spelling, for filters.
-    """
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(UTC).isoformat()
-    if isinstance(value, date | dtime):
-        return value.isoformat()
-    if isinstance(value, list | tuple | set | frozenset):
-        return [payload_value(one) for one in value if one is not None]
-    return _text(value)
-
-
-def _text(value: Any) -> str:
-    """Of a type that JSON has not, or that payloads don't nest."""
-    if isinstance(value, Decimal) and value.is_finite():
-        return format(value.normalize(), "f")
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value).hex()
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str) if isinstance(value, dict) else str(value)

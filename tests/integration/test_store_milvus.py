@@ -111,6 +111,26 @@ def test_milvus_keeps_the_promises(promise: StorePromise, bench: MilvusUnderTest
     promise(bench)
 
 
+def test_the_index_is_built_although_a_reader_loads_the_collection_meanwhile(
+    bench: MilvusUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, batch = bench.open(SPACE), batch_of(SPACE, rows_of(range(20)))
+    store.create(CONN)
+    store.upsert(CONN, batch)
+    whole, loaded = MilvusStore._call, list[str]()
+
+    def call(store: MilvusStore, method: str, *arguments: Any, **more: Any) -> Any:
+        if method == "drop_index" and not loaded:
+            loaded.append(store.collection)
+            whole(store, "load_collection")
+        return whole(store, method, *arguments, **more)
+
+    monkeypatch.setattr(MilvusStore, "_call", call)
+    assert store.build_index(CONN, IndexOptions(), bench.index_build()) == "built"
+    assert store.index_state(CONN) == "valid"
+    assert loaded
+
+
 def test_columns_are_changed_and_nothing_else_of_a_point(bench: MilvusUnderTest) -> None:
     store, rows = bench.open(SPACE), rows_of(range(4))
     store.create(CONN)

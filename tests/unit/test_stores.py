@@ -118,11 +118,11 @@ def test_a_columns_value_is_the_same_in_every_store_and_filters_ask_for_it_as_it
     from datetime import UTC, date, datetime, timedelta, timezone
     from decimal import Decimal
 
-    from embedmig.stores.external import payload_value, wanted_value
+    from embedmig.stores.payload_values import payload_value, wanted_value
 
     noon = datetime(2026, 3, 29, 12, tzinfo=timezone(timedelta(hours=2)))
     for value, said in (
-        (True, True), (2**40, 2**40), (2**63, str(2**63)), (1.5, 1.5), (math.nan, None), ("x", "x"), (None, None),
+        (True, True), (2**40, 2**40), (2**63, str(2**63)), (1.5, 1.5), (math.nan, None), ([math.nan, 1.5], [1.5]), ("x", "x"), (None, None),
         (noon, "2026-03-29T10:00:00+00:00"), (noon.replace(tzinfo=None), "2026-03-29T12:00:00"), (date(2026, 1, 2), "2026-01-02"),
         (Decimal("9.90"), "9.9"), (Decimal("1E+3"), "1000"), (b"\x01\xff", "01ff"), ({"b": 1, "a": noon}, '{"a": "2026-03-29 12:00:00+02:00", "b": 1}'),
         (["a", None, noon.astimezone(UTC)], ["a", "2026-03-29T10:00:00+00:00"]),

@@ -352,10 +352,23 @@ class MilvusStore(ExternalStore):
         if index is None or index.get("index_type") != HNSW:
             self._call("flush")
             if index is not None:
-                self._call("release_collection")
-                self._call("drop_index", index_name=VECTOR)
+                self._drop_index()
             self._make_index(HNSW, {"M": options.m, "efConstruction": options.ef_construction})
         self._load()
+
+    def _drop_index(self) -> None:
+        """Only of a collection that is not in memory; whoever reads it meanwhile loads it again. Raises :class:`StoreThrottled`
+        then: it is tried again.
+        """
+        from pymilvus.client.types import LoadState
+
+        self._call("release_collection")
+        try:
+            self._call("drop_index", index_name=VECTOR)
+        except StoreError as error:
+            if type(error) is not StoreError or self._call("get_load_state")["state"] == LoadState.NotLoad:
+                raise
+            raise StoreThrottled(f"{error.message} (somebody reads the collection)") from error
 
     def index_status(self) -> IndexStatus:
         """Valid when no row is pending and the collection is in memory; of an adopted one, whatever kind of index it has."""
