@@ -20,6 +20,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,19 @@ class Session:
         self._environment = clean | {"PATH": path, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"}
         if url is not None:
             self._environment["EMBEDMIG_DATABASE"] = url
+        self._started = ExitStack()
+
+    def start_qdrant(self) -> None:
+        """Qdrant's engine behind a double, for as long as the session lasts."""
+        from tests import stores
+
+        running = self._started.enter_context(stores.running("qdrant", self.folder / ".qdrant"))
+        self._environment["QDRANT_URL"] = running.url
+
+    def close(self) -> None:
+        """Ends the servers that it started."""
+        self.run("embedmig server stop")
+        self._started.close()
 
     @property
     def url(self) -> str:
@@ -155,7 +169,11 @@ def tidy(step: Step, printed: str, folder: Path) -> str:
 
 
 def prepare(document: Path, session: Session) -> None:
-    """README shows the example project of this repository, from the moment on when its table is there."""
+    """README shows the example project of this repository, from the moment on when its table is there; the stores' tutorial has
+    a Qdrant.
+    """
+    if document.parent.name == "stores":
+        session.start_qdrant()
     if document.name == "README.md":
         shutil.copy(ROOT / "embedmig.toml", session.folder)
         shutil.copytree(
@@ -174,7 +192,7 @@ def main() -> None:
                 prepare(document, session)
                 document.write_text(rewritten(document.read_text(), session))
             finally:
-                session.run("embedmig server stop")
+                session.close()
 
 
 if __name__ == "__main__":

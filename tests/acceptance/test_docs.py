@@ -36,7 +36,10 @@ pytestmark = pytest.mark.one_server
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LIVED = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("tutorial", "live-traffic", "proof", "audit", "python")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("tutorial", "live-traffic", "proof", "audit", "python", "stores/tutorial")
+    ),
 ]
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -211,7 +214,7 @@ def session() -> Iterator[Session]:
     with tempfile.TemporaryDirectory(prefix="embedmig-docs-") as folder:
         session = Session(Path(folder))
         yield session
-        session.run("embedmig server stop")
+        session.close()
 
 
 @pytest.mark.parametrize("document", LIVED, ids=name_of)
