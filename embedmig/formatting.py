@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def duration(seconds: float) -> str:
     """``14 ms``, ``4.2 s``, ``3 min 20 s``, ``1 h 05 min``, ``3.5 days``."""
@@ -37,3 +39,15 @@ def size(count: float | None) -> str:
 def percent(share: float) -> str:
     """``99.9 %``, rounded down: 100 % means every row."""
     return f"{int(share * 1000) / 10:.1f} %"
+
+
+def short_tags(tags: Sequence[str]) -> dict[str, str]:
+    """Each version's tag without what all of them share; the model stays, and two never get one name."""
+    parts = {tag: tag.split("/") for tag in tags}
+    shared = (
+        set.intersection(*(set(one[1:]) for one in parts.values()))
+        if len(parts) > 1
+        else set(tags and parts[tags[0]][1:])
+    )
+    short = {tag: "/".join([one[0], *(part for part in one[1:] if part not in shared)]) for tag, one in parts.items()}
+    return short if len(set(short.values())) == len(short) else {tag: tag for tag in tags}

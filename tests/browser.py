@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
+"""Where ``npm install --no-save axe-core`` puts the accessibility checker."""
 OPTIONS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync",
     "--disable-extensions", "--disable-component-update", "--disable-background-networking", "--remote-debugging-pipe",
@@ -66,6 +68,14 @@ class Browser:
         answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def inaccessible(self) -> list[str]:
+        """What axe-core finds on the page: rule and element."""
+        self.ask("Runtime.evaluate", expression=AXE.read_text())
+        run = "axe.run().then(found => found.violations.map(one => one.id + ': ' + one.nodes[0].html))"
+        answer = self.ask("Runtime.evaluate", expression=run, awaitPromise=True, returnByValue=True)
+        found: list[str] = answer["result"]["value"]
+        return found
 
     def faults(self) -> list[dict[str, Any]]:
         """Errors, warnings and messages of the console since the page was opened, and requests for anything but itself."""

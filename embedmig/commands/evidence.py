@@ -38,7 +38,8 @@ def evidence(project: Project, *, with_text: bool) -> dict[str, CollectionEviden
         found = {}
         for name in context.config.collections:
             records = [record for record in context.registry.spaces(conn, name) if record.live]
-            newest = _newest(kept.evals(conn, name), records, needed)
+            newest = list(_newest(kept.evals(conn, name), records, needed))
+            newest = [replace(one, scores=kept.scores(conn, name, one)) for one in newest]
             evaluations = [one if with_text else without_text(one) for one in newest]
             gates = {record.version: _gates(project, context, conn, record) for record in records}
             found[name] = CollectionEvidence(evaluations, kept.shadows(conn, name), gates)

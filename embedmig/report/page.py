@@ -13,6 +13,7 @@ from embedmig.commands.status import Status
 from embedmig.errors import UsageError
 from embedmig.formatting import percent, size
 from embedmig.gates.conditions import UNKNOWN_EDITS
+from embedmig.report.decision import Decision, decide, progress
 from embedmig.report.tables import model_ends
 from embedmig.revisions.authoring import template_dir
 from embedmig.types import Verdict
@@ -36,6 +37,8 @@ def page(report: Report, *, now: datetime) -> str:
         launch=f"{eta.at.astimezone(UTC):%Y-%m-%d %H:%M}" if eta.at else None,
         launch_basis=eta.held_by,
         problems=problems(report.status),
+        decisions=[one for one in (decision(report, name) for name in report.status.collections) if one],
+        progress=lambda side: progress(side.space, report.attempts, now, eta.at),
         evidences=report.evidence,
         audit=report.audit,
         with_text=report.with_text,
@@ -75,6 +78,19 @@ def gates_on_evidence(report: Report, collection: str, version: str) -> list[Ver
     """The verdicts on evidence that the version's script requires."""
     found = report.evidence.get(collection)
     return found.gates.get(version, []) if found else []
+
+
+def decision(report: Report, name: str) -> Decision | None:
+    """Go, wait or stop, for one collection."""
+    found, at = report.evidence.get(name), report.eta.at
+    return decide(
+        name,
+        report.status.collections[name],
+        found.evaluations if found else [],
+        lambda space: [*space.gates, *gates_on_evidence(report, name, space.version)],
+        report.attempts,
+        f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else None,
+    )
 
 
 def measures(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from embedmig import Reader
 from embedmig.formatting import percent, size
 from embedmig.report.page import page
 from embedmig.report.prometheus import HELP, exposition
-from tests.browser import CHROMIUM, Browser
+from tests.browser import AXE, CHROMIUM, Browser
 from tests.project import NEW_TAG, OLD_TAG, Project
 
 
@@ -168,6 +168,8 @@ def test_on_a_phone_and_a_desk_light_and_dark_it_shows_without_a_fault_what_stat
     for width, scheme in VIEWS:
         browser.open(file, width, scheme)
         assert browser.faults() == []
+        assert browser.value("document.querySelector('[data-decision]').dataset.decision") == "live"
+        assert browser.value("document.querySelector('[data-decision]').getBoundingClientRect().bottom < 900")
         assert browser.value(PAPER) == PAPERS[scheme]
         assert browser.value("innerWidth") == width
         assert browser.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
@@ -178,6 +180,16 @@ def test_on_a_phone_and_a_desk_light_and_dark_it_shows_without_a_fault_what_stat
         assert browser.value(COLLECTION) == wanted
         assert browser.value(SPACES) == [figures(space) for space in collection["spaces"]]
         assert browser.value(GATES) == [[gate(one) for one in space["gates"]] for space in collection["spaces"]]
+
+
+def test_axe_finds_nothing_on_the_page(proved: Project, browser: Browser, tmp_path: Path) -> None:
+    if not AXE.exists():
+        pytest.skip("no axe-core: npm install --no-save axe-core")
+    file = tmp_path / "report.html"
+    file.write_text(html_of(proved.opened(), with_text=True, audited=True), encoding="utf-8")
+    for width, scheme in VIEWS:
+        browser.open(file, width, scheme)
+        assert browser.inaccessible() == []
 
 
 def figures(space: dict[str, Any]) -> dict[str, str]:
