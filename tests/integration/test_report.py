@@ -169,7 +169,7 @@ def test_on_a_phone_and_a_desk_light_and_dark_it_shows_without_a_fault_what_stat
         browser.open(file, width, scheme)
         assert browser.faults() == []
         assert browser.value("document.querySelector('[data-decision]').dataset.decision") == "live"
-        assert browser.value("document.querySelector('[data-decision]').getBoundingClientRect().bottom < 900")
+        assert browser.value("document.querySelector('.sentence').getBoundingClientRect().bottom < 400")
         assert browser.value(PAPER) == PAPERS[scheme]
         assert browser.value("innerWidth") == width
         assert browser.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
