@@ -59,11 +59,6 @@ node_modules/axe-core:
 
 soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and kills, for MINUTES (10), on STORE (milvus, qdrant, …); then SEEDS (300) random orders
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(STORE),--store $(STORE))
-node_modules/axe-core:
-	@command -v npm >/dev/null && npm install --no-save --silent axe-core@4.14.1 || echo 'no npm: the report is not checked by axe-core'
-
-soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and kills, for MINUTES (10); then SEEDS (300) random orders
-	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 	@EMBEDMIG_EXAMPLES=$(SEEDS) $(BIN)/python -m pytest -k whatever_order tests/integration
 
 docs: .venv/.dev ## every transcript, command, key and link in README and docs/, checked by running it
