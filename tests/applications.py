@@ -176,10 +176,10 @@ class OnMilvus(Application):
 
         self.client = MilvusClient(uri=url)
 
-    def make(self, dimensions: int = 8, metric: str = "cosine", *, dynamic: bool = True) -> None:
+    def make(self, dimensions: int = 8, metric: str = "cosine", *, dynamic: bool = True, auto_id: bool = False) -> None:
         from pymilvus import DataType
 
-        schema = self.client.create_schema(auto_id=False, enable_dynamic_field=dynamic)
+        schema = self.client.create_schema(auto_id=auto_id, enable_dynamic_field=dynamic)
         schema.add_field("pk", DataType.INT64, is_primary=True)
         schema.add_field("vec", DataType.FLOAT_VECTOR, dim=dimensions)
         schema.add_field("kind", DataType.VARCHAR, max_length=100)

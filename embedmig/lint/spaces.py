@@ -59,7 +59,7 @@ def store_can_not(subject: Subject) -> Iterator[Violation]:
 def model_ends(subject: Subject) -> Iterator[Violation]:
     """A version that is shown, kept for a rollback, or yet to be made, of a model that is soon not served any more."""
     last = joined(reading.after for reading in subject.readings if reading.script.revision in subject.heads)
-    for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace):
+    for reading, call, space in of_spaces(subject, CreateSpace, AdoptSpace, AdoptCollection):
         sunset = find_sunset(space, subject.config)
         if sunset is None or (space.collection, space.tag) not in last.spaces or sunset.days_left() > SOON_DAYS:
             continue

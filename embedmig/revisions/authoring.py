@@ -100,7 +100,9 @@ def adopt_body(
 
 def adopt_collection_body(space: Space, collection: str, key: str, unmatched: float = 0.0) -> Body:
     """Taking over the points of a collection in the store that ``space`` names; ``key`` is where they say their row's key."""
-    return Body("adopt.py.j2", {"old": space, "collection": collection, "key": key, "unmatched": unmatched})
+    return Body(
+        "adopt.py.j2", {"old": space, "collection": collection, "key": key, "unmatched": unmatched, "unlabelled": False}
+    )
 
 
 def empty_body(explanation: Sequence[str] = ()) -> Body:

@@ -38,7 +38,7 @@ LIVED = [
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("tutorial", "live-traffic", "proof", "audit", "python", "stores/tutorial")
+        for name in ("tutorial", "live-traffic", "proof", "audit", "python", "stores/tutorial", "adopt-milvus")
     ),
 ]
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

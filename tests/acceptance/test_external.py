@@ -288,7 +288,7 @@ def test_an_applications_collection_is_adopted_replaced_and_gone_back_to(
     project: Project, store: RunningStore, theirs: Application, conn: psycopg.Connection
 ) -> None:
     Fake().register()
-    before = theirs.payloads()
+    before, first = theirs.payloads(), texts(project)
     project.script("0001_space.py", ADOPT.format(collection=theirs.name, model="fake/hash"))
     project.script("0002_space.py", REPLACE.format(old=ADOPTED))
     upgrade(project, "0001")
@@ -316,6 +316,15 @@ def test_an_applications_collection_is_adopted_replaced_and_gone_back_to(
     if theirs.has_alias:
         assert theirs.alias("docs_embeddings") == theirs.name
     assert theirs.payloads().keys() == {*before, theirs.id_of(100), theirs.id_of(900)}
+
+    copied = embedmig.import_collection(
+        project.opened(), "copies", store="far", collection=theirs.name, key="payload.article_id", text=["payload.body"],
+        fields={"model": "fake/hash", "version": "1"},
+    )  # fmt: skip
+    assert (copied.points, copied.new, copied.without_text, copied.problem) == (42, 41, 1, "")
+    assert dict(project.rows("select article_id, body from copies")) == {
+        str(n): text for n, text in (texts(project) | first).items()
+    }
 
 
 @KILLED_ON

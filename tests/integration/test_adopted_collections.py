@@ -9,8 +9,8 @@ import pytest
 
 import embedmig
 from embedmig import PlanError, Reader
-from embedmig.errors import AliasMoved, EmbedmigError, GateClosed, PlaceMissing
-from tests.applications import InMemory, Point, articles
+from embedmig.errors import AliasMoved, EmbedmigError, GateClosed, PlaceMissing, StoreUnsuitable
+from tests.applications import InMemory, OnMilvus, Point, articles
 from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 
@@ -179,12 +179,13 @@ def test_points_that_fit_no_row_are_counted_named_and_refused_above_the_share_th
     ("script", "refusal", "said"),
     [
         ({"dimensions": 16}, PlanError, "holds 8 dimensions by cosine, the space says 16 by cosine"),
+        ({"dimensions": "8, metric='l2'"}, PlanError, "holds 8 dimensions by cosine, the space says 8 by l2"),
         ({"collection": "articles_v2"}, PlaceMissing, "'articles_v2' is not in near"),
         ({"key": "article_id"}, PlanError, "neither the point's id nor a field"),
         ({"more": ", unmatched=2"}, PlanError, "is not a share"),
         ({"more": ", writer='embedmig'"}, EmbedmigError, "does not write into a collection"),
     ],
-    ids=["dimensions", "missing", "key", "share", "writer"],
+    ids=["dimensions", "metric", "missing", "key", "share", "writer"],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_touched(
     project: Project, theirs: InMemory, script: dict[str, object], refusal: type[EmbedmigError], said: str
@@ -251,3 +252,24 @@ def test_a_script_is_written_from_what_the_store_says(project: Project, theirs: 
         embedmig.revision(project.opened(), "again", adopt="articles_v1", fields=fields | {"dimensions": 9})
     with pytest.raises(EmbedmigError, match="'nothing' is not in near"):
         embedmig.revision(project.opened(), "again", adopt="nothing", fields=fields)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [({"dynamic": False}, "no dynamic field"), ({"auto_id": True}, "the server makes its ids")],
+    ids=["schema", "ids"],
+)
+def test_a_milvus_collection_whose_points_can_not_be_marked_is_refused(
+    project: Project, fake: Fake, made: dict[str, bool], said: str
+) -> None:
+    pytest.importorskip("milvus_lite")
+    project.documents(3)
+    folder = project.folder / "milvus.db"
+    project.configure(CONFIG, f'\n[stores.near]\nkind = "milvus"\nurl = "{folder}"\n')
+    collection = OnMilvus("articles_v1", str(folder))
+    collection.make(**made)
+    adoption(project, key="id")
+    with pytest.raises(StoreUnsuitable, match=said):
+        upgrade(project)
+    collection.drop()
+    collection.client.close()
