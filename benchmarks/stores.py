@@ -28,6 +28,7 @@ from benchmarks.place import Corpus, Place, docstrings, opened
 from benchmarks.store_clients import CLIENTS, Client, batches
 from embedmig import Project, Reader
 from embedmig.events import Event, OperationFinished, OperationStarted
+from embedmig.stores import drop_collection
 from embedmig.stores.external import ExternalStore, Point
 from tests import stores
 from tests.conftest import SERVER
@@ -107,8 +108,9 @@ def measure(place: Place, corpus: Corpus, name: str, folder: Path) -> Measured:
         alone.build_index()
         read(project, alone, corpus, found)
         found.flips = [flip.one_flip(project, back=number % 2 == 0) for number in range(FLIPS)]
-        for record in records(project):
-            opened_store(project, record.version).drop_collection()
+        with project.working() as (context, conn):
+            for record in context.registry.spaces(conn, "docs"):
+                drop_collection(conn, context.config.collection("docs"), record)
     return found
 
 
@@ -144,11 +146,6 @@ def filled(client: Client, corpus: Corpus) -> float:
     began = time.perf_counter()
     client.fill([str(n) for n in range(1, len(corpus.rows) + 1)], [title for title, _ in corpus.rows], vectors)
     return len(corpus.rows) / (time.perf_counter() - began)
-
-
-def records(project: Project) -> list[Any]:
-    with project.looking() as (context, conn):
-        return list(context.registry.spaces(conn, "docs"))
 
 
 def opened_store(project: Project, version: str) -> ExternalStore:
