@@ -24,6 +24,9 @@ class Client(ABC):
     def build_index(self) -> None:  # noqa: B027  most make it with the collection
         """Where it was not made with the collection."""
 
+    def close(self) -> None:  # noqa: B027  most end with the process
+        """It is not asked again."""
+
     @abstractmethod
     def nearest(self, vector: Sequence[float], limit: int) -> list[str]:
         """Keys, nearest first, by cosine."""
@@ -107,6 +110,9 @@ class PgvectorAlone(Client):
             with self.conn.transaction(), self.conn.cursor().copy(f"copy {self.name} from stdin") as copy:  # type: ignore[arg-type]
                 for key, title, vector in zip(*some, strict=True):
                     copy.write_row((point_id(key), key, title, str(vector.tolist())))
+
+    def close(self) -> None:
+        self.conn.close()
 
     def build_index(self) -> None:
         self.conn.execute(f"create index on {self.name} using hnsw (vector vector_cosine_ops)")  # type: ignore[arg-type]

@@ -103,10 +103,13 @@ def measure(place: Place, corpus: Corpus, name: str, folder: Path) -> Measured:
             found.upserts.append(embedded / filled(alone, corpus))
             if isinstance(alone, AdapterAlone):
                 alone.empty()
+            if revision == "0001":
+                alone.close()
             found.rows_a_second = max(found.rows_a_second, embedded)
         listed(project, found)
         alone.build_index()
         read(project, alone, corpus, found)
+        alone.close()
         found.flips = [flip.one_flip(project, back=number % 2 == 0) for number in range(FLIPS)]
         with project.working() as (context, conn):
             for record in context.registry.spaces(conn, "docs"):
