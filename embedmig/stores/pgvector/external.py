@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 from psycopg import sql
@@ -20,7 +20,7 @@ from embedmig.database import Connection, Database, ident, in_one_go, literal, s
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import ConfigError, UsageError
 from embedmig.source import Source
-from embedmig.stores.aliases import NOT_IN_PLACE, save_rights
+from embedmig.stores.aliases import CHANNEL, NOT_IN_PLACE, save_rights
 from embedmig.stores.external import (
     CHUNK,
     HASH,
@@ -35,7 +35,7 @@ from embedmig.stores.external import (
 )
 from embedmig.stores.pgvector import extension, index
 from embedmig.stores.pgvector.external_sessions import session
-from embedmig.stores.pgvector.hnsw import LIMIT, OPERATOR, encoding_of
+from embedmig.stores.pgvector.hnsw import LIMIT, OPERATOR, IndexEncoding, encoding_of
 from embedmig.stores.pgvector.points_copy import copy_bytes
 from embedmig.stores.pgvector.table import TablePlace, vector_type
 from embedmig.stores.protocol import Capabilities, IndexBuild, IndexOptions, IndexState
@@ -186,21 +186,28 @@ class ExternalPgvectorStore(ExternalStore):
         """Through the index. Where that gives fewer than ``limit``, every vector that meets the conditions is compared."""
         wanted, values = self._conditions(where)
         values |= {"vector": str(list(vector)), "limit": limit}
+        form = None if exact else self.form
         with self.session() as conn, in_one_go(conn):
             if not exact:
                 conn.execute(ITERATIVE)
                 conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(limit, 1000)))))
-            found = conn.execute(self._nearest(conn, wanted, exact=exact), values).fetchall()
+            found = conn.execute(self._nearest(wanted, form, exact=exact), values).fetchall()
         if not exact and len(found) < limit:
             return self.near(vector, limit, where, exact=True)
         return [Near(row[0], tuple(row[1]), *row[2:]) for row in found]
 
-    def _nearest(self, conn: Connection, wanted: sql.Composable, *, exact: bool) -> sql.Composed:
+    @cached_property
+    def form(self) -> IndexEncoding | None:
+        """The stand-in that the index holds; None: the vectors themselves. Readers ask anew when a build has told them."""
+        with self.session() as conn:
+            return encoding_of(conn, self.table)
+
+    def _nearest(self, wanted: sql.Composable, form: IndexEncoding | None, *, exact: bool) -> sql.Composed:
         """By the vectors themselves; where the index has a smaller form of them, ranked out of its candidates."""
         bare = literal(self.space.storage)
         distance = sql.SQL("(embedding {} %(vector)s::{})").format(literal(OPERATOR[self.space.metric]), bare)
         relation: sql.Composable = self.table
-        if not exact and (form := encoding_of(conn, self.table)):
+        if form:
             quantized = [form.quantized(self.space, one) for one in (ident("embedding"), sql.Placeholder("vector"))]
             relation = sql.SQL("(select * from {} where {} order by {} {} {} limit %(limit)s * {}) candidates").format(
                 self.table, wanted, quantized[0], form.operator(self.space), quantized[1], sql.Literal(form.rerank)
@@ -279,7 +286,10 @@ class ExternalPgvectorStore(ExternalStore):
 
     def build_index(self, conn: Connection, options: IndexOptions, build: IndexBuild) -> str:
         """Watched, and built anew where it was stopped, as beside the texts; filters have an index too."""
-        return self.attempt(lambda: self._build(options, replace(build, database=self.database)))
+        built = self.attempt(lambda: self._build(options, replace(build, database=self.database)))
+        if conn is not None:  # a store by itself is given none
+            conn.execute("select pg_notify(%s, %s)", (CHANNEL, self.record.collection))
+        return built
 
     def _build(self, options: IndexOptions, build: IndexBuild) -> str:
         with session(self.settings.name, self.database) as conn:
@@ -287,7 +297,9 @@ class ExternalPgvectorStore(ExternalStore):
                 name = ident(f"{self.collection[:58]}_cols")
                 query = "create index concurrently if not exists {} on {} using gin (columns jsonb_path_ops)"
                 conn.execute(sql.SQL(query).format(name, self.table))
-            return index.Builder(conn, self.record, self.place, options, build).run()
+            built = index.Builder(conn, self.record, self.place, options, build).run()
+        self.__dict__.pop("form", None)
+        return built
 
     def start_index(self, options: IndexOptions) -> None:
         """It is there when this returns."""
