@@ -29,8 +29,7 @@ class CreateSpace(Operation):
     def validate(self, plan: PlannedState) -> None:
         """Table, columns and key must be there, the tag free or its own, and the model must answer."""
         store = store_class(self.space, plan.context.config.stores)
-        if not plan.offline:  # whoever looks need not be who runs it
-            store.check_server(plan.conn)
+        store.check_server(plan.conn, looking=plan.offline)
         source = plan.source(self.space.collection)
         store.check_source(source)
         check_capabilities(self.space, store.capabilities)

@@ -230,9 +230,9 @@ class ExternalStore(ABC):
         return (schema, unique, "", cls.collection_name(space, unique))
 
     @staticmethod
-    def check_server(conn: Connection) -> None:
+    def check_server(conn: Connection, *, looking: bool = False) -> None:
         """PostgreSQL needs nothing for it."""
-        del conn
+        del conn, looking
 
     @staticmethod
     def server_sql(conn: Connection) -> list[sql.SQL]:

@@ -129,8 +129,11 @@ class VectorStore(Protocol):
         """Where the vectors of a space that is about to be made will be; ``schema`` is embedmig's own."""
 
     @staticmethod
-    def check_server(conn: Connection) -> None:
-        """Refuses a server that it can't work with; changes nothing. Raises :class:`DatabaseUnsuitable`."""
+    def check_server(conn: Connection, *, looking: bool = False) -> None:
+        """Refuses a server that it can't work with; changes nothing. ``looking``: a role that may more may run it.
+
+        Raises :class:`DatabaseUnsuitable`.
+        """
 
     @staticmethod
     def check_source(source: Source) -> None:

@@ -26,11 +26,17 @@ def require(installed: str | None, *, can_create: bool) -> None:
         )
 
 
-def check(conn: Connection) -> None:
-    """Looks at the database; changes nothing. Raises :class:`DatabaseUnsuitable`."""
+def check(conn: Connection, *, looking: bool = False) -> None:
+    """Looks at the database; changes nothing. ``looking``: who runs it may be a role that may more than this one.
+
+    Raises :class:`DatabaseUnsuitable`.
+    """
     offered, installed = _offered_and_installed(conn)
+    if looking:
+        offered = scalar(conn, "select default_version from pg_available_extensions where name = 'vector'")
     require(installed or offered, can_create=bool(offered))
-    _refuse_hidden(conn)
+    if not looking:
+        _refuse_hidden(conn)
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -78,9 +78,9 @@ class PgvectorStore(ManifestTable):
         return TablePlace(schema, table_name(space, fingerprint), "embedding", "version")
 
     @staticmethod
-    def check_server(conn: Connection) -> None:
+    def check_server(conn: Connection, *, looking: bool = False) -> None:
         """pgvector must be there, or to be had."""
-        extension.check(conn)
+        extension.check(conn, looking=looking)
 
     @staticmethod
     def server_sql(conn: Connection) -> list[sql.SQL]:
