@@ -113,6 +113,7 @@ class Registry:
         self.failures_table = ident(schema, "capture_failures")
         self.controls_table = ident(schema, "controls")
         self.ranges_table = ident(schema, "ranges")
+        self.repeats_table = ident(schema, "repeats")
         self.batches_table = ident(schema, "batches")
         self.batch_rows_table = ident(schema, "batch_rows")
 

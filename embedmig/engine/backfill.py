@@ -27,7 +27,7 @@ from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
 from embedmig.engine.throttle import Throttle
 from embedmig.errors import DatabaseFailed, EmbedmigError, Interrupted
 from embedmig.source.rows import Key, Row
-from embedmig.stores import Manifest
+from embedmig.stores import Manifest, repeats
 from embedmig.types import Progress, Tally
 
 PAGE_BYTES = 4_000_000  # of text held by one page; pages shrink where documents are long
@@ -76,6 +76,8 @@ class Backfill:
     It stays until every range is finished, whoever has it, and takes over those of workers that die or hang. Who
     ``joins`` cuts no ranges. ``pool`` are workers beside it. ``counted`` is told how many rows there are to do, on the
     side. ``before_first`` is called before the first text goes to the model, if any does.
+    ``finds_repeats``: of rows with equal texts one is embedded, see :mod:`embedmig.engine.repeats`. ``remembers`` is that of
+    :class:`Pipeline`.
     """
 
     database: Database
@@ -92,6 +94,8 @@ class Backfill:
     counted: Callable[[Connection, int], None] = lambda _conn, _rows: None
     spent: Spent | None = None
     before_first: Callable[[], None] = lambda: None
+    finds_repeats: bool = False
+    remembers: int = 0
     clock: Callable[[], float] = time.monotonic
     _total: int | None = field(default=None, init=False)
     _looked: float = field(default=float("-inf"), init=False)
@@ -112,6 +116,7 @@ class Backfill:
             self.store.prepare_writer(self._writing)
             self._ranges = Ranges(self.registry, self.store, self.settings)
             if not self.joins:
+                self._find_repeats()
                 self._ranges.begin(self._reading)
                 Changes(self.registry, self.store).make_due(self._reading)
             self._before = self.spent.before if self.spent else self._ranges.total(self._reading)[0]
@@ -122,6 +127,15 @@ class Backfill:
             with self._writing.transaction():
                 self.context.fence(self._writing, Tally())
         return self._tally
+
+    def _find_repeats(self) -> None:
+        """Before work is cut; of work that was cut before, they are known."""
+        if self._ranges.left(self._reading).unfinished:
+            return
+        if self.finds_repeats:
+            repeats.find(self._reading, self.store)
+        else:
+            repeats.forget(self._reading, self.store)
 
     @property
     def _tally(self) -> Tally:
@@ -151,6 +165,7 @@ class Backfill:
             self._ranges,
             self._report,
             self._look,
+            remembers=self.remembers,
         )
         try:
             over = False

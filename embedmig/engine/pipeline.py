@@ -21,6 +21,7 @@ from embedmig.database.registry import Registry
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.tokens import estimate_tokens
 from embedmig.engine.context import RunContext, SpendingLimit
+from embedmig.engine.once import TextsOnce
 from embedmig.engine.outbox import Changes, Claim
 from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
 from embedmig.errors import EmbedmigError
@@ -74,8 +75,8 @@ class Pipeline:
     """Embeds what a feed gives into one space.
 
     No request is begun that could pass the ``limit``, what other workers spend included, which ``look`` asks the database
-    for. ``committed`` hears of every commit, and ``written`` of the requests in it. ``copied`` is the part of the tally that ``ranges`` know of. In ``busy_seconds`` a
-    request was at the model or being written.
+    for. ``committed`` hears of every commit, and ``written`` of the requests in it. ``copied`` is the part of the tally that ``ranges`` know of. ``remembers`` is how many bytes of vectors are kept to be
+    used again for equal texts. In ``busy_seconds`` a request was at the model or being written.
     """
 
     registry: Registry
@@ -87,6 +88,7 @@ class Pipeline:
     ranges: Ranges | None = None
     committed: Callable[[], None] = lambda: None
     look: Callable[[], None] = lambda: None
+    remembers: int = 0
     clock: Callable[[], float] = time.monotonic
     written: Callable[[Sequence[Request]], None] = lambda _requests: None
     tally: Tally = field(default_factory=Tally, init=False)
@@ -98,6 +100,9 @@ class Pipeline:
     _in_hand: int = field(default=0, init=False)
     _looked: float = field(default=float("-inf"), init=False)
     _writer_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        self._once = TextsOnce(self.encoder, self.remembers)
 
     def halting(self) -> bool:
         """Whether a feed should give no more."""
@@ -203,8 +208,8 @@ class Pipeline:
             return Embedded(request, Batch((), (), np.empty((0, 0), np.float32)), 0, 0)
         begun, tokens = await self._begin_to_spend(request), 0
         try:
-            answer = await self.encoder.encode(request.texts, "document")
-            tokens = self._tokens_of(request) if answer.tokens is None else answer.tokens
+            answer, sent = await self._once.encode(request.texts)
+            tokens = self._tokens_of(sent) if answer.tokens is None else answer.tokens
         finally:
             self.limit.settle(begun, self.limit.cost(tokens) or 0.0)
         if not answer.rejected:
@@ -213,12 +218,12 @@ class Pipeline:
             batch = without_refused(request, answer.vectors, answer.rejected)
         return Embedded(request, batch, tokens, answer.truncated)
 
-    def _tokens_of(self, request: Request) -> int:
+    def _tokens_of(self, texts: Sequence[str]) -> int:
         """Of an answer that does not say it: estimated where they cost something, or else not counted."""
         if not self.limit.price:
             return 0
         prefix = self.store.space.document_prefix
-        return estimate_tokens(prefix + text for text in request.texts)
+        return estimate_tokens(prefix + text for text in texts)
 
     async def _begin_to_spend(self, request: Request) -> float:
         """What the request may cost, in USD, noted as begun. It is begun only if what is spent, what is under way and

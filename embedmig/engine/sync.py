@@ -20,6 +20,7 @@ from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.engine.backfill import live_requests
 from embedmig.engine.context import RunContext, SpendingLimit
+from embedmig.engine.once import MOST_BYTES
 from embedmig.engine.outbox import LIVE, Changes
 from embedmig.engine.pipeline import Pipeline, Request
 from embedmig.engine.rescan import rescan
@@ -178,7 +179,9 @@ class Sync:
         encoder = self.encoder(store.record)
         with self.database.connect("sync writer") as writing:
             store.prepare_writer(writing)
-            pipeline = Pipeline(self.registry, store, encoder, writing, self.context, self.limit(store.record))
+            limit = self.limit(store.record)
+            remembers = 0 if limit.price == 0 else MOST_BYTES
+            pipeline = Pipeline(self.registry, store, encoder, writing, self.context, limit, remembers=remembers)
             throttle = Throttle(self.registry, store.record.collection, self.context, self.throttle)
             wait_for(self._embed(reading, pipeline, throttle))
         return pipeline.tally

@@ -15,8 +15,10 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.embedders import model_check
 from embedmig.embedders.encoder import Encoder
 from embedmig.engine.backfill import Backfill, NoWorkers, Order, WorkerPool
-from embedmig.engine.context import Fence, RunContext, Spent
+from embedmig.engine.context import Fence, RunContext, SpendingLimit, Spent
 from embedmig.engine.follower import sync_other_spaces
+from embedmig.engine.once import MOST_BYTES
+from embedmig.engine.repeats import CopyRepeats
 from embedmig.engine.sync import Sync
 from embedmig.errors import AnswerIsNo, PlanError, RunSuperseded
 from embedmig.operations.base import Context, Operation, PlannedState, Run
@@ -30,6 +32,12 @@ from embedmig.types import Estimate, Space, Tally
 
 if TYPE_CHECKING:
     from embedmig.engine.batch_api.sender import SenderLock
+
+
+LOOKS_PER_SECOND = 5_000
+"""Equal texts are looked for among all at 200,000 rows a second and more, and remembered at about as many; this leaves the look a few
+percent of a backfill's time, whatever share of the texts repeats."""
+QUICK = frozenset({"wordllama"})  # static embeddings: quicker than that, before anybody has measured it
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +134,17 @@ def fill(
     store = context.manifest(conn, record)
     encoder = context.encoder(record.space, record.weights, traffic="bulk")
     config, limit = context.config, context.limit(record.space)
+    once = slower_than_a_look(context, conn, record.space, limit)
 
     @cache
     def check_model() -> None:
         model_check.check(conn, context.registry, record, context.encoder(record.space, record.weights))
 
-    def by_requests() -> Tally:
+    def by_requests(*, find: bool = once) -> Tally:
         return Backfill(
             context.database, context.registry, store, encoder, run, limit, config.backfill, config.throttle, order,
             pool or NoWorkers(), joins, counted, spent, before_first=check_model,
+            finds_repeats=find, remembers=MOST_BYTES if once else 0,
         ).run()  # fmt: skip
 
     def sync_beside(beside: Connection, stop: threading.Event) -> Sync:
@@ -160,8 +170,20 @@ def fill(
             lock.share()
             tally = tally.plus(by_requests())
     if not joins:  # who leads ends last: it looks for rows behind the last range
+        copied, left = CopyRepeats(context.database, store, run).run()
+        tally = tally.plus(copied).plus(by_requests(find=False) if left else Tally())
         context.registry.set_state(conn, record.id, "ready", only_from="building")
     return tally
+
+
+def slower_than_a_look(context: Context, conn: Connection, space: Space, limit: SpendingLimit) -> bool:
+    """Whether a text costs more to embed than to be looked for among those that are embedded: money, or more time."""
+    if limit.price != 0:
+        return True
+    measured = context.ledger.measured(conn, context.registry.spaces_table, space.model)
+    if measured is None:
+        return space.provider not in QUICK
+    return measured.rows < LOOKS_PER_SECOND * measured.seconds
 
 
 def both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], None]:

@@ -163,6 +163,12 @@ class Manifest(ABC):
             self.registry.batch_rows_table, sql.Literal(self.record.id), self.source.key_text("s")
         )
 
+    def _repeated(self) -> sql.Composed:
+        """Whether row ``s`` will get the vector of another row, which has the same text: see :mod:`embedmig.stores.repeats`."""
+        return sql.SQL("exists (select from {} r where r.space = {} and r.content_hash = {} and r.key <> {})").format(
+            self.registry.repeats_table, sql.Literal(self.record.id), DOC_HASH, self.source.key_text("s")
+        )
+
     def untagged(self) -> sql.Composable:
         """Whether row ``s`` has a vector that carries no version."""
         return sql.SQL("false")
@@ -234,11 +240,11 @@ class Manifest(ABC):
         """
         query = sql.SQL(
             """select {hash}, s.embedmig_doc, {key} from {rows} s
-               where {lacking} and not {batched} and {after} and {upto} order by {order} limit {limit}"""
+               where {lacking} and not {batched} and not {repeated} and {bounds} order by {order} limit {limit}"""
         ).format(
             hash=DOC_HASH, key=comma(sql.SQL("{}::text").format(ident("s", c.name)) for c in self.source.key),
-            rows=self.source.rows(), lacking=self.lacking(), batched=self.batched(), after=self._bound(">", after),
-            upto=self._bound("<=", upto), order=self.source.key_of("s"), limit=sql.Literal(limit),
+            rows=self.source.rows(), lacking=self.lacking(), batched=self.batched(), repeated=self._repeated(),
+            bounds=self.between(after, upto), order=self.source.key_of("s"), limit=sql.Literal(limit),
         )  # fmt: skip
         with conn.transaction():
             # Keyset paging wants the key's index whatever the statistics say: a sort would read the whole table a page.
@@ -263,7 +269,7 @@ class Manifest(ABC):
         array = sql.SQL("{}::text[]").format(sql.Literal(list(key)))
         return self.source.beyond(alias, operator, array)
 
-    def _between(self, after: Key | None, upto: Key | None, alias: str = "s") -> sql.Composed:
+    def between(self, after: Key | None, upto: Key | None, alias: str = "s") -> sql.Composed:
         """Whether a row lies between two keys, exclusive and inclusive."""
         return sql.SQL("{} and {}").format(self._bound(">", after, alias), self._bound("<=", upto, alias))
 
@@ -292,7 +298,12 @@ class Manifest(ABC):
             current=self.current_values(after, upto), table=but.table, join=self.source.join("n", "e"),
             order=self.source.key_of("e"),
         )  # fmt: skip
-        found = conn.cursor(binary=True).execute(query).fetchall()
+        return self.batch_of(conn, conn.cursor(binary=True).execute(query).fetchall())
+
+    def batch_of(self, conn: Connection, found: Sequence[tuple[Any, ...]]) -> Batch:
+        """Of rows with content hash, chunk, how many, its place, the value as :meth:`value_read` has it, and the key's parts; without
+        those of which a vector is lost.
+        """
         vectors = self.vectors_of(conn, [row[5] for row in found])
         lost = {row[6:] for row, vector in zip(found, vectors, strict=True) if vector is None}
         kept = [(row, vector) for row, vector in zip(found, vectors, strict=True) if row[6:] not in lost]
@@ -309,7 +320,7 @@ class Manifest(ABC):
     def page_end(self, conn: Connection, after: Key | None, upto: Key, size: int) -> Key | None:
         """The key of the ``size``-th row between two keys (exclusive, inclusive); None where there are fewer."""
         query = sql.SQL("select {} from {} s where {} order by {} offset {} limit 1").format(
-            self.source.key_text("s"), self.source.rows(text=False), self._between(after, upto), self.source.key_of("s"),
+            self.source.key_text("s"), self.source.rows(text=False), self.between(after, upto), self.source.key_of("s"),
             sql.Literal(size - 1),
         )  # fmt: skip
         row = conn.execute(query).fetchone()

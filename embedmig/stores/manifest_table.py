@@ -190,8 +190,8 @@ class ManifestTable(Manifest):
                join {table} e on {join} and {same_bounds} where e.content_hash = s.embedmig_digest"""
         ).format(
             key=self.source.key_of("s"), value=ident("e", self.value), pieces=pieces, hash=DOC_HASH, rows=self.source.rows(),
-            bounds=self._between(after, upto), table=self.table, join=self.source.join("s", "e"),
-            same_bounds=self._between(after, upto, "e"),
+            bounds=self.between(after, upto), table=self.table, join=self.source.join("s", "e"),
+            same_bounds=self.between(after, upto, "e"),
         )  # fmt: skip
 
     def view(self, order: Sequence[str] = ()) -> sql.Composed:

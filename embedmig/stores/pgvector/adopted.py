@@ -190,7 +190,7 @@ class AdoptedStore(PgvectorStore):
                where {bounds} and {has_text} and {held} and vector_dims({embedding}) = {dimensions} and not {outdated}"""
         ).format(
             key=self.source.key_of("s"), hash=DOC_HASH, embedding=ident("s", self.embedding), rows=self.rows(),
-            bounds=self._between(after, upto), has_text=HAS_TEXT, held=self.held(), dimensions=sql.Literal(self.space.dimensions),
+            bounds=self.between(after, upto), has_text=HAS_TEXT, held=self.held(), dimensions=sql.Literal(self.space.dimensions),
             outdated=outdated,
         )  # fmt: skip
 

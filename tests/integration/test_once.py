@@ -1,0 +1,128 @@
+"""Nothing is paid for twice: equal texts are sent once, whoever has them, counted by the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import numpy as np
+import psycopg
+import pytest
+
+import embedmig
+from embedmig.embedders import PROBE_TEXT
+from embedmig.embedders.encoder import Encoder
+from embedmig.embedders.model_check import TEXTS
+from embedmig.engine.once import ENTRY_BYTES, TextsOnce
+from embedmig.engine.repeats import CopyRepeats
+from embedmig.testing import FakeEmbedder, fake_space
+from tests.in_process import Fake, space_script, upgrade
+from tests.openai_server import OpenAIServer
+from tests.project import CONFIG, Project
+from tests.waiting import wait_until
+
+ROWS, IN_FLIGHT = 400, 2 * 3 * 5  # workers, requests of each that are out or being written, texts of each
+
+
+def repeating(conn: psycopg.Connection) -> int:
+    """``documents`` of which 30 % have the text of another row; returns how many texts there are."""
+    conn.execute("create table documents (id bigint primary key, title text, body text)")
+    conn.execute(
+        "insert into documents select n, 'title', 'text ' || case when n %% 10 < 3 then n %% 40 * 10 + 5 else n end "
+        "from generate_series(1, %s) n",
+        (ROWS,),
+    )
+    row = conn.execute("select count(distinct (title, body)) from documents").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def api(project: Project, server: OpenAIServer) -> None:
+    section = f'\n[embedders.openai]\nbase_url = "{server.url}"\nbatch_size = 5\nconcurrency = 2\n\n[backfill]\nrange_rows = 40\n'
+    project.configure(CONFIG, section)
+    project.space_script(model="openai/text-embedding-3-small", version="1", dimensions=16)
+
+
+def paid(server: OpenAIServer) -> Counter[str]:
+    """How often the server was sent each text; those that test it are left out."""
+    return Counter({text: times for text, times in server.stats.seen.items() if text not in (PROBE_TEXT, *TEXTS)})
+
+
+def whole(project: Project) -> None:
+    """Every row has the vector of its text, and equal texts have equal vectors."""
+    table = project.one("select table_name from embedmig.spaces")
+    assert project.one(f"select count(*) from embedmig.{table}") == project.one("select count(*) from documents")
+    unequal = project.rows(f"select content_hash from embedmig.{table} group by 1 having count(distinct embedding) > 1")
+    assert unequal == []
+    assert project.one("select count(*) from embedmig.repeats") == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_texts_sent_are_as_many_as_there_are_texts_with_one_worker_and_with_two(
+    project: Project, conn: psycopg.Connection, workers: int
+) -> None:
+    texts = repeating(conn)
+    assert texts == 0.7 * ROWS
+    with OpenAIServer() as server:
+        api(project, server)
+        project.run("upgrade", "--workers", str(workers))
+        sent = paid(server)
+        assert sent.total() / texts == 1.00
+        assert len(sent) == texts
+    whole(project)
+
+
+def test_a_run_killed_by_the_system_pays_for_what_was_in_flight_and_no_more(
+    project: Project, conn: psycopg.Connection
+) -> None:
+    texts = repeating(conn)
+    with OpenAIServer(latency=0.02) as server:
+        api(project, server)
+        process = project.start("upgrade", "--workers", "2")
+        wait_until(lambda: paid(server).total() > texts / 3, "a third is embedded")
+        process.kill()
+        process.wait()
+        project.run("upgrade", "--workers", "2")
+        sent = paid(server)
+        assert len(sent) == texts
+        assert sent.total() <= texts + IN_FLIGHT
+    whole(project)
+
+
+def test_where_the_row_that_was_to_be_embedded_is_edited_the_others_are_embedded_after_all(
+    project: Project, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake().register()
+    conn.execute("create table documents (id bigint primary key, title text, body text)")
+    conn.execute("insert into documents select n, 'same', 'text' from generate_series(1, 5) n")
+    conn.execute("insert into documents values (6, 'other', 'text')")
+    space_script(project)
+    run = CopyRepeats.run
+
+    def edited(self: CopyRepeats) -> object:
+        if not fake.seen["edited\n\ntext"]:
+            conn.execute("update documents set title = 'edited' where id = 1")
+            embedmig.sync(project.opened())
+        return run(self)
+
+    monkeypatch.setattr(CopyRepeats, "run", edited)
+    upgrade(project)
+    embedmig.sync(project.opened())
+    whole(project)
+    assert fake.seen == {"same\n\ntext": 2, "other\n\ntext": 1, "edited\n\ntext": 1}
+
+
+def test_an_answer_is_shared_by_all_who_wait_for_the_text_and_memory_has_a_bound() -> None:
+    embedder = FakeEmbedder()
+    once = TextsOnce(Encoder(fake_space(), embedder), most_bytes=4 * (8 * 4 + ENTRY_BYTES))
+
+    async def ask() -> None:
+        both = await asyncio.gather(once.encode(["a", "b", "a"]), once.encode(["b", "c"]))
+        assert [sent for _, sent in both] == [["a", "b"], ["c"]]
+        assert np.array_equal(both[0][0].vectors[0], both[0][0].vectors[2])
+        assert np.array_equal(both[0][0].vectors[1], both[1][0].vectors[0])
+        for text in "defg":
+            await once.encode([text])
+        assert (await once.encode(["g", "a"]))[1] == ["a"], "what was used last is remembered"
+
+    asyncio.run(ask())
