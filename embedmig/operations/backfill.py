@@ -165,6 +165,7 @@ def fill(
         lock.share()
         tally = tally.plus(by_requests())
         if not joins and Claims(context.registry, record.id).sent(conn):  # of a time when the mode was another
+            check_model()
             lock.send()
             tally = tally.plus(by_batches(lock, sends=False))
             lock.share()
