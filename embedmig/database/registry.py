@@ -114,6 +114,7 @@ class Registry:
         self.controls_table = ident(schema, "controls")
         self.ranges_table = ident(schema, "ranges")
         self.repeats_table = ident(schema, "repeats")
+        self.digests_table = ident(schema, "chunk_digests")
         self.batches_table = ident(schema, "batches")
         self.batch_rows_table = ident(schema, "batch_rows")
 

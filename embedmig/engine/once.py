@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from embedmig.embedders.encoder import Encoded, Encoder
 from embedmig.lazy import Later
+from embedmig.stores.chunks import DIGEST_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +20,7 @@ else:
 
 MOST_BYTES = 64_000_000  # of vectors that are remembered: 10,000 of 1,536 dimensions
 ENTRY_BYTES = 250  # what an entry takes beside its numbers
-DIGEST_BYTES = 16
+NOTHING: Mapping[bytes, Any] = MappingProxyType({})
 
 
 class TextsOnce:
@@ -32,12 +34,12 @@ class TextsOnce:
         self._bytes = 0
         self._under_way: dict[bytes, tuple[asyncio.Future[Encoded], int]] = {}
 
-    async def encode(self, texts: Sequence[str]) -> tuple[Encoded, list[str]]:
-        """As :meth:`Encoder.encode`, and the texts that were sent for it."""
+    async def encode(self, texts: Sequence[str], held: Mapping[bytes, Any] = NOTHING) -> tuple[Encoded, list[str]]:
+        """As :meth:`Encoder.encode`, and the texts that were sent for it. ``held`` are vectors that the space has, by :func:`digest`."""
         if not self._most:
             return await self._encoder.encode(texts, "document"), list(texts)
         marks = [digest(text) for text in texts]
-        found = {mark: self._kept[mark] for mark in marks if mark in self._kept}
+        found = {mark: self._kept[mark] for mark in marks if mark in self._kept} | dict(held)
         others = {mark: self._under_way[mark] for mark in marks if mark in self._under_way}
         first = {mark: place for place, mark in reversed(list(enumerate(marks)))}
         mine = sorted((place, mark) for mark, place in first.items() if mark not in found and mark not in others)

@@ -14,21 +14,21 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedmig.database import Connection, retry_transient
 from embedmig.database.registry import Registry
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.tokens import estimate_tokens
 from embedmig.engine.context import RunContext, SpendingLimit
-from embedmig.engine.once import TextsOnce
+from embedmig.engine.once import TextsOnce, digest
 from embedmig.engine.outbox import Changes, Claim
 from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
 from embedmig.errors import EmbedmigError
 from embedmig.lazy import Later
 from embedmig.source.chunking import pieces_of
 from embedmig.source.rows import Key, Piece, Row
-from embedmig.stores import Batch, Manifest
+from embedmig.stores import Batch, Manifest, chunks
 from embedmig.types import Tally, Vectors
 
 if TYPE_CHECKING:
@@ -62,12 +62,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A request that was answered: the batch to be written, and what it cost."""
+    """A request that was answered: the batch to be written, and what it cost. ``digests`` and ``replaced`` are as
+    :func:`embedmig.stores.chunks.note` wants them.
+    """
 
     request: Request
     batch: Batch
     tokens: int
     truncated: int
+    digests: Mapping[bytes, bytes] = field(default_factory=dict)
+    replaced: Sequence[bytes] = ()
 
 
 @dataclass
@@ -208,7 +212,8 @@ class Pipeline:
             return Embedded(request, Batch((), (), np.empty((0, 0), np.float32)), 0, 0)
         begun, tokens = await self._begin_to_spend(request), 0
         try:
-            answer, sent = await self._once.encode(request.texts)
+            digests, held, replaced = await self._chunks(request)
+            answer, sent = await self._once.encode(request.texts, held)
             tokens = self._tokens_of(sent) if answer.tokens is None else answer.tokens
         finally:
             self.limit.settle(begun, self.limit.cost(tokens) or 0.0)
@@ -216,7 +221,24 @@ class Pipeline:
             batch = Batch(request.owners, request.pieces, answer.vectors)
         else:
             batch = without_refused(request, answer.vectors, answer.rejected)
-        return Embedded(request, batch, tokens, answer.truncated)
+        return Embedded(request, batch, tokens, answer.truncated, digests, replaced)
+
+    async def _chunks(self, request: Request) -> tuple[dict[bytes, bytes], Mapping[bytes, Any], Sequence[bytes]]:
+        """Of texts that are cut: the digests of their chunks, by the text's hash; of changed rows the vectors that the space has of
+        such chunks, and the hashes of the texts that they were cut from.
+        """
+        if not self.remembers or self.store.space.chunk is None:
+            return {}, {}, ()
+        marks = [digest(text) for text in request.texts]
+        digests: dict[bytes, bytes] = {}
+        for owner, mark in zip(request.owners, marks, strict=True):
+            digests[owner.content_hash] = digests.get(owner.content_hash, b"") + mark
+        if not request.claims:
+            return digests, {}, ()
+        keys = [row.key for row in request.rows]
+        async with self._writer_lock:
+            held, replaced = await asyncio.to_thread(chunks.held, self.writing, self.store, keys, set(marks))
+        return digests, held, replaced
 
     def _tokens_of(self, texts: Sequence[str]) -> int:
         """Of an answer that does not say it: estimated where they cost something, or else not counted."""
@@ -316,6 +338,7 @@ class Pipeline:
             for held, items in by_range(taken).items():
                 batches = [item.batch for item in items]
                 written = self.store.write(self.writing, batches, first=not did)
+                self._note_chunks(items)
                 did[held] = self._did(items, written)
             if claims:
                 Changes(self.registry, self.store).settle(self.writing, claims)
@@ -324,6 +347,11 @@ class Pipeline:
                     self.ranges.save(self.writing, held, reached[held], its)
             self.context.fence(self.writing, sum_of(did.values()))
         return did
+
+    def _note_chunks(self, items: Sequence[Embedded]) -> None:
+        digests = {text: marks for item in items for text, marks in item.digests.items()}
+        if digests:
+            chunks.note(self.writing, self.store, digests, [one for item in items for one in item.replaced])
 
     def _did(self, items: Sequence[Embedded], written: int) -> Tally:
         failed = sum(len(item.batch.failures) for item in items)

@@ -143,7 +143,7 @@ def finish(context: Context, conn: Connection, collection: str, version: str) ->
 def forget(context: Context, conn: Connection, record: SpaceRecord, state: SpaceState) -> None:
     """Waiting changes, dead letters and what is left of a backfill of a version go; so does capture, where it was the last that wanted it."""
     registry = context.registry
-    left = (registry.ranges_table, registry.repeats_table)
+    left = (registry.ranges_table, registry.repeats_table, registry.digests_table)
     for table in (registry.pending_table, registry.failed_table, registry.hot_table, *left):
         conn.execute(sql.SQL("delete from {} where space = %s").format(table), (record.id,))
     context.registry.set_state(conn, record.id, state)

@@ -283,7 +283,7 @@ class AdoptedManifest(ExternalManifest):
                where {bounds} and {has_text} and e.version = {tag}"""
         ).format(
             key=self.source.key_of("s"), hash=DOC_HASH, rows=self.source.rows(), table=self.table, join=self.source.join("s", "e"),
-            bounds=self._between(after, upto), has_text=HAS_TEXT, tag=self.tag,
+            bounds=self.between(after, upto), has_text=HAS_TEXT, tag=self.tag,
         )  # fmt: skip
 
     # --- what others show of it

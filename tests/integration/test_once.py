@@ -15,7 +15,7 @@ from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.model_check import TEXTS
 from embedmig.engine.once import ENTRY_BYTES, TextsOnce
 from embedmig.engine.repeats import CopyRepeats
-from embedmig.testing import FakeEmbedder, fake_space
+from embedmig.testing import FakeEmbedder, fake_space, fake_vectors
 from tests.in_process import Fake, space_script, upgrade
 from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project
@@ -110,6 +110,44 @@ def test_where_the_row_that_was_to_be_embedded_is_edited_the_others_are_embedded
     embedmig.sync(project.opened())
     whole(project)
     assert fake.seen == {"same\n\ntext": 2, "other\n\ntext": 1, "edited\n\ntext": 1}
+
+
+@pytest.mark.parametrize("store", ["", ', store="near"'])
+def test_an_edit_of_one_chunk_in_fifty_sends_one_text(project: Project, conn: psycopg.Connection, store: str) -> None:
+    fake = Fake().register()
+    project.configure(CONFIG, f'\n[stores.near]\nkind = "memory"\nurl = "{project.folder / "near.db"}"\n')
+    conn.execute("create table documents (id bigint primary key, title text, body text)")
+    conn.execute(
+        "insert into documents select d, null, string_agg('row ' || d || ' part ' || (100 + n), ' ' order by n) "
+        "from generate_series(1, 2) d, generate_series(1, 50) n group by d"
+    )
+    space_script(project, more="chunk={'size': 15}" + store)
+    upgrade(project)
+    assert fake.seen.total() == 100
+    fake.made.clear()
+    conn.execute("update documents set body = replace(body, 'part 117', 'part 999') where id = 1")
+    embedmig.sync(project.opened())
+    assert fake.seen == {"row 1 part 999": 1}
+    fake.made.clear()
+    conn.execute("update documents set body = replace(body, 'part 999', 'part 117') || ' row 1 part 888' where id = 1")
+    embedmig.sync(project.opened())
+    assert fake.seen == {"row 1 part 117": 1, "row 1 part 888": 1}
+    assert project.one("select count(*) from embedmig.chunk_digests") == 2
+    if not store:
+        expected_chunks(project)
+
+
+def expected_chunks(project: Project) -> None:
+    """Every chunk has the vector of its own text."""
+    table = project.one("select table_name from embedmig.spaces")
+    found = project.rows(
+        f"select substring(body from chunk_start + 1 for chunk_end - chunk_start), embedding::real[] "
+        f"from embedmig.{table} e join documents d using (id)"
+    )
+    assert len(found) == 101
+    wanted = fake_vectors([text for text, _ in found], 8)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    assert np.allclose(np.array([vector for _, vector in found]), wanted, atol=1e-5)
 
 
 def test_an_answer_is_shared_by_all_who_wait_for_the_text_and_memory_has_a_bound() -> None:

@@ -13,11 +13,11 @@ from embedmig.errors import DatabaseUnsuitable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
-HEAD = "0018"
-READABLE = "0018"
+HEAD = "0019"
+READABLE = "0019"
 VERSION_TABLE = "ledger_schema"
 TABLES = (
-    "embedding_operations", "embedding_migrations", "aliases", "failed_rows", "pending_changes", "hot_rows", "ranges", "repeats", "counts",
+    "embedding_operations", "embedding_migrations", "aliases", "failed_rows", "pending_changes", "hot_rows", "ranges", "repeats", "chunk_digests", "counts",
     "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "garbage", "read_counts",
     "spaces",
     VERSION_TABLE,
