@@ -19,6 +19,7 @@ from embedmig.testing import fake_vectors
 from tests.fault_injection import Dead, Moments, disturbed
 from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
+from tests.stores import running
 
 SMALL_RANGES = "\n[backfill]\nrange_rows = 10\n"
 DERIVE = """
@@ -270,16 +271,22 @@ def test_a_script_is_written_that_runs_unedited(project: Project, fake: Fake) ->
 # --- to a store beside PostgreSQL, and back -------------------------------------------------------------------
 
 NEAR = '\n[stores.near]\nkind = "memory"\nurl = "{file}"\ngive_up_after = "1s"\n'
-FAR = '\n[stores.far]\nkind = "memory"\nurl = "{file}"\n'
 
 
 @pytest.fixture
-def stores(project: Project, fake: Fake) -> str:
-    """A configuration with two stores in files."""
-    near, far = project.folder / "near.db", project.folder / "far.db"
-    more = SMALL_RANGES + NEAR.format(file=near) + FAR.format(file=far)
+def near(project: Project) -> str:
+    """A configuration with a store in a file."""
+    more = SMALL_RANGES + NEAR.format(file=project.folder / "near.db")
     project.configure(CONFIG, more)
     return more
+
+
+@pytest.fixture
+def far(project: Project, near: str) -> Iterator[None]:
+    """Another store beside it: Qdrant's engine behind a double."""
+    with running("qdrant", project.folder) as store:
+        project.configure(CONFIG, near + store.section("far"))
+        yield
 
 
 def points(project: Project, version: str) -> dict[int, Any]:
@@ -294,7 +301,7 @@ def points(project: Project, version: str) -> dict[int, Any]:
         return {ids[one]: vector for one, vector in store.fetch(conn, list(ids)).items()}
 
 
-def test_vectors_move_to_a_store_on_to_another_and_back_without_a_text(project: Project, stores: str) -> None:
+def test_vectors_move_to_a_store_on_to_another_and_back_without_a_text(project: Project, far: None) -> None:
     fake = Fake().register()
     project.documents(30)
     space_script(project)
@@ -316,7 +323,7 @@ def test_vectors_move_to_a_store_on_to_another_and_back_without_a_text(project: 
     assert project.one("select version from embedmig.aliases") == on
 
 
-def test_a_move_to_a_store_killed_anywhere_goes_on_and_leaves_nothing_behind(project: Project, stores: str) -> None:
+def test_a_move_to_a_store_killed_anywhere_goes_on_and_leaves_nothing_behind(project: Project, near: str) -> None:
     fake = Fake().register()
     project.documents(40)
     space_script(project, more="chunk={'size': 16}")
