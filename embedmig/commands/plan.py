@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from embedmig.commands.dry_run import PlannedOperation, PlannedRevision, dry_run
+from embedmig.commands.keeping import changes_per_second
 from embedmig.commands.project import ProjectLike, opened
 from embedmig.commands.running import steps_between
 from embedmig.config.settings import EmbedderSettings
@@ -212,14 +213,6 @@ def _throttled(context: Context, conn: Connection, space: Space, estimate: Estim
 def _advice(context: Context, conn: Connection, found: Forecast) -> Advice:
     changes = changes_per_second(context, conn, found.space.collection)
     return advise(found.estimate.rows or 0, found.time.seconds, changes)
-
-
-def changes_per_second(context: Context, conn: Connection, collection: str) -> float | None:
-    """Updates and deletes since PostgreSQL's statistics began; inserts are left out, for the load was inserts too."""
-    query = """select (n_tup_upd + n_tup_del) / nullif(extract(epoch from now() - coalesce(
-                 (select stats_reset from pg_stat_database where datname = current_database()), pg_postmaster_start_time())), 0)::float8
-               from pg_stat_user_tables where relid = %s"""
-    return scalar(conn, query, (context.source(conn, collection).oid,))  # type: ignore[no-any-return]
 
 
 # --- disk and memory --------------------------------------------------------------------------------------------

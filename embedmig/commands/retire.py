@@ -11,6 +11,9 @@ from embedmig.errors import UnknownTarget, UsageError
 from embedmig.operations.base import Context
 from embedmig.operations.retire_space import finish, refuse_begun, refuse_early, refuse_unstable, retire_now
 
+RETENTION = "21d"
+"""How long a version is kept unless something else is said."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetiredSpace:
@@ -26,7 +29,7 @@ def retire(
     collection: str,
     version: str,
     *,
-    after: str = "21d",
+    after: str = RETENTION,
     confirm: str | None = None,
     evals_stable: int | None = None,
 ) -> RetiredSpace:

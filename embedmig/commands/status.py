@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from embedmig.commands.keeping import keeping
 from embedmig.commands.project import PartlyDone, ProjectLike, applied_revisions, opened, partly_done
 from embedmig.commands.unmade import unmade
 from embedmig.database import Connection, lock_is_held, translated
@@ -42,6 +43,9 @@ class SpaceStatus:
 
     ``fault`` says why nothing could be measured, such as a table or a column that somebody dropped, and ``hint`` what to do;
     without a fault, what to do about a version that no script makes any more.
+
+    ``keeping`` is what a retained version takes, at the rate of change so far: ``texts_per_month`` (at most), ``usd_per_month``,
+    ``bytes``, and ``retire_from``, the day from which ``retire`` lets it go.
     """
 
     version: str
@@ -75,6 +79,7 @@ class SpaceStatus:
     completeness_error: float = 0.0
     fault: str | None = None
     hint: str | None = None
+    keeping: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +330,7 @@ def _space_status(
         {"id": name, "rows": rows, "since": since.isoformat(timespec="seconds")}
         for name, rows, since in context.registry.open_batches(conn, record.id)
     ]
+    bytes_ = context.store(conn, record).disk_bytes(conn, counts.vectors)
     return SpaceStatus(
         version=record.version, revision=record.revision, state=record.state, dimensions=record.space.dimensions,
         source_rows=counts.eligible, rows=counts.vectors, complete=counts.complete, completeness=counts.completeness,
@@ -332,7 +338,7 @@ def _space_status(
         failed_rows=counts.failed, orphans=counts.orphans, untagged=counts.untagged,
         content="checked" if counts.hash_known else "unknown", index=found.index,
         gates=conditions.evaluate(found, conditions.Thresholds(asked.completeness, asked.freshness)),
-        bytes=context.store(conn, record).disk_bytes(conn, counts.vectors), failures=failures, batches=batches, model_error=_model_error(context, record), **_sunset(context, record),
+        bytes=bytes_, keeping=keeping(context, conn, record, bytes_), failures=failures, batches=batches, model_error=_model_error(context, record), **_sunset(context, record),
         unaccounted=[", ".join(key) for key in found.unaccounted or ()],
         counted="exact" if found.exact else "estimated", completeness_error=round(found.error, 4),
         counted_at=found.counted_at.isoformat(timespec="seconds") if found.counted_at else None, **_evals(context, conn, record),

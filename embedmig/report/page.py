@@ -14,7 +14,7 @@ from embedmig.errors import UsageError
 from embedmig.formatting import percent, size
 from embedmig.gates.conditions import UNKNOWN_EDITS
 from embedmig.report.decision import Decision, decide, progress
-from embedmig.report.tables import model_ends
+from embedmig.report.tables import keeping_costs, model_ends
 from embedmig.revisions.authoring import template_dir
 from embedmig.types import Verdict
 
@@ -46,6 +46,7 @@ def page(report: Report, *, now: datetime) -> str:
         gates_of=lambda name, space: [*space.gates, *gates_on_evidence(report, name, space.version)],
         measures=measures,
         model_ends=model_ends,
+        keeping_costs=keeping_costs,
         percent=percent,
         unknown_edits=UNKNOWN_EDITS,
         size=size,

@@ -108,6 +108,7 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
     lines += [Text(found.held_back, style="yellow")] if found.held_back else []
     lines += [_rollback(found.rollback)] if found.rollback else []
     lines += [Text(words, style="yellow") for space in found.spaces if (words := model_ends(space))]
+    lines += [Text(f"keeping {space.version} {keeping_costs(space)}") for space in found.spaces if costs_money(space)]
     return Group(head, table, *lines)
 
 
@@ -157,6 +158,24 @@ def _rollback(found: Rollback) -> Text:
         stale = f"rows without a vector: {_about(found)}{found.rows:,}; {UNKNOWN_EDITS}"
     line = Text(f"rollback to {found.to}: {took}; {stale}")
     return line.append(f"; its model is not available: {found.obstacle}", style="bold red") if found.obstacle else line
+
+
+def costs_money(space: SpaceStatus) -> bool:
+    """Whether somebody is paid for keeping it fresh, or might be."""
+    return bool(space.keeping and space.keeping["texts_per_month"] and space.keeping["usd_per_month"] != 0)
+
+
+def keeping_costs(space: SpaceStatus) -> str:
+    """What a retained version takes, and until when it must be kept; empty of others."""
+    found = space.keeping
+    if found is None:
+        return ""
+    texts = (
+        "at an unknown rate of change" if found["texts_per_month"] is None else f"{found['texts_per_month']:,} texts"
+    )
+    usd = "at an unknown price" if found["usd_per_month"] is None else f"${found['usd_per_month']:,.2f}"
+    until = f"; it may be retired from {found['retire_from']}" if found["retire_from"] else ""
+    return f"takes up to {texts} a month, {usd}, and {size(found['bytes'])}{until}"
 
 
 def model_ends(space: SpaceStatus) -> str:

@@ -15,6 +15,7 @@ import pytest
 import embedmig
 from embedmig.engine import derive
 from embedmig.errors import EmbedmigError, PlanError
+from embedmig.report.tables import keeping_costs
 from embedmig.testing import fake_vectors
 from tests.fault_injection import Dead, Moments, disturbed
 from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
@@ -349,3 +350,30 @@ def test_a_move_to_a_store_killed_anywhere_goes_on_and_leaves_nothing_behind(pro
         record = context.registry.space(conn, "docs", new)
         assert record is not None
         assert context.store(conn, record).count(conn) == len(ids)
+
+
+# --- what is kept ---------------------------------------------------------------------------------------------
+
+
+def test_what_it_takes_to_keep_a_version_for_a_rollback_is_said(project: Project, fake: Fake) -> None:
+    project.documents(50)
+    project.configure(CONFIG, "\n[embedders.fake]\nprice = 1000\n")
+    space_script(project)
+    upgrade(project)
+    derive_script(project)
+    upgrade(project)
+    with project.connect() as conn:
+        conn.execute("update documents set body = 'edited ' || id")
+        conn.execute("select pg_stat_force_next_flush()")
+        conn.execute("analyze documents")
+    old, new = spaces(project)
+    assert new.keeping is None
+    assert old.keeping is not None
+    assert old.keeping["bytes"] == old.bytes
+    assert old.keeping["texts_per_month"] > 50
+    assert old.keeping["usd_per_month"] > 0
+    kept = project.one("select state_since::date + 21 from embedmig.spaces where state = 'retained'")
+    assert old.keeping["retire_from"] == kept.isoformat()
+    said = keeping_costs(old)
+    assert said.startswith(f"takes up to {old.keeping['texts_per_month']:,} texts a month, $")
+    assert said.endswith(f"it may be retired from {kept}")
