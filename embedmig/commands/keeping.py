@@ -17,24 +17,25 @@ CHARACTERS_A_TOKEN = 4
 
 
 def keeping(context: Context, conn: Connection, record: SpaceRecord, size: int) -> dict[str, Any] | None:
-    """Of a retained version; None of others. Texts are at most so many: every update of a row is counted as one of its text. Money is None
-    where the price is unknown, texts where the statistics say nothing.
-    """
-    if record.state != "retained":
+    """Of a retained version, as :func:`costs`, with the day from which it may be retired; None of others."""
+    if record.state != "retained" or record.state_since is None:
         return None
-    texts, usd = 0, 0.0  # what the application writes itself costs embedmig nothing
+    until = record.state_since + timedelta(seconds=parse_duration(RETENTION))
+    return costs(context, conn, record, size) | {"retire_from": until.date().isoformat()}
+
+
+def costs(context: Context, conn: Connection, record: SpaceRecord, size: int) -> dict[str, Any]:
+    """Texts are at most so many: every update of a row is counted as one of its text. Money is None where the price is unknown,
+    texts where the statistics say nothing.
+    """
+    texts: int | None = 0  # what the application writes itself costs embedmig nothing
+    usd: float | None = 0.0
     if record.writer == "embedmig":
         rate = changes_per_second(context, conn, record.collection)
-        texts = None if rate is None else round(rate * MONTH_SECONDS)  # type: ignore[assignment]
+        texts = None if rate is None else round(rate * MONTH_SECONDS)
         price = find_price(record.space, context.config.settings(record.space.provider))
-        tokens = None if texts is None else texts * text_bytes(context, conn, record) / CHARACTERS_A_TOKEN
-        usd = price.of(tokens)  # type: ignore[assignment]
-    since = record.state_since
-    until = since + timedelta(seconds=parse_duration(RETENTION)) if since else None
-    return {
-        "texts_per_month": texts, "usd_per_month": usd, "bytes": size,
-        "retire_from": until.date().isoformat() if until else None,
-    }  # fmt: skip
+        usd = price.of(None if texts is None else texts * text_bytes(context, conn, record) / CHARACTERS_A_TOKEN)
+    return {"texts_per_month": texts, "usd_per_month": usd, "bytes": size}
 
 
 def text_bytes(context: Context, conn: Connection, record: SpaceRecord) -> float:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from embedmig.commands.dry_run import PlannedOperation, PlannedRevision, dry_run
-from embedmig.commands.keeping import changes_per_second
+from embedmig.commands.keeping import changes_per_second, costs
 from embedmig.commands.project import ProjectLike, opened
 from embedmig.commands.running import steps_between
 from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, scalar
 from embedmig.database.ledger import ledger_exists
+from embedmig.database.registry import SpaceRecord
 from embedmig.engine.throttle import at_most, control
 from embedmig.errors import AnswerIsNo, UsageError
 from embedmig.formatting import plural
@@ -76,11 +78,14 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan with its forecasts, one a backfill, and its advice, one a collection."""
+    """A plan with its forecasts, one a backfill, and its advice, one a collection. ``keeping`` is, by version, what it will take to
+    keep the one that is shown now for a rollback: ``texts_per_month`` (at most), ``usd_per_month``, ``bytes``.
+    """
 
     revisions: list[PlannedRevision]
     forecasts: list[Forecast]
     advice: dict[str, Advice]
+    keeping: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def plan(project: ProjectLike = None, target: str = "head", *, probe_texts: int | None = None) -> Plan:
@@ -102,7 +107,21 @@ def plan(project: ProjectLike = None, target: str = "head", *, probe_texts: int 
             if operation.kind == "backfill"
         ]
         advice = {one.space.collection: _advice(context, conn, one) for one in forecasts}
-    return Plan(planned, forecasts, advice)
+        kept = dict(_keeping(context, conn, name) for name in advice if _active(context, conn, name))
+    return Plan(planned, forecasts, advice, kept)
+
+
+def _active(context: Context, conn: Connection, collection: str) -> SpaceRecord | None:
+    """What the alias shows."""
+    known = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []
+    return next((record for record in known if record.state == "active"), None)
+
+
+def _keeping(context: Context, conn: Connection, collection: str) -> tuple[str, dict[str, Any]]:
+    record = _active(context, conn, collection)
+    assert record is not None
+    store = context.store(conn, record)
+    return record.version, costs(context, conn, record, store.disk_bytes(conn, store.count(conn)))
 
 
 def forecast(

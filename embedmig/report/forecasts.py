@@ -11,13 +11,17 @@ from rich.text import Text
 from embedmig.commands.plan import Duration, Forecast, Plan, Sizes
 from embedmig.commands.show import RevisionDetails
 from embedmig.formatting import duration, plural, size
-from embedmig.report.tables import plan_tables
+from embedmig.report.tables import costs_money, keeping_costs, plan_tables
 
 
 def plan_page(outlook: Plan) -> RenderableType:
     """``embedmig plan``."""
     advice = [Text(f"{name}: {advice.strategy}: {advice.reason}") for name, advice in outlook.advice.items()]
-    return Group(plan_tables(outlook.revisions, as_sql=False), *map(_forecast, outlook.forecasts), *advice)
+    kept = [
+        Text(f"keeping {version} for a rollback {keeping_costs(costs)}")
+        for version, costs in outlook.keeping.items() if costs_money(costs)
+    ]  # fmt: skip
+    return Group(plan_tables(outlook.revisions, as_sql=False), *map(_forecast, outlook.forecasts), *advice, *kept)
 
 
 def _forecast(found: Forecast) -> Text:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -108,7 +108,8 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
     lines += [Text(found.held_back, style="yellow")] if found.held_back else []
     lines += [_rollback(found.rollback)] if found.rollback else []
     lines += [Text(words, style="yellow") for space in found.spaces if (words := model_ends(space))]
-    lines += [Text(f"keeping {space.version} {keeping_costs(space)}") for space in found.spaces if costs_money(space)]
+    kept = {space.version: space.keeping for space in found.spaces if space.keeping and costs_money(space.keeping)}
+    lines += [Text(f"keeping {version} {keeping_costs(costs)}") for version, costs in kept.items()]
     return Group(head, table, *lines)
 
 
@@ -160,21 +161,18 @@ def _rollback(found: Rollback) -> Text:
     return line.append(f"; its model is not available: {found.obstacle}", style="bold red") if found.obstacle else line
 
 
-def costs_money(space: SpaceStatus) -> bool:
-    """Whether somebody is paid for keeping it fresh, or might be."""
-    return bool(space.keeping and space.keeping["texts_per_month"] and space.keeping["usd_per_month"] != 0)
+def costs_money(found: Mapping[str, Any] | None) -> bool:
+    """Whether somebody is paid for keeping a version fresh, or might be."""
+    return bool(found and found["texts_per_month"] and found["usd_per_month"] != 0)
 
 
-def keeping_costs(space: SpaceStatus) -> str:
-    """What a retained version takes, and until when it must be kept; empty of others."""
-    found = space.keeping
-    if found is None:
-        return ""
+def keeping_costs(found: Mapping[str, Any]) -> str:
+    """What it takes to keep a version, and until when that must be."""
     texts = (
         "at an unknown rate of change" if found["texts_per_month"] is None else f"{found['texts_per_month']:,} texts"
     )
     usd = "at an unknown price" if found["usd_per_month"] is None else f"${found['usd_per_month']:,.2f}"
-    until = f"; it may be retired from {found['retire_from']}" if found["retire_from"] else ""
+    until = f"; it may be retired from {found['retire_from']}" if "retire_from" in found else ""
     return f"takes up to {texts} a month, {usd}, and {size(found['bytes'])}{until}"
 
 

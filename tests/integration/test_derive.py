@@ -15,6 +15,7 @@ import pytest
 import embedmig
 from embedmig.engine import derive
 from embedmig.errors import EmbedmigError, PlanError
+from embedmig.report.forecasts import plan_page
 from embedmig.report.tables import keeping_costs
 from embedmig.testing import fake_vectors
 from tests.fault_injection import Dead, Moments, disturbed
@@ -374,6 +375,11 @@ def test_what_it_takes_to_keep_a_version_for_a_rollback_is_said(project: Project
     assert old.keeping["usd_per_month"] > 0
     kept = project.one("select state_since::date + 21 from embedmig.spaces where state = 'retained'")
     assert old.keeping["retire_from"] == kept.isoformat()
-    said = keeping_costs(old)
+    said = keeping_costs(old.keeping)
     assert said.startswith(f"takes up to {old.keeping['texts_per_month']:,} texts a month, $")
     assert said.endswith(f"it may be retired from {kept}")
+    space_script(project, "0003", "0002", dimensions=16)
+    planned = embedmig.plan(project.opened())
+    assert planned.keeping[HALF_TAG]["texts_per_month"] == old.keeping["texts_per_month"]
+    assert planned.keeping[HALF_TAG]["usd_per_month"] > 0
+    assert f"keeping {HALF_TAG} for a rollback takes up to" in str(plan_page(planned).renderables[-1])
