@@ -310,7 +310,7 @@ def test_a_merge_joins_the_heads(tmp_path):
 
 def test_a_new_project_is_valid_as_it_is(tmp_path):
     paths = init(tmp_path / "new", now=NOW)
-    assert [path.name for path in paths] == ["embedmig.toml", "0001_baseline.py"]
+    assert [path.name for path in paths] == ["embedmig.toml", ".gitignore", "0001_baseline.py"]
     config = load(paths[0], environ={})
     assert (config.database, config.collections) == ("embedded", {})
     assert Graph(config.migrations).heads() == ("0001",)
@@ -318,7 +318,7 @@ def test_a_new_project_is_valid_as_it_is(tmp_path):
 
 
 def test_every_line_that_a_new_configuration_has_commented_out_is_valid_too(tmp_path):
-    (path, _) = init(tmp_path)
+    path = init(tmp_path)[0]
     lines = path.read_text().splitlines()
     examples = (line[2:] for line in lines if line.startswith(("# [", "# ")) and (" = " in line or "# [" in line))
     path.write_text("\n".join([*(line for line in lines if not line.startswith("#")), *examples]))
