@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from embedmig.commands.throttle import pause as pause
     from embedmig.commands.throttle import resume as resume
     from embedmig.commands.throttle import throttle as throttle
+    from embedmig.commands.try_models import TrialResult as TrialResult
+    from embedmig.commands.try_models import try_models as try_models
     from embedmig.commands.uninstall import UninstallPlan as UninstallPlan
     from embedmig.commands.uninstall import uninstall as uninstall
     from embedmig.commands.upgrade import upgrade as upgrade
@@ -126,6 +128,7 @@ if TYPE_CHECKING:
     from embedmig.operations import op as op
     from embedmig.quality.audit import Audit as Audit
     from embedmig.quality.drift import Drift as Drift
+    from embedmig.quality.trial import Trial as Trial
     from embedmig.reading.reader import AsyncReader as AsyncReader
     from embedmig.reading.reader import QueryVector as QueryVector
     from embedmig.reading.reader import Reader as Reader
@@ -152,14 +155,14 @@ __all__ = [
     "ReleasedSpace", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
     "RunResult", "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus",
     "StatementCancelled", "Status", "StoreError", "StoreSettings", "StoreThrottled", "StoreUnauthorized",
-    "StoreUnreachable", "StoreUnsuitable", "Synced", "Tally", "TextTooLong", "UninstallPlan",
+    "StoreUnreachable", "StoreUnsuitable", "Synced", "Tally", "TextTooLong", "Trial", "TrialResult", "UninstallPlan",
     "UnknownTarget", "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost",
     "__version__", "alias_differences", "alias_drop", "alias_rebuild", "audit", "backfill", "check",
     "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "find_vectors", "follow", "gate",
     "gather_report", "heads", "history", "import_collection", "init", "make_golden", "merge", "op",
     "open_project", "pause", "plan", "rebase",
     "release", "resume", "retire", "revision", "search", "server_url", "show", "stamp", "status",
-    "stop_server", "sync", "throttle", "uninstall", "upgrade", "within", "write_report",
+    "stop_server", "sync", "throttle", "try_models", "uninstall", "upgrade", "within", "write_report",
 ]  # fmt: skip
 
 _PUBLIC = {
@@ -194,6 +197,7 @@ _PUBLIC = {
     "embedmig.commands.status": "CollectionStatus Rollback SpaceStatus Status status",
     "embedmig.commands.sync": "follow sync",
     "embedmig.commands.throttle": "pause resume throttle",
+    "embedmig.commands.try_models": "TrialResult try_models",
     "embedmig.commands.uninstall": "UninstallPlan uninstall",
     "embedmig.commands.upgrade": "upgrade",
     "embedmig.config.settings": "EmbedderSettings StoreSettings",
@@ -213,6 +217,7 @@ _PUBLIC = {
     "embedmig.operations": "op",
     "embedmig.quality.audit": "Audit",
     "embedmig.quality.drift": "Drift",
+    "embedmig.quality.trial": "Trial",
     "embedmig.reading.reader": "AsyncReader QueryVector Reader",
     "embedmig.report.page": "write_report",
     "embedmig.stores.differences": "Difference",

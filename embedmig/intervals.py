@@ -43,11 +43,20 @@ def bootstrap(values: npt.NDArray[np.float64], seed: int = 0) -> tuple[float, fl
 
     For differences between two versions of the same questions, this is the paired bootstrap.
     """
+    low, high = np.percentile(_resampled(values, seed), [100 * TAIL, 100 * (1 - TAIL)])
+    return float(low), float(high)
+
+
+def share_positive(values: npt.NDArray[np.float64], seed: int = 0) -> float:
+    """The share of resampled means above zero, ties halved: of differences, how likely the new version is the better one."""
+    means = _resampled(values, seed)
+    return float((means > 0).mean() + (means == 0).mean() / 2)
+
+
+def _resampled(values: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
     chance, count = np.random.default_rng(seed), len(values)
     blocks = (chance.integers(0, count, (BLOCK, count)) for _ in range(RESAMPLES // BLOCK))  # memory stays flat
-    means = np.concatenate([values[block].mean(axis=1) for block in blocks])
-    low, high = np.percentile(means, [100 * TAIL, 100 * (1 - TAIL)])
-    return float(low), float(high)
+    return np.concatenate([values[block].mean(axis=1) for block in blocks])
 
 
 def paired_difference(new: Sequence[float], old: Sequence[float]) -> tuple[float, float, float]:

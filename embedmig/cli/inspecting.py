@@ -234,6 +234,28 @@ def evaluate(
     settings.show("evaluated", found, lambda: evaluated_table(found))
 
 
+@app.command(name="try", rich_help_panel=INSPECTING)
+def try_models(
+    collection: Collection,
+    candidate: Annotated[list[str] | None, typer.Option("--candidate", metavar="MODEL", help="PROVIDER/MODEL@VERSION\\[/DIMENSIONS]; may be repeated.")] = None,
+    candidates: Annotated[Path | None, typer.Option("--candidates", metavar="FILE", help="A YAML list of candidates, or of fields of Space.")] = None,
+    sample: Annotated[int, typer.Option("--sample", metavar="N", help="How many rows; judged ones always.")] = 2000,
+    golden: Golden = None,
+    queries: Annotated[Path | None, typer.Option("--queries", metavar="FILE", help="Queries without judgements, one a line.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", help="Which rows: the same seed draws the same.")] = 0,
+) -> None:  # fmt: skip
+    """Models, cuts and storage types beside each other on a sample: quality, cost, time, disk. Writes nothing to the database."""
+    from embedmig.commands.try_models import read_candidates
+    from embedmig.report.trials import trial_page
+
+    wanted = [*(candidate or []), *(read_candidates(candidates) if candidates else [])]
+    found = embedmig.try_models(
+        settings.project(), collection, wanted, sample=sample, golden_set=golden, queries=queries, k=k, seed=seed
+    )
+    settings.show("tried", found, lambda: trial_page(found))
+
+
 @app.command(rich_help_panel=INSPECTING)
 def compare(
     collection: Collection,

@@ -55,6 +55,7 @@ class WordLlama:
             )
         if space.roles:
             raise EmbedderMisconfigured(f"{space.model} takes no options by role", hint="leave roles out")
+        self._width = width if space.cut else space.dimensions  # what is cut here is cut by the encoder
         self.limits = Limits(settings.batch_size or BATCH_SIZE, settings.concurrency or CONCURRENCY)
 
     async def embed(self, texts: list[str], role: Role) -> Answer:
@@ -67,10 +68,10 @@ class WordLlama:
         return Answer(means(matrix, ids), sum(map(len, ids)))
 
     def _model(self) -> tuple[Vectors, Tokenizer]:
-        key = (self._weights, self._space.dimensions)
+        key = (self._weights, self._width)
         with _loading:  # once a process: two threads would read 16 MB twice
             if key not in _models:
-                _models[key] = load(self._weights, self._tokenizer, self._space.dimensions)
+                _models[key] = load(self._weights, self._tokenizer, self._width)
             return _models[key]
 
     def count_tokens(self, texts: Sequence[str]) -> int:

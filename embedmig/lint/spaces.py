@@ -78,7 +78,7 @@ def cut_not_made_for(subject: Subject) -> Iterator[Violation]:
     """A cut of a model whose first numbers mean no more than any others: quality is lost that a smaller model would keep."""
     for reading, call, space in of_spaces(subject, CreateSpace):
         if warned := cut_warning(space):
-            fix = "take its own dimensions, or measure what the cut costs: embedmig eval"
+            fix = "take its own dimensions, or measure what the cut costs on queries of yours"
             yield Violation(reading.script.path, call.line, warned, fix)
 
 

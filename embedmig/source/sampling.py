@@ -5,13 +5,14 @@ The same sample each time, so that two looks at an unchanged table agree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
 from embedmig.database import Connection, ident, planned_rows, scalar
+from embedmig.database.registry import as_array
 from embedmig.source.rows import Key
 from embedmig.source.table import HAS_TEXT, Column, Source, comma
 
@@ -95,6 +96,16 @@ def draw_rows(conn: Connection, source: Source, size: int, seed: int) -> list[tu
     query = sql.SQL("select {key}, s.embedmig_doc from {rows} s where {has_text} order by {hash}, {key} limit {size}").format(
         key=source.key_text("s"), rows=source.rows(), has_text=HAS_TEXT, hash=by_hash(source.key_text("s"), seed),
         size=sql.Literal(size),
+    )  # fmt: skip
+    return [(tuple(row[0]), row[1]) for row in conn.execute(query)]
+
+
+def named_rows(conn: Connection, source: Source, keys: Iterable[Key]) -> list[tuple[Key, str]]:
+    """Those of these rows that have text: key and text."""
+    query = sql.SQL(
+        "select k.key, s.embedmig_doc from (select unnest({}::text[])::text[] as key) k join {} s on {} = k.key where {}"
+    ).format(
+        sql.Literal([as_array(key) for key in keys]), source.rows(), source.key_text("s"), HAS_TEXT
     )  # fmt: skip
     return [(tuple(row[0]), row[1]) for row in conn.execute(query)]
 

@@ -38,6 +38,7 @@ from embedmig.stores.pgvector import deriving
 from embedmig.stores.pgvector.adopted import AdoptedStore, Adoption, unaccounted_columns, vectors_in
 from embedmig.stores.pgvector.columns import VectorColumn, vector_columns
 from embedmig.stores.pgvector.table import PgvectorStore
+from embedmig.stores.pgvector.trial_index import try_index
 from embedmig.stores.protocol import (
     Batch,
     Capabilities,
@@ -57,7 +58,7 @@ __all__ = [
     "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Listing", "Manifest", "SpaceCounts",
     "VectorColumn", "VectorStore", "ask_server", "check_capabilities", "check_keys", "derive_range",
     "derive_sql", "describe_collection", "describe_index", "drop_collection", "leave_aliases",
-    "open_collection", "open_manifest", "open_store", "point_id", "store_class", "unaccounted_columns",
+    "open_collection", "open_manifest", "open_store", "point_id", "store_class", "try_index", "unaccounted_columns",
     "vector_columns", "vectors_in",
 ]  # fmt: skip
 

@@ -105,6 +105,7 @@ USERS_WORDS = {
     "cli/migrating.py": {"halfvec", "pgvector"},
     "source/discovery.py": {"embedding_column"},  # a key of pgai's own configuration
     "commands/revision.py": {"halfvec"},  # the storage that a script is written with
+    "quality/trial.py": {"halfvec"},  # rows of the table in either storage
     "commands/plan.py": {"halfvec"},  # sizes in either storage
     "database/registry.py": {
         "table_schema",
