@@ -273,3 +273,21 @@ def test_a_milvus_collection_whose_points_can_not_be_marked_is_refused(
         upgrade(project)
     collection.drop()
     collection.client.close()
+
+
+def test_an_adopted_collection_is_copied_into_a_version_of_embedmigs_own_without_the_model(
+    project: Project, theirs: InMemory, fake: Fake
+) -> None:
+    adoption(project)
+    project.script(
+        "0002_copy.py",
+        "from embedmig import Space, op\nrevision = '0002'\ndown_revision = '0001'\n"
+        "NEW = Space(collection='docs', model='fake/hash', version='1', dimensions=8)\n"
+        f"def upgrade():\n    op.derive_space(NEW, of={OLD!r}, assume_current=True)\n    op.backfill(NEW)\n"
+        "    op.gate(NEW, completeness=1.0)\n    op.flip_alias('docs', to=NEW)\n"
+        f"def downgrade():\n    op.flip_alias('docs', to={OLD!r})\n",
+    )
+    upgrade(project)
+    assert not fake.seen
+    assert found_by(project, 7) == (tag(8), 7)
+    assert theirs.payloads().keys() == {str(n) for n in range(ROWS)}
