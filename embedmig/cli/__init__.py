@@ -16,6 +16,7 @@ from pathlib import Path
 
 from embedmig.cli.anywhere import options_first
 from embedmig.cli.application import app, settings
+from embedmig.cli.completing import VARIABLE
 from embedmig.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO, EmbedmigError, RunSuperseded, UsageError
 
 # Importing them adds their commands, in the order of --help.
@@ -60,6 +61,10 @@ def _run() -> int | str | None:
     try:
         if "--json" in arguments or os.environ.get("EMBEDMIG_JSON"):
             return _run_for_programs(arguments)
+        if VARIABLE in os.environ:
+            from typer.completion import completion_init  # type: ignore[attr-defined]
+
+            completion_init()
         app(arguments)
     except SystemExit as ended:
         return ended.code

@@ -6,21 +6,34 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedmig.cli.completing import collections, revisions, versions
 from embedmig.errors import UsageError
 
 if TYPE_CHECKING:
     from embedmig.workers import Executor
 
-Target = Annotated[str, typer.Argument(help="head, heads, +1, 0002, 2, a unique prefix, label@head.")]
+Target = Annotated[
+    str, typer.Argument(help="head, heads, +1, 0002, 2, a unique prefix, label@head.", autocompletion=revisions)
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the plan with rows, tokens, cost and disk; change nothing.")
 ]
 AsSql = Annotated[bool, typer.Option("--sql", help="Print the SQL of what is SQL; change nothing.")]
-Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="As in \\[collections.NAME].")]
-OneCollection = Annotated[
-    str | None, typer.Argument(metavar="[COLLECTION]", help="One collection; all of them if none is named.")
+Collection = Annotated[
+    str, typer.Argument(metavar="COLLECTION", help="As in \\[collections.NAME].", autocompletion=collections)
 ]
-VersionTag = Annotated[str | None, typer.Option("--version", metavar="TAG", help="A version's tag.")]
+OneCollection = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[COLLECTION]", help="One collection; all of them if none is named.", autocompletion=collections
+    ),
+]
+VersionTag = Annotated[
+    str | None,
+    typer.Option(
+        "--version", metavar="TAG", help="A version's tag, a part of it, or its revision.", autocompletion=versions
+    ),
+]
 MaxCost = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Stop before this run costs more.")]
 
 Workers = Annotated[

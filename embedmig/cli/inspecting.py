@@ -11,6 +11,7 @@ import typer
 import embedmig
 from embedmig.cli.application import INSPECTING, app, interruptible, settings
 from embedmig.cli.arguments import Collection, OneCollection, Target, VersionTag
+from embedmig.cli.completing import revisions
 from embedmig.errors import EXIT_NO, UsageError
 
 Golden = Annotated[Path | None, typer.Option("--golden", metavar="FILE", help="A golden set.  [evals/COLLECTION.yaml]")]
@@ -103,7 +104,11 @@ def current() -> None:
 
 
 @app.command(rich_help_panel=INSPECTING)
-def show(name: Annotated[str, typer.Argument(metavar="REV", help="head, 0002, 2, a unique prefix.")]) -> None:
+def show(
+    name: Annotated[
+        str, typer.Argument(metavar="REV", help="head, 0002, 2, a unique prefix.", autocompletion=revisions)
+    ],
+) -> None:
     """One revision: its operations, checksum and attempts."""
     from embedmig.report.forecasts import shown_script
 

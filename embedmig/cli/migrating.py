@@ -11,6 +11,7 @@ import typer
 import embedmig
 from embedmig.cli.application import MIGRATING, app, from_here, interruptible, live, settings
 from embedmig.cli.arguments import AsSql, DryRun, ExecutorName, MaxCost, Target, Workers, executor_of
+from embedmig.cli.completing import revisions
 from embedmig.errors import EXIT_NO
 
 
@@ -120,7 +121,7 @@ def upgrade(
 
 @app.command(rich_help_panel=MIGRATING, context_settings={"ignore_unknown_options": True})
 def downgrade(
-    target: Annotated[str, typer.Argument(help="-1, 0001, base.")], dry_run: DryRun = False, sql: AsSql = False
+    target: Annotated[str, typer.Argument(help="-1, 0001, base.", autocompletion=revisions)], dry_run: DryRun = False, sql: AsSql = False
 ) -> None:  # fmt: skip
     """Go back: gate on the old version, flip the alias to it. Nothing is embedded again."""
     _migrate("downgrade", target, dry_run, sql)

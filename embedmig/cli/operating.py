@@ -10,6 +10,7 @@ import typer
 import embedmig
 from embedmig.cli.application import OPERATING, app, interruptible, live, settings
 from embedmig.cli.arguments import Collection, ExecutorName, MaxCost, OneCollection, VersionTag, Workers, executor_of
+from embedmig.cli.completing import SHELLS, VARIABLE, versions
 from embedmig.errors import EXIT_FAILED, EXIT_NO, UsageError
 
 Why = Annotated[str, typer.Option("--reason", help="Shown by status.")]
@@ -152,11 +153,11 @@ def _rebuild(collection: str) -> None:
 @app.command(rich_help_panel=OPERATING)
 def retire(
     collection: Collection,
-    version: Annotated[str, typer.Argument(metavar="TAG", help="The version whose vectors are dropped.")],
+    version: Annotated[
+        str, typer.Argument(metavar="TAG", help="The version whose vectors are dropped.", autocompletion=versions)
+    ],
     after: Annotated[str, typer.Option(help="How long it must have been retained.")] = "21d",
-    confirm: Annotated[
-        str | None, typer.Option(metavar="TAG", help="The version again: this can't be taken back.")
-    ] = None,
+    confirm: Annotated[str | None, typer.Option(metavar="TAG", help="Its full tag: this can't be taken back.")] = None,
     evals_stable: Annotated[
         int | None,
         typer.Option(metavar="N", help="The last N evaluations of the active version must be as good."),
@@ -173,7 +174,9 @@ def retire(
 @app.command(rich_help_panel=OPERATING)
 def release(
     collection: Collection,
-    version: Annotated[str, typer.Argument(metavar="TAG", help="The adopted version to stop watching.")],
+    version: Annotated[
+        str, typer.Argument(metavar="TAG", help="The adopted version to stop watching.", autocompletion=versions)
+    ],
 ) -> None:
     """Stop watching an adopted version: its vectors stay, and their column may be dropped. Exit 3 while the alias shows it."""
     gone = embedmig.release(settings.project(), collection, version)
@@ -216,3 +219,27 @@ def server(action: Annotated[str, typer.Argument(help="url, start or stop.")] = 
         settings.show("url", {"url": url}, lambda: url)
     else:
         raise UsageError(f"server {action}: is not an action", hint="url, start or stop")
+
+
+@app.command(rich_help_panel=OPERATING)
+def completion(
+    shell: Annotated[str, typer.Argument(help="bash, zsh, fish, powershell or pwsh.")],
+) -> None:
+    """Print what a shell needs to complete commands, options, collections, revisions and versions."""
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # of the module, as typer itself uses it
+
+    if shell not in SHELLS:
+        raise UsageError(f"{shell!r} is not a shell that can be completed for", hint=" or ".join(SHELLS))
+    script = get_completion_script(prog_name="embedmig", complete_var=VARIABLE, shell=shell)
+    settings.show("completion", {"shell": shell, "script": script}, lambda: script)
+
+
+@app.command(rich_help_panel=OPERATING)
+def schema() -> None:
+    """Print the JSON Schema of embedmig.toml, for editors."""
+    import json
+
+    from embedmig.config.json_schema import json_schema
+
+    found = json_schema()
+    settings.show("json_schema", found, lambda: json.dumps(found, indent=2))

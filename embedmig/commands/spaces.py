@@ -32,7 +32,7 @@ def named(among: Sequence[SpaceRecord], every: Sequence[SpaceRecord], collection
     """
     for found in (
         [record for record in among if record.version == name],
-        [record for record in among if record.revision == name],
+        [record for record in among if _same_revision(record.revision, name)],
         [record for record in among if name in record.version],
     ):
         if len(found) == 1:
@@ -42,6 +42,20 @@ def named(among: Sequence[SpaceRecord], every: Sequence[SpaceRecord], collection
                 f"{name!r} is a part of {len(found)} versions of {collection!r}", hint=f"one of {_tags(found)}"
             )
     raise UnknownTarget(f"collection {collection!r} has no space {name}", hint=f"known: {_tags(every)}")
+
+
+def _same_revision(revision: str, name: str) -> bool:
+    """``2`` is ``0002``."""
+    return revision == name or (revision.isdigit() and name.isdigit() and int(revision) == int(name))
+
+
+def version_names(project: Project, collection: str | None) -> list[str]:
+    """The tags of the live versions of one collection, or of all."""
+    with project.looking() as (context, conn):
+        if not ledger_exists(conn, context.database.schema):
+            return []
+        names = [collection] if collection else list(project.config.collections)
+        return [one.version for name in names for one in context.registry.spaces(conn, name) if one.live]
 
 
 def _tags(records: Sequence[SpaceRecord]) -> str:

@@ -207,7 +207,7 @@ def load(path: Path | None = None, *, database: str | None = None, environ: Mapp
         check=_check(file, root.get("check", {})),
         index=IndexSettings(**file.section(("index",), root.get("index", {}), _INDEX)),
         backfill=BackfillSettings(**file.section(("backfill",), root.get("backfill", {}), _BACKFILL)),
-        hooks=HookSettings(**file.section(("hooks",), root.get("hooks", {}), {"after_flip": toml_values.string})),
+        hooks=HookSettings(**file.section(("hooks",), root.get("hooks", {}), _HOOKS)),
         ray=RaySettings(**file.section(("ray",), root.get("ray", {}), _RAY)),
         sunsets={
             model: file.value(("sunsets", model), day, toml_values.day)
@@ -271,6 +271,7 @@ _ROOT: dict[str, Check] = dict.fromkeys(
     ),
     toml_values.table,
 )
+_HOOKS: dict[str, Check] = {"after_flip": toml_values.string}
 _INDEX: dict[str, Check] = {"memory": toml_values.parse_size}
 _THROTTLE: dict[str, Check] = {"replication_lag": toml_values.patience, "pause_when": toml_values.string}
 _BACKFILL: dict[str, Check] = {

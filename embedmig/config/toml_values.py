@@ -172,26 +172,47 @@ def day(value: object) -> date:
         raise ValueError('a day such as "2027-01-04"') from None
 
 
-def one_of(*words: str) -> Check:
-    def check(value: object) -> Any:
-        if value not in words:
-            raise ValueError(f"one of {', '.join(words)}")
+@dataclass(frozen=True)
+class OneOf:
+    """The check that a value is one of some words."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, value: object) -> Any:
+        if value not in self.words:
+            raise ValueError(f"one of {', '.join(self.words)}")
         return value
 
-    return check
+
+def one_of(*words: str) -> OneOf:
+    return OneOf(words)
 
 
-def number(low: float, high: float = float("inf"), *, whole: bool = False, above: bool = False) -> Check:
-    """A number from ``low`` to ``high``; with ``above``, ``low`` itself is out."""
+@dataclass(frozen=True)
+class Number:
+    """The check of a number from ``low`` to ``high``; with ``above``, ``low`` itself is out."""
 
-    def check(value: object) -> int | float:
-        right = isinstance(value, int) or (isinstance(value, float) and not whole)
-        if not right or isinstance(value, bool) or not low <= value <= high or (above and value == low):  # type: ignore[operator]
-            bounds = f"{'above' if above else 'at least'} {low}" + ("" if high == float("inf") else f", at most {high}")
-            raise ValueError(f"a {'whole ' if whole else ''}number, {bounds}")
-        return value  # type: ignore[return-value]
+    low: float
+    high: float
+    whole: bool
+    above: bool
 
-    return check
+    def __call__(self, value: Any) -> int | float:
+        right = isinstance(value, int) or (isinstance(value, float) and not self.whole)
+        if (
+            not right
+            or isinstance(value, bool)
+            or not self.low <= value <= self.high
+            or (self.above and value == self.low)
+        ):
+            least = f"{'above' if self.above else 'at least'} {self.low}"
+            most = "" if self.high == float("inf") else f", at most {self.high}"
+            raise ValueError(f"a {'whole ' if self.whole else ''}number, {least}{most}")
+        return value  # type: ignore[no-any-return]
+
+
+def number(low: float, high: float = float("inf"), *, whole: bool = False, above: bool = False) -> Number:
+    return Number(low, high, whole, above)
 
 
 def patience(value: Any) -> float:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 from embedmig.cli.anywhere import options_first
+from embedmig.config.json_schema import json_schema
+from tests.project import CONFIG
 
 
 @pytest.mark.parametrize(
@@ -37,3 +43,36 @@ def test_a_line_that_cannot_be_parsed_is_a_document_for_programs(line: str) -> N
     assert error["type"] == "UsageError"
     assert error["exit_code"] == 2
     assert error["hint"].endswith("--help")
+
+
+def test_every_key_of_the_configuration_is_in_its_json_schema_and_no_other() -> None:
+    schema = json_schema()
+    validator = jsonschema.Draft202012Validator(schema)
+    good = tomllib.loads(CONFIG)
+    assert list(validator.iter_errors(good)) == []
+    assert "hooks" in schema["properties"]
+    for spoilt in (
+        good | {"gates": {"completeness": 2}},
+        good | {"no_such_section": {}},
+        good | {"collections": {"docs": {"table": "documents"}}},
+        good | {"embedders": {"openai": {"mode": "sometimes"}}},
+    ):
+        assert len(list(validator.iter_errors(spoilt))) >= 1, spoilt
+
+
+def test_a_shell_completes_commands_collections_and_revisions(tmp_path: Path) -> None:
+    (tmp_path / "embedmig.toml").write_text(CONFIG)
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "migrations" / "0001_first.py").write_text("revision = '0001'\ndown_revision = None\n")
+
+    def offered(line: str) -> list[str]:
+        asked = {"_EMBEDMIG_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        done = subprocess.run(
+            [sys.executable, "-m", "embedmig"], cwd=tmp_path, env=os.environ | asked, capture_output=True, text=True, check=False
+        )  # fmt: skip
+        return done.stdout.split()
+
+    assert "upgrade" in offered("embedmig up")
+    assert offered("embedmig eval do") == ["docs"]
+    assert offered("embedmig upgrade 00") == ["0001"]
+    assert offered("embedmig gate docs --version x") == [], "no database: nothing is offered, and nothing said"
