@@ -454,9 +454,11 @@ def test_a_version_is_retired_when_its_time_has_come_and_never_before(live: Live
     embedmig.upgrade(live.opened)
     with pytest.raises(UsageError, match="can't be taken back"):
         embedmig.retire(live.opened, "docs", OLD, after="0s", confirm=None)
+    with pytest.raises(UsageError, match=f"retiring {OLD} can't"):  # by its revision; the confirmation is the full tag
+        embedmig.retire(live.opened, "docs", "1", after="0s", confirm="1")
     with pytest.raises(AnswerIsNo, match="not for 21d"):
         embedmig.retire(live.opened, "docs", OLD, after="21d", confirm=OLD)
-    retired = embedmig.retire(live.opened, "docs", OLD, after="0s", confirm=OLD)
+    retired = embedmig.retire(live.opened, "docs", "1", after="0s", confirm=OLD)
     assert retired.milliseconds < 2000
     row = live.project.one("select error from embedmig.embedding_migrations where direction = 'retire'")
     assert OLD in row

@@ -14,7 +14,7 @@ import pytest
 
 from embedmig.cli.anywhere import options_first
 from embedmig.config.json_schema import json_schema
-from tests.project import CONFIG
+from tests.project import COMMAND, CONFIG
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_a_shell_completes_commands_collections_and_revisions(tmp_path: Path) ->
     def offered(line: str) -> list[str]:
         asked = {"_EMBEDMIG_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
         done = subprocess.run(
-            [sys.executable, "-m", "embedmig"], cwd=tmp_path, env=os.environ | asked, capture_output=True, text=True, check=False
+            [COMMAND], cwd=tmp_path, env=os.environ | asked, capture_output=True, text=True, check=False
         )  # fmt: skip
         return done.stdout.split()
 
-    assert "upgrade" in offered("embedmig up")
+    assert offered("embedmig upg") == ["upgrade"]
     assert offered("embedmig eval do") == ["docs"]
     assert offered("embedmig upgrade 00") == ["0001"]
     assert offered("embedmig gate docs --version x") == [], "no database: nothing is offered, and nothing said"
