@@ -24,7 +24,7 @@ MATRIX := $(patsubst %,tests/integration/test_%.py,spaces capture sources states
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/.embedded ## what mixed models do to a search; a corpus moves to a better one, is killed, goes on, goes back (a minute)
+demo: .venv/.embedded ## what mixed models do to a search; a corpus moves to a better one, is killed, goes on, goes back (a minute or two)
 	@$(BIN)/python demo/run.py
 
 test: lint types unit ## lint, types and every test
