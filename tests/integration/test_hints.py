@@ -621,6 +621,10 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig revision -m … --collection {} --adopt {}.{} --model": a_column_of_vectors_that_nobody_accounts_for,
     },
     "reading/reader.py": {"embedmig upgrade head": the_alias_shows_nothing},
+    "report/decision.py": {
+        "embedmig eval": "a note on a page, beside the verdict",
+        "embedmig downgrade -1": "a note on a page, beside the verdict",
+    },
     "report/page.py": {
         "embedmig gate": "a note on a page, beside the figure",
         "embedmig downgrade -1": "a note on a page, beside the verdict",
