@@ -43,15 +43,21 @@ def in_one_go(conn: Connection) -> Iterator[None]:
     by the last of them are held for one exchange with the server, however busy this machine is. An error of any of them is
     raised at the end. ``Connection.transaction`` would wait before the commit.
     """
+    failed: BaseException | None = None
     try:
         with conn.pipeline():
-            conn.execute("begin")
-            yield
-            conn.execute("commit")
-    except BaseException:
+            try:
+                conn.execute("begin")
+                yield
+                conn.execute("commit")
+            except BaseException as error:  # noqa: BLE001  raised below: a pipeline that is left by an error logs a second one
+                failed = error
+    except BaseException as error:  # noqa: BLE001  raised below
+        failed = failed or error
+    if failed is not None:
         if not conn.closed:
             conn.rollback()
-        raise
+        raise failed
 
 
 AGAIN = "run the same command again: it goes on where it stopped"
