@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from embedmig.commands.alias import alias_rebuild as alias_rebuild
     from embedmig.commands.audit import audit as audit
     from embedmig.commands.backfill import backfill as backfill
+    from embedmig.commands.bridge import BridgeResult as BridgeResult
+    from embedmig.commands.bridge import bridge as bridge
     from embedmig.commands.check import check as check
     from embedmig.commands.compare import ComparisonResult as ComparisonResult
     from embedmig.commands.compare import compare as compare
@@ -143,7 +145,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AliasMoved", "AnswerIsNo", "AsyncReader", "Audit", "BadAnswer", "Chunk", "CollectionStatus",
+    "AliasMoved", "AnswerIsNo", "AsyncReader", "Audit", "BadAnswer", "BridgeResult", "Chunk", "CollectionStatus",
     "ComparisonResult", "ConfigError", "ConnectionLost", "CutoverBlocked", "DatabaseFailed",
     "DatabaseInterrupted", "DatabaseUnavailable", "DatabaseUnsuitable", "Deadlocked", "Difference",
     "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
@@ -157,7 +159,7 @@ __all__ = [
     "StatementCancelled", "Status", "StoreError", "StoreSettings", "StoreThrottled", "StoreUnauthorized",
     "StoreUnreachable", "StoreUnsuitable", "Synced", "Tally", "TextTooLong", "Trial", "TrialResult", "UninstallPlan",
     "UnknownTarget", "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost",
-    "__version__", "alias_differences", "alias_drop", "alias_rebuild", "audit", "backfill", "check",
+    "__version__", "alias_differences", "alias_drop", "alias_rebuild", "audit", "backfill", "bridge", "check",
     "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "find_vectors", "follow", "gate",
     "gather_report", "heads", "history", "import_collection", "init", "make_golden", "merge", "op",
     "open_project", "pause", "plan", "rebase",
@@ -169,6 +171,7 @@ _PUBLIC = {
     "embedmig.commands.alias": "alias_differences alias_drop alias_rebuild",
     "embedmig.commands.audit": "audit",
     "embedmig.commands.backfill": "backfill",
+    "embedmig.commands.bridge": "BridgeResult bridge",
     "embedmig.commands.check": "check",
     "embedmig.commands.compare": "ComparisonResult compare",
     "embedmig.commands.current": "current",

@@ -51,3 +51,10 @@ def short_tags(tags: Sequence[str]) -> dict[str, str]:
     )
     short = {tag: "/".join([one[0], *(part for part in one[1:] if part not in shared)]) for tag, one in parts.items()}
     return short if len(set(short.values())) == len(short) else {tag: tag for tag in tags}
+
+
+def usd(amount: float | None) -> str:
+    """Dollars; as many digits as a small sum needs, and never 0 for what is unknown."""
+    if amount is None:
+        return "cost unknown"
+    return f"${amount:,.2f}" if amount == 0 or amount >= 0.01 else f"${amount:.2g}"

@@ -323,17 +323,19 @@ class Hits(list[Hit]):
 
     Of a read that another version was to re-rank: ``recalled_by`` found the ``candidates``; ``missing`` of them had no vector of
     the other version when the answer was given, ``embedded`` were embedded for this read; ``budget_ended`` says that the time
-    was over first, and ``why`` in words why the answer is not the other version's.
+    was over first, and ``why`` in words why the answer is not the other version's. ``bridged_from`` is the version whose model
+    encoded the query where that was mapped by a bridge, and ``loss`` what that was measured to cost.
     """
 
     def __init__(
         self, hits: Iterable[Hit] = (), *, served_by: str = "", recalled_by: str = "", candidates: int = 0, missing: int = 0,
-        embedded: int = 0, budget_ended: bool = False, why: str = "",
+        embedded: int = 0, budget_ended: bool = False, why: str = "", bridged_from: str | None = None, loss: str = "",
     ) -> None:  # fmt: skip
         super().__init__(hits)
         self.served_by, self.recalled_by = served_by, recalled_by or served_by
         self.candidates, self.missing, self.embedded = candidates, missing, embedded
         self.budget_ended, self.why = budget_ended, why
+        self.bridged_from, self.loss = bridged_from, loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,3 +47,13 @@ def executor_of(name: str) -> Executor:
     if name not in ("processes", "ray"):
         raise UsageError(f"{name!r} is not an executor", hint="processes or ray")
     return name  # type: ignore[return-value]  # checked above
+
+
+def whole_numbers(option: str, given: str) -> list[int]:
+    """Of a list such as ``20,50``. Raises :class:`UsageError` for what is none."""
+    try:
+        return [int(one) for one in given.split(",")]
+    except ValueError as error:
+        raise UsageError(
+            f"{option} {given!r} is no list of whole numbers", hint="several are written 20,50,100"
+        ) from error

@@ -10,7 +10,7 @@ import typer
 
 import embedmig
 from embedmig.cli.application import INSPECTING, app, interruptible, settings
-from embedmig.cli.arguments import Collection, OneCollection, Target, VersionTag
+from embedmig.cli.arguments import Collection, OneCollection, Target, VersionTag, whole_numbers
 from embedmig.cli.completing import revisions
 from embedmig.errors import EXIT_NO, UsageError
 
@@ -219,6 +219,25 @@ def search(
     settings.show("found", found, lambda: hits_table(found))
 
 
+@app.command(rich_help_panel=INSPECTING)
+def bridge(
+    collection: Collection,
+    source: Annotated[str, typer.Option("--from", metavar="TAG", help="The version whose queries are mapped.")],
+    target: Annotated[str, typer.Option("--to", metavar="TAG", help="The version whose vectors they are compared with.")],
+    golden: Golden = None,
+    k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
+    sample: Annotated[int, typer.Option(help="How many rows that both hold it is fitted on, at most.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Which rows are drawn, and which held out.")] = 0,
+) -> None:  # fmt: skip
+    """Fit a map from one version's queries to another's vectors, measure whether it pays, and keep it."""
+    from embedmig.report.evidence import bridge_page
+
+    found = embedmig.bridge(
+        settings.project(), collection, source, target, golden_set=golden, k=k, sample=sample, seed=seed
+    )
+    settings.show("bridged", found, lambda: bridge_page(found))
+
+
 @app.command(name="eval", rich_help_panel=INSPECTING)
 def evaluate(
     collection: Collection,
@@ -227,6 +246,8 @@ def evaluate(
     k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
     make_golden: Annotated[int | None, typer.Option("--make-golden", metavar="N", help="Draw N known items from the corpus into the file, and measure nothing.")] = None,
     exact_only: Annotated[bool, typer.Option("--exact-only", help="Exact search only, without the index: the model's own quality.")] = False,
+    rerank: Annotated[str | None, typer.Option("--rerank", metavar="TAG", help="Measure this version ranking what --version, or the active one, finds; what it lacks is embedded and kept.")] = None,
+    depth: Annotated[str, typer.Option("--depth", metavar="N,N", help="Of --rerank: how many rows are ranked.")] = "20,50,100",
 ) -> None:  # fmt: skip
     """Measure quality on a golden set, of every live version or of one, and keep the result."""
     from embedmig.report.evidence import evaluated_table, made_lines
@@ -235,7 +256,16 @@ def evaluate(
         made = embedmig.make_golden(settings.project(), collection, make_golden, golden)
         settings.show("made", made, lambda: made_lines(made))
         return
-    found = embedmig.evaluate(settings.project(), collection, version, golden_set=golden, k=k, exact_only=exact_only)
+    found = embedmig.evaluate(
+        settings.project(),
+        collection,
+        version,
+        golden_set=golden,
+        k=k,
+        exact_only=exact_only,
+        rerank=rerank,
+        depths=whole_numbers("--depth", depth),
+    )
     settings.show("evaluated", found, lambda: evaluated_table(found))
 
 
@@ -269,9 +299,12 @@ def compare(
     golden: Golden = None,
     queries: Annotated[Path | None, typer.Option("--queries", metavar="FILE", help="Queries without judgements, one a line.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
+    depth: Annotated[int | None, typer.Option("--depth", help="NEW ranks what OLD finds, so many rows: re-ranking reads beside OLD alone.")] = None,
 ) -> None:  # fmt: skip
     """Two versions side by side: overlap, what changes most, which is better and with what certainty."""
     from embedmig.report.evidence import compared_page
 
-    found = embedmig.compare(settings.project(), collection, old, new, golden_set=golden, queries=queries, k=k)
+    found = embedmig.compare(
+        settings.project(), collection, old, new, golden_set=golden, queries=queries, k=k, depth=depth
+    )
     settings.show("compared", found, lambda: compared_page(found))

@@ -21,6 +21,7 @@ from embedmig.operations.evaluating import (
     has_index,
     keep_evaluations,
 )
+from embedmig.operations.reranking import check_depths, rank_candidates
 from embedmig.quality import compare as comparing
 from embedmig.quality import golden
 from embedmig.quality.answers import Rankings, answer, without_unknown
@@ -31,7 +32,9 @@ from embedmig.quality.measures import score
 
 @dataclass(frozen=True, slots=True)
 class ComparisonResult:
-    """What ``compare`` found, with the completeness of the less complete space; ``partial``: too little to rely on."""
+    """What ``compare`` found, with the completeness of the less complete space; ``partial``: too little to rely on. With a
+    ``depth``, ``new`` ranked so many rows that ``old`` had found.
+    """
 
     collection: str
     old: str
@@ -45,17 +48,22 @@ class ComparisonResult:
     partial: bool
     stored: bool
     notices: list[str] = field(default_factory=list)
+    depth: int | None = None
 
 
 def compare(
     project: ProjectLike, collection: str, old: str, new: str, *, golden_set: Path | str | None = None,
-    queries: Path | str | None = None, k: int = 10,
+    queries: Path | str | None = None, k: int = 10, depth: int | None = None,
 ) -> ComparisonResult:  # fmt: skip
     """Two versions on the same queries, searched the same way: through the index where both have one, else exactly, so
     that no index's loss is taken for its model's. Keeps the overlap. Wants SELECT alone to measure.
+
+    With ``depth``, ``new`` ranks so many rows that ``old`` finds; what it lacks of them is embedded and kept.
     """
     project = opened(project)
     check_k(k)
+    if depth is not None:
+        check_depths([depth])
     if golden_set and queries:
         raise UsageError("--golden and --queries exclude each other", hint="a golden set holds queries too")
     if queries:
@@ -67,11 +75,16 @@ def compare(
         records = [find_space(project, context, conn, collection, version) for version in (old, new)]
         if wanted.judged:
             wanted, notices = without_unknown(conn, context.source(conn, collection), wanted)
-        mode = _mode(context, conn, records, notices)
-        before, after = (
-            _answers(context, conn, record, wanted, k, notices, exact=mode == "exact") for record in records
-        )
-        completeness = min(completeness_of(context, conn, record) for record in records)
+        mode = _mode(context, conn, records if depth is None else records[:1], notices)
+        exact, judging = mode == "exact", records if depth is None else records[:1]
+        before = _answers(context, conn, records[0], wanted, k, notices, exact=exact)
+        if depth is None:
+            after = _answers(context, conn, records[1], wanted, k, notices, exact=exact)
+        else:
+            after = rank_candidates(
+                context, conn, records[0], records[1], wanted, k, [depth], notices, exact=exact
+            ).rankings[0]
+        completeness = min(completeness_of(context, conn, record) for record in judging)
         needed = context.config.gates.completeness
     ndcg = None
     if wanted.judged:
@@ -79,12 +92,13 @@ def compare(
         ndcg = scores[0], scores[1]
     found = comparing.compare(wanted, before, after, k, ndcg)
     kept = Evaluation(
-        new, wanted.name, wanted.digest, k, mode, len(wanted.questions), _overlaps(found, k), {}, completeness, beside=old
+        new, wanted.name, wanted.digest, k, mode, len(wanted.questions), _overlaps(found, k), {}, completeness, beside=old,
+        recalled_by=None if depth is None else old, depth=depth,
     )  # fmt: skip
     stored = keep_evaluations(context, collection, [kept], notices)
     return ComparisonResult(
         collection, old, new, wanted.name, len(wanted.questions), k, mode, found, completeness, completeness < needed, stored,
-        notices,
+        notices, depth,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from embedmig.formatting import plural
 from embedmig.gates.evidence import Evaluation
 from embedmig.operations.base import Context
 from embedmig.operations.evaluating import check_k, default_set, keep_evaluations, measure_version
+from embedmig.operations.reranking import DEPTHS, check_depths, measure_reranking
 from embedmig.quality import golden, golden_drawing
 from embedmig.quality.answers import without_unknown
 
@@ -52,26 +54,36 @@ def evaluate(
     golden_set: Path | str | None = None,
     k: int = 10,
     exact_only: bool = False,
+    rerank: str | None = None,
+    depths: Sequence[int] = DEPTHS,
 ) -> EvaluationResult:
     """Measures a version, or every live one, on a golden set, and keeps the result. Wants SELECT alone to measure.
 
-    Raises :class:`UsageError` for a set, a version or a ``k`` that can't be.
+    With ``rerank``, it measures that version ranking the ``depths`` nearest rows of the version given, or of the active one;
+    candidates that it lacks are embedded and kept. Raises :class:`UsageError` for a set, a version or a ``k`` that can't be.
     """
     project = opened(project)
     check_k(k)
+    check_depths(depths)
     wanted = golden.read(Path(golden_set or default_set(project.config, collection)))
     notices: list[str] = []
     found: list[Evaluation] = []
     with project.looking() as (context, conn):
-        records = _versions(project, context, conn, collection, version)
+        other = find_space(project, context, conn, collection, rerank) if rerank else None
+        records = _versions(project, context, conn, collection, version, active=other is not None)
         asked, left_out = without_unknown(conn, context.source(conn, collection), wanted)
         for record in records:
             try:
-                found += measure_version(context, conn, record, asked, k, notices, exact_only=exact_only)
+                if other is None:
+                    found += measure_version(context, conn, record, asked, k, notices, exact_only=exact_only)
+                else:
+                    found += measure_reranking(
+                        context, conn, record, other, asked, k, depths, notices, exact_only=exact_only
+                    )
             except MissingExtra:
                 raise
             except EmbedmigError as error:
-                if version is not None:
+                if version is not None or other is not None:
                     raise
                 notices.append(f"{record.version} was skipped: {error.message}")
         needed = context.config.gates.completeness
@@ -104,9 +116,16 @@ def make_golden(
 
 
 def _versions(
-    project: Project, context: Context, conn: Connection, collection: str, version: str | None
+    project: Project, context: Context, conn: Connection, collection: str, version: str | None, *, active: bool
 ) -> list[SpaceRecord]:
-    """The one named, or every live one."""
+    """The one named, or every live one, or the active one."""
+    if version is None and active:
+        alias = context.registry.alias(conn, collection)
+        if alias is None or alias.version is None:
+            raise UsageError(
+                f"the alias of {collection!r} shows no version yet", hint="name the one that recalls with --version"
+            )
+        version = alias.version
     if version is not None:
         return [find_space(project, context, conn, collection, version)]
     found = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []

@@ -21,12 +21,14 @@ from embedmig.types import Verdict
 @dataclass(frozen=True, slots=True)
 class CollectionEvidence:
     """Of one collection: the newest evaluation of each live version that has one, oldest version first; its shadow
-    reads, those read last first; and for each version what its script's gate asks of the evidence.
+    reads, those read last first; for each version what its script's gate asks of the evidence; and of each live version the
+    newest evaluation of each depth at which it re-ranked.
     """
 
     evaluations: list[Evaluation]
     shadows: list[ShadowFigures]
     gates: dict[str, list[Verdict]]
+    reranked: list[Evaluation]
 
 
 def evidence(project: Project, *, with_text: bool) -> dict[str, CollectionEvidence]:
@@ -42,7 +44,8 @@ def evidence(project: Project, *, with_text: bool) -> dict[str, CollectionEviden
             newest = [replace(one, scores=kept.scores(conn, name, one)) for one in newest]
             evaluations = [one if with_text else without_text(one) for one in newest]
             gates = {record.version: _gates(project, context, conn, record) for record in records}
-            found[name] = CollectionEvidence(evaluations, kept.shadows(conn, name), gates)
+            reranked = newest_reranked(kept.evals(conn, name, reranked=True), records)
+            found[name] = CollectionEvidence(evaluations, kept.shadows(conn, name), gates, reranked)
         return found
 
 
@@ -61,6 +64,16 @@ def _newest(evals: list[Evaluation], records: list[SpaceRecord], needed: float) 
         newest = partial or sound
         if newest is not None:
             yield newest
+
+
+def newest_reranked(evals: list[Evaluation], records: list[SpaceRecord]) -> list[Evaluation]:
+    """One a version, recalling version and depth; comparisons aside."""
+    live = {record.version for record in records}
+    found: dict[tuple[str, str | None, int], Evaluation] = {}
+    for one in evals:
+        if one.version in live and one.recalled_by in live and not one.beside:
+            found.setdefault((one.version, one.recalled_by, one.depth or 0), one)
+    return [found[key] for key in sorted(found, key=str)]
 
 
 def without_text(found: Evaluation) -> Evaluation:

@@ -13,6 +13,7 @@ from embedmig.config.settings import EmbedderSettings
 from embedmig.database import Connection, scalar
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
+from embedmig.engine.read_counts import ReadCountsTable
 from embedmig.engine.throttle import at_most, control
 from embedmig.errors import AnswerIsNo, UsageError
 from embedmig.formatting import plural
@@ -62,6 +63,7 @@ class Forecast:
     """What one backfill would take. ``sizes`` are those of the full space, by storage type, its own first.
 
     ``server_memory`` is the server's ``maintenance_work_mem``, in bytes; ``probe_cost`` what the probe itself cost.
+    ``reads_per_second`` is the rate of re-ranking reads on the last day that has any; None where nobody counted them.
     """
 
     revision: str
@@ -74,6 +76,7 @@ class Forecast:
     probe: Probe | None = None
     probe_cost: float | None = None
     sunset: Sunset | None = None
+    reads_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,17 @@ def forecast(
     )
     sizes = sizes_of(space, held + (estimate.vectors or 0), indexes.get(space.tag), wal)
     sunset = find_sunset(space, context.config)
-    return Forecast(revision, space, space.tag, estimate, time, sizes, memory, found, spent, sunset)
+    rate = _read_rate(context, conn, space.collection)
+    return Forecast(
+        revision, space, space.tag, estimate, time, sizes, memory, found, spent, sunset, rate
+    )  # fmt: skip
+
+
+def _read_rate(context: Context, conn: Connection, collection: str) -> float | None:
+    if not ledger_exists(conn, context.database.schema):
+        return None
+    spaces = [record.id for record in context.registry.spaces(conn, collection)]
+    return ReadCountsTable(context.database.schema).reads_per_second(conn, spaces)
 
 
 # --- time -------------------------------------------------------------------------------------------------------

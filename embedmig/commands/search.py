@@ -21,7 +21,7 @@ PATIENCE_MS = 60_000.0  # for what has to be embedded before a version can re-ra
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """What a search found, and through which version. Where that was to re-rank what ``recalled_by`` found and did not, ``why``
-    says the reason.
+    says the reason. ``bridged_from`` is the version whose model encoded the query where a bridge mapped it, and ``loss`` what that costs.
     """
 
     version: str
@@ -30,6 +30,8 @@ class SearchResult:
     milliseconds: float
     recalled_by: str = ""
     why: str = ""
+    bridged_from: str | None = None
+    loss: str = ""
 
 
 def search(
@@ -42,7 +44,7 @@ def search(
     project = opened(project)
     if rerank is not None and version is not None:
         raise UsageError("--version and --rerank exclude each other", hint="candidates come from what the alias shows")
-    project.config.collection(collection)
+    rescue = project.config.collection(collection).rescue
     if k < 1:
         raise UsageError("-k is at least 1")
     began = time.monotonic()
@@ -56,14 +58,14 @@ def search(
             rerank, fingerprint = record.version, record.fingerprint
     with Reader(
         context.database, collection, settings=project.config.embedders, stores=project.config.stores, rerank=rerank,
-        depth=depth, budget_ms=PATIENCE_MS,
+        depth=depth, budget_ms=PATIENCE_MS, rescue=rescue,
     ) as reader:  # fmt: skip
         found = reader.search(text, k)
         if found.served_by != rerank:
             fingerprint = reader.fingerprint
         return SearchResult(
             found.served_by, fingerprint or reader.fingerprint, list(found), (time.monotonic() - began) * 1000,
-            found.recalled_by, found.why,
+            found.recalled_by, found.why, found.bridged_from, found.loss,
         )  # fmt: skip
 
 

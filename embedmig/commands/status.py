@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from embedmig.commands.keeping import keeping
@@ -12,6 +12,7 @@ from embedmig.commands.unmade import unmade
 from embedmig.database import Connection, lock_is_held, translated
 from embedmig.database.ledger import Attempt, ledger_exists
 from embedmig.database.registry import SpaceRecord
+from embedmig.engine.read_counts import ReadCountsTable
 from embedmig.engine.throttle import Control, control
 from embedmig.errors import DatabaseFailed, EmbedmigError, SourceError, StoreError
 from embedmig.gates import conditions, counting
@@ -21,6 +22,7 @@ from embedmig.gates.measuring import look, measure
 from embedmig.gates.quality_verdict import QualityVerdict
 from embedmig.operations.base import Context
 from embedmig.planning.sunsets import find_sunset
+from embedmig.quality.bridge_table import BridgeTable
 from embedmig.revisions.graph import Graph
 from embedmig.source import Source, SourceCounts, capture, count_rows
 from embedmig.stores.alias_health import alias_fault
@@ -40,6 +42,12 @@ class SpaceStatus:
 
     ``counted`` says how rows and completeness were had: every row compared, at ``counted_at``, and nothing written
     since; or from a sample, with ``completeness_error`` as the half-width of its 95 % interval.
+
+    ``rerank`` says of a version that re-ranks reads how many ``reads`` it might have, how many it did (``reranked``), their
+    ``candidates``, those ``found`` with a vector, the ``texts`` embedded for reads, and the ``cost`` in USD.
+
+    ``rescue`` says, of a version that may be shown and whose model is not available, through which bridge it can be searched and at
+    which measured loss, or that there is none.
 
     ``fault`` says why nothing could be measured, such as a table or a column that somebody dropped, and ``hint`` what to do;
     without a fault, what to do about a version that no script makes any more.
@@ -80,6 +88,8 @@ class SpaceStatus:
     fault: str | None = None
     hint: str | None = None
     keeping: dict[str, Any] | None = None
+    rerank: dict[str, Any] | None = None
+    rescue: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +335,7 @@ def _space_status(
             hint=hint,
         )
     counts, waits, asked = found.counts, found.waiting, context.config.gates
+    model_error = _model_error(context, record)
     failures = [{"key": key, "reason": reason} for key, reason in context.registry.failures(conn, record.id)]
     batches = [
         {"id": name, "rows": rows, "since": since.isoformat(timespec="seconds")}
@@ -338,11 +349,31 @@ def _space_status(
         failed_rows=counts.failed, orphans=counts.orphans, untagged=counts.untagged,
         content="checked" if counts.hash_known else "unknown", index=found.index,
         gates=conditions.evaluate(found, conditions.Thresholds(asked.completeness, asked.freshness)),
-        bytes=bytes_, keeping=keeping(context, conn, record, bytes_), failures=failures, batches=batches, model_error=_model_error(context, record), **_sunset(context, record),
+        bytes=bytes_, keeping=keeping(context, conn, record, bytes_), failures=failures, batches=batches, model_error=model_error, **_sunset(context, record),
         unaccounted=[", ".join(key) for key in found.unaccounted or ()],
         counted="exact" if found.exact else "estimated", completeness_error=round(found.error, 4),
         counted_at=found.counted_at.isoformat(timespec="seconds") if found.counted_at else None, **_evals(context, conn, record),
+        rerank=_rerank(context, conn, record), rescue=_rescue(context, conn, record, bool(model_error)),
     )  # fmt: skip
+
+
+def _rerank(context: Context, conn: Connection, record: SpaceRecord) -> dict[str, Any] | None:
+    counts = ReadCountsTable(context.database.schema).total(conn, record.id)
+    return asdict(counts) if counts.reads or counts.texts else None
+
+
+def _rescue(context: Context, conn: Connection, record: SpaceRecord, gone: bool) -> str | None:
+    """What a version depends on whose own model is ``gone``; one whose model will end is asked for a bridge while it answers."""
+    if record.state not in ("active", "retained") or not (gone or find_sunset(record.space, context.config)):
+        return None
+    versions = {one.id: one.version for one in context.registry.spaces(conn, record.collection)}
+    for one in BridgeTable(context.database.schema).to(conn, record.id):
+        if one.from_space in versions:
+            allowed = "" if context.config.collection(record.collection).rescue else ", which rescue = true allows"
+            return f"{'depends' if gone else 'will depend'} on the bridge from {versions[one.from_space]}{allowed}: {one.worth}"
+    if gone:
+        return "its model is not available, and no bridge leads to it"
+    return f"its model will end: embedmig bridge {record.collection} --from NEW --to {record.version}, while both models answer"
 
 
 def _evals(context: Context, conn: Connection, record: SpaceRecord) -> dict[str, Any]:

@@ -41,7 +41,8 @@ class Collection:
 
     ``table``, ``key``, ``text``, ``alias`` and ``columns`` are written as in SQL: ``schema.table``,
     ``"Quoted"``. ``embedding`` is the wanted model, as keyword arguments of :class:`Space`; None: not set. ``store_alias``
-    is the alias in a store beside PostgreSQL; None: the last part of ``alias``. ``stores`` say how to reach those stores.
+    is the alias in a store beside PostgreSQL; None: the last part of ``alias``. With ``rescue``, a version whose model can't be
+    reached may be searched through a bridge. ``stores`` say how to reach those stores.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Collection:
     changed_at: str | None = None
     rescan: float | None = None
     store_alias: str | None = None
+    rescue: bool = False
     stores: Mapping[str, StoreSettings] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -316,6 +318,7 @@ _COLLECTION: dict[str, Check] = {
     "changed_at": toml_values.string,
     "rescan": toml_values.patience,
     "store_alias": toml_values.string,
+    "rescue": toml_values.boolean,
 }
 _EMBEDDING: dict[str, Check] = {
     "model": toml_values.string,

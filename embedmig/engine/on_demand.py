@@ -19,8 +19,9 @@ import psycopg
 from embedmig.database import Connection, Database, first_line, translated
 from embedmig.database.registry import Registry
 from embedmig.embedders import model_check
+from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
-from embedmig.engine.backfill import requests_for
+from embedmig.engine.backfill import CLAIM_ROWS, requests_for
 from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.outbox import Changes
 from embedmig.engine.pipeline import Pipeline, Request
@@ -29,6 +30,7 @@ from embedmig.engine.throttle import control
 from embedmig.errors import AnswerIsNo, EmbedmigError, UsageError
 from embedmig.source.rows import Key
 from embedmig.stores import Manifest
+from embedmig.stores.protocol import pages
 from embedmig.types import Tally
 
 IDLE_SECONDS = 1.0  # without a row asked for, the connections rest
@@ -38,6 +40,46 @@ LASTING_SECONDS = 60.0  # after a no: the budget is used up, the model is anothe
 CLOSING_SECONDS = 5.0
 FLUSH_SECONDS = 1.0
 REFUSED = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
+
+
+def embed_rows(
+    database: Database, registry: Registry, store: Manifest, make: Callable[[], Encoder], limit: SpendingLimit, keys: Sequence[Key]
+) -> Tally:  # fmt: skip
+    """Embeds those of these rows that the space lacks, as a change of each would be taken in, with an encoder that ``make`` gives;
+    returns what was done. Counted as texts that reads wanted. Raises what the encoder and the database raise.
+    """
+    with (
+        translated("embedding"),
+        database.connect("rows reader") as reading,
+        database.connect("rows writer") as writing,
+    ):
+        model_check.check_once(database.url, reading, registry, store.record, make())
+        encoder = make()
+        store.prepare_writer(writing)
+        context = RunContext(fence=lambda conn, did: count_texts(conn, registry, store.record.id, did))
+        pipeline = Pipeline(registry, store, encoder, writing, context, limit)
+        changes = Changes(registry, store)
+
+        async def feed() -> AsyncIterator[Request]:
+            for page in pages(keys, CLAIM_ROWS):
+                claims = await asyncio.to_thread(changes.claim_keys, reading, page)
+                async for request in requests_for(reading, changes, claims, pipeline.request_size):
+                    yield request
+
+        async def run() -> None:
+            try:
+                await pipeline.run(feed(), within=True)
+            finally:
+                await encoder.embedder.aclose()
+
+        wait_for(run())
+        return pipeline.tally
+
+
+def count_texts(conn: Connection, registry: Registry, space: int, did: Tally) -> None:
+    """Within the transaction that writes the rows."""
+    counts = ReadCounts(texts=did.rows, tokens=did.tokens, cost=did.cost or 0.0)
+    ReadCountsTable(registry.schema).add(conn, space, counts)
 
 
 @dataclass
@@ -232,9 +274,7 @@ class OnDemand:
     # --- figures
 
     def _count(self, conn: Connection, did: Tally) -> None:
-        """Within the transaction that writes the rows."""
-        counts = ReadCounts(texts=did.rows, tokens=did.tokens, cost=did.cost or 0.0)
-        ReadCountsTable(self.registry.schema).add(conn, self.space, counts)
+        count_texts(conn, self.registry, self.space, did)
 
     def _look(self, conn: Connection, did: Tally) -> None:
         """What was spent for readers before, and by other processes."""

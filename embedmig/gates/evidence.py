@@ -23,6 +23,7 @@ class Evaluation:
     ``completeness`` is that of the space when it was measured. ``beside`` is the version it was compared with, if it was.
     ``worst`` are the queries with the lowest scores, lowest first: ``number`` in the golden set, ``query``, ``tags``, and
     each measure. ``scores`` are the nDCG@k of the golden set's questions, in their order, while it is new; the table gives them on request.
+    Of a re-ranking, ``recalled_by`` is the version that found the ``depth`` candidates which ``version`` ranked.
     """
 
     version: str
@@ -39,6 +40,13 @@ class Evaluation:
     measured_at: datetime | None = None
     worst: list[dict[str, Any]] = field(default_factory=list)
     scores: list[float] | None = field(default=None, repr=False)
+    recalled_by: str | None = None
+    depth: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Of what was measured, for people."""
+        return f"{self.version} of {self.depth} recalled by {self.recalled_by}" if self.depth else self.version
 
     def value(self, name: str) -> float | None:
         """A measure's value; None where it was not measured."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import psycopg
@@ -20,7 +20,8 @@ from embedmig.types import GONE, Verdict
 READS_KEPT = 10_000  # shadow reads of one version; older ones are forgotten
 
 FIELDS = sql.SQL(
-    "version, golden, golden_digest, k, mode, queries, metrics, latency_ms, completeness, measured_by, beside, measured_at, worst"
+    "version, golden, golden_digest, k, mode, queries, metrics, latency_ms, completeness, measured_by, beside, measured_at, worst, "
+    "recalled_by, depth"
 )
 
 
@@ -66,32 +67,39 @@ class EvidenceTable:
         self.evals_table = ident(schema, "evals")
         self.reads_table = ident(schema, "shadow_reads")
 
-    def evals(self, conn: Connection, collection: str, limit: int = 1000) -> list[Evaluation]:
-        """The evaluations of a collection's versions, newest first."""
-        query = sql.SQL("select {} from {} where collection = %s order by id desc limit %s")
-        rows = conn.execute(query.format(FIELDS, self.evals_table), (collection, limit))
-        return [Evaluation(*row) for row in rows]
+    def evals(
+        self, conn: Connection, collection: str, limit: int = 1000, *, reranked: bool = False
+    ) -> list[Evaluation]:
+        """The evaluations of a collection's versions, newest first; or those of re-rankings, which are apart: no gate and no
+        verdict on a version counts them.
+        """
+        query = sql.SQL(
+            "select {} from {} where collection = %s and (depth is not null) = %s order by id desc limit %s"
+        )
+        rows = conn.execute(query.format(FIELDS, self.evals_table), (collection, reranked, limit))
+        return [replace(Evaluation(*row[:-2]), recalled_by=row[-2], depth=row[-1]) for row in rows]
 
     def add_eval(self, conn: Connection, collection: str, found: Evaluation) -> None:
         """Keeps an evaluation; ``measured_by`` and ``measured_at`` are those of this moment."""
         query = sql.SQL(
             """insert into {} (collection, version, golden, golden_digest, k, mode, queries, metrics, latency_ms,
-                 completeness, measured_by, beside, worst, scores)
-               values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+                 completeness, measured_by, beside, worst, scores, recalled_by, depth)
+               values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
         ).format(self.evals_table)
         values = (
             collection, found.version, found.golden, found.golden_digest, found.k, found.mode, found.queries,
             json.dumps(found.metrics), json.dumps(found.latency_ms), found.completeness, whoami(), found.beside,
-            json.dumps(found.worst, ensure_ascii=False), found.scores,
+            json.dumps(found.worst, ensure_ascii=False), found.scores, found.recalled_by, found.depth,
         )  # fmt: skip
         conn.execute(query, values)
 
     def scores(self, conn: Connection, collection: str, found: Evaluation) -> list[float] | None:
         """Each question's nDCG of an evaluation that was read here; None where they were not kept."""
         query = sql.SQL(
-            "select scores from {} where (collection, version, mode, measured_at) = (%s, %s, %s, %s) limit 1"
+            "select scores from {} where (collection, version, mode, measured_at) = (%s, %s, %s, %s) "
+            "and depth is not distinct from %s limit 1"
         )
-        values = (collection, found.version, found.mode, found.measured_at)
+        values = (collection, found.version, found.mode, found.measured_at, found.depth)
         row = conn.execute(query.format(self.evals_table), values).fetchone()
         return row[0] if row else None
 

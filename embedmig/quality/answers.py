@@ -19,7 +19,7 @@ from embedmig.quality.golden import GoldenSet, Question
 from embedmig.quality.measures import Scores, latencies, score, summary
 from embedmig.source import Source
 from embedmig.source.rows import Key
-from embedmig.stores.search import Resolved, nearest
+from embedmig.stores.search import Ranker, Resolved, nearest
 from embedmig.types import Hit
 
 WORST = 10  # queries kept with an evaluation
@@ -62,6 +62,27 @@ def answer(conn: Connection, resolved: Resolved, encoded: Encoded, k: int, *, ex
         found = nearest(conn, resolved, vector.tolist(), k, exact=exact)
         times.append((time.perf_counter() - began) * 1000)
         hits.append(found)
+    return Rankings(hits, times)
+
+
+def reranked(
+    conn: Connection, recall: Resolved, ranker: Ranker, queries: tuple[Encoded, Encoded], k: int, depth: int, *, exact: bool
+) -> Rankings:  # fmt: skip
+    """For each question the best ``k`` of the ``depth`` rows that one version finds, by the vectors of the other alone. ``queries``
+    are the questions in the terms of both; one that either model refused finds nothing.
+    """
+    first, second = queries
+    hits: list[list[Hit]] = []
+    times = []
+    for place in range(len(first.vectors)):
+        if place in first.rejected or place in second.rejected:
+            hits.append([])
+            continue
+        began = time.perf_counter()
+        found = nearest(conn, recall, first.vectors[place].tolist(), depth, exact=exact)
+        ranked = ranker.rank(conn, [hit.key_text for hit in found], second.vectors[place].tolist())
+        times.append((time.perf_counter() - began) * 1000)
+        hits.append(ranked[:k])
     return Rankings(hits, times)
 
 

@@ -20,13 +20,14 @@ import psycopg
 from psycopg import sql
 
 from embedmig.config.settings import EmbedderSettings, StoreSettings
-from embedmig.database import Connection, Database, ident, scalar
+from embedmig.database import Connection, Database, first_line, ident, scalar
 from embedmig.database.ledger import ledger_exists
-from embedmig.database.registry import Registry
+from embedmig.database.registry import AliasRecord, Registry
 from embedmig.embedders.blocking import wait_for
-from embedmig.errors import AliasMoved, EmbedmigError, PlaceMissing, UsageError
+from embedmig.errors import AliasMoved, EmbedderError, EmbedmigError, MissingExtra, PlaceMissing, UsageError
 from embedmig.reading.canary import Canary, Share, Tenants
 from embedmig.reading.rerank import BUDGET_MS, DEPTH, Reranker, RerankOptions
+from embedmig.reading.rescue import PATIENCE, RETRY_SECONDS, BridgedEncoder, bridged, log
 from embedmig.reading.shadow import Shadow, ShadowTask
 from embedmig.stores.aliases import CHANNEL
 from embedmig.stores.manifest import Manifest
@@ -68,7 +69,10 @@ class Reader:
     ``rerank`` is a version that ranks what the active one finds: the nearest ``depth`` rows, in all reads or a share
     ``rerank_share`` of them, and in those that ``rerank_for`` names (tenants, a function of one, or columns with the values that
     ``where`` has to have). Vectors that it lacks are embedded within ``budget_ms`` and kept, ``max_texts`` a read at most; where
-    some still lack then, the active version's answer is given. ``stores`` say how to reach stores beside
+    some still lack then, the active version's answer is given.
+
+    ``bridge`` is a version whose model encodes the queries, mapped by the bridge that was fitted from it to the active one; with
+    ``rescue``, the newest bridge is used while the active version's own model can't be reached. ``stores`` say how to reach stores beside
     PostgreSQL, by the names that versions give them.
     """
 
@@ -92,6 +96,8 @@ class Reader:
         max_texts: int | None = None,
         rerank_share: float | None = None,
         rerank_for: Tenants | None = None,
+        bridge: str | None = None,
+        rescue: bool = False,
         random: randomness.Random | None = None,
         stores: Mapping[str, StoreSettings] | None = None,
     ) -> None:
@@ -105,6 +111,7 @@ class Reader:
         self._rerank, self._options = rerank, RerankOptions(depth, budget_ms, max_texts)
         self._rerank_share = Share("rerank", rerank_share, rerank_for, chance, 1.0)
         self._rerankers: dict[str, Reranker] = {}
+        self._bridge, self._rescue, self._retry_at = bridge, rescue, 0.0
         self._shadow = (
             Shadow(self._database, collection, shadow, rate, self._settings, chance, keep_texts, self._stores)
             if shadow
@@ -147,7 +154,11 @@ class Reader:
         """A query's vector, with the version it can be compared with. Raises :class:`UsageError` for an empty text."""
         require_text(text)
         current = self._current()
-        vector = wait_for(encode_query(current.encoder, text), self._loop)
+        try:
+            vector = wait_for(encode_query(current.encoder, text), self._loop)
+        except EmbedderError as error:
+            current = self._rescued(error)
+            vector = wait_for(encode_query(current.encoder, text), self._loop)
         return QueryVector(vector, current.version, current.fingerprint)
 
     def search(
@@ -242,6 +253,8 @@ class Reader:
         else:
             hits = self.nearest(query, max(k, options.depth), where=where)
             found = reranker.rank(self._conn, read, hits, k)
+        if self._resolved and isinstance(self._resolved.encoder, BridgedEncoder):
+            found.bridged_from, found.loss = self._resolved.encoder.by, self._resolved.encoder.loss
         if self._shadow and self._resolved and not where:
             milliseconds = (time.perf_counter() - began) * 1000
             self._shadow.offer(ShadowTask(text, query.vector, self._resolved, hits[:k], k, milliseconds))
@@ -291,7 +304,7 @@ class Reader:
         """What is known of the alias is out of date; its model is let go in the loop that it was used in."""
         if self._resolved is not None:
             wait_for(self._resolved.encoder.embedder.aclose(), self._loop)
-        self._resolved = None
+        self._resolved, self._retry_at = None, 0.0
         self._manifests.clear()
         for reranker in self._rerankers.values():
             reranker.forget()
@@ -305,6 +318,8 @@ class Reader:
             self._forget()
         if self._standby and self._resolved and self._showing() != self._resolved.version:
             self._forget()
+        if self._retry_at and time.monotonic() >= self._retry_at:
+            self._forget()
         if self._resolved is None:
             self._resolved = self._resolve()
         return self._resolved
@@ -314,6 +329,20 @@ class Reader:
         return record.version if record else None
 
     def _resolve(self) -> Resolved:
+        record = self._alias()
+        if self._bridge is not None and self._bridge != record.version:
+            return self._through(record, self._bridge)
+        settings = self._settings
+        if self._rescue:
+            settings = {
+                name: replace(one, give_up_after=min(one.give_up_after, PATIENCE)) for name, one in settings.items()
+            }
+        try:
+            return resolve_alias(self._conn, record, settings, self._stores)
+        except (EmbedderError, MissingExtra) as error:
+            return self._rescued(error)
+
+    def _alias(self) -> AliasRecord:
         record = None
         if ledger_exists(self._conn, self._database.schema):
             record = self._registry.alias(self._conn, self.collection)
@@ -322,7 +351,26 @@ class Reader:
                 f"the alias of {self.collection!r} shows no version yet",
                 hint="embedmig upgrade head creates and fills it",
             )
-        return resolve_alias(self._conn, record, self._settings, self._stores)
+        return record
+
+    def _through(self, record: AliasRecord, by: str | None) -> Resolved:
+        """The active version, searched through a bridge."""
+        encoder = bridged(self._conn, self._registry, record, by, self._settings)
+        return resolve_alias(self._conn, record, self._settings, self._stores, encoder)
+
+    def _rescued(self, error: EmbedmigError) -> Resolved:
+        """The active version through a bridge, where its own model can't be reached and that is allowed. Raises ``error`` else."""
+        if not self._rescue or (self._resolved and isinstance(self._resolved.encoder, BridgedEncoder)):
+            raise error
+        try:
+            self._resolved = self._through(self._alias(), None)
+        except EmbedmigError as none:
+            raise error from none
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        encoder = self._resolved.encoder
+        assert isinstance(encoder, BridgedEncoder)
+        log.warning("%s is searched through a bridge from %s (%s): %s", self._resolved.version, encoder.by, encoder.loss, first_line(error))  # fmt: skip
+        return self._resolved
 
     def _read(self, current: Resolved, vector: Sequence[float], k: int, where: Mapping[str, Any] | None) -> list[Hit]:
         try:

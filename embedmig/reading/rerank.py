@@ -65,10 +65,11 @@ class NotRanked(Exception):
 
 @dataclass
 class RerankedRead:
-    """A read on its way: its query at the other version's model, the candidates when they are there."""
+    """A read on its way: its query at the other version's model, and where that version's vectors are, whatever flips meanwhile."""
 
     query: Future[tuple[float, ...]]
     options: RerankOptions
+    ranker: Ranker
     deadline: float = 0.0
     lacked: int = 0
     budget_ended: bool = False
@@ -100,11 +101,9 @@ class Reranker:
         if not self._rest.over:
             return "it failed a moment ago"
         try:
-            if self._ranker is None:
-                self._open(conn)
-            assert self._shared is not None
-            return RerankedRead(self._shared.encode_query(text), options)
-        except (EmbedmigError, psycopg.Error) as error:
+            ranker, shared = self._opened(conn)
+            return RerankedRead(shared.encode_query(text), options, ranker)
+        except (EmbedmigError, psycopg.Error, RuntimeError) as error:  # the last: what is shared has ended
             return self._failed(conn, error)
 
     def rank(self, conn: Connection, read: RerankedRead, hits: Sequence[Hit], k: int) -> Hits:
@@ -137,29 +136,28 @@ class Reranker:
     # --- ranking
 
     def _rank(self, conn: Connection, read: RerankedRead, hits: Sequence[Hit]) -> list[Hit]:
-        ranker = self._ranker
-        assert ranker is not None
-        keys = [hit.key_text for hit in hits]
+        ranker, keys = read.ranker, [hit.key_text for hit in hits]
         try:
             lacking = ranker.lacking(conn, keys)
             read.lacked = len(lacking)
             if lacking:
-                self._fill(conn, read, ranker, lacking)
+                self._fill(conn, read, lacking)
             return ranker.rank(conn, keys, self._vector(read))
         except (EmbedmigError, psycopg.Error) as error:
             raise NotRanked(self._failed(conn, error), read.lacked) from error
 
-    def _fill(self, conn: Connection, read: RerankedRead, ranker: Ranker, lacking: Mapping[Key, bool]) -> None:
+    def _fill(self, conn: Connection, read: RerankedRead, lacking: Mapping[Key, bool]) -> None:
         """Has what is lacking embedded, and waits as long as there is time. Raises :class:`NotRanked` where some still is."""
         assert self._shared is not None
+        ranker = read.ranker
         wanted = [key for key, batched in lacking.items() if not batched]
         asked = wanted[: read.options.max_texts] if ranker.manifest.record.writer == "embedmig" else []
         if not self._shared.available:
-            self._queue(conn, wanted)
+            self._queue(conn, ranker, wanted)
             raise NotRanked("its vectors can't be made now", len(lacking))
         self._shared.ask(asked)
         if len(asked) < len(lacking):
-            self._queue(conn, [key for key in wanted if key not in set(asked)])
+            self._queue(conn, ranker, [key for key in wanted if key not in set(asked)])
             raise NotRanked(f"{len(lacking)} candidates have no vector, and {len(asked)} may be embedded", len(lacking))
         in_time = self._shared.wait(asked, read.deadline - self._clock())
         left = len(ranker.lacking(conn, asked)) if in_time else len(asked)
@@ -167,12 +165,12 @@ class Reranker:
             why = "its vectors could not be made" if in_time else "the budget ended"
             raise NotRanked(why, left, budget_ended=not in_time)
 
-    def _queue(self, conn: Connection, keys: Sequence[Key]) -> None:
+    def _queue(self, conn: Connection, ranker: Ranker, keys: Sequence[Key]) -> None:
         """A backfill in the order ``hot`` takes them first."""
-        if not keys or self._ranker is None or not self._may_queue:
+        if not keys or not self._may_queue:
             return
         try:
-            self._registry.note_reads(conn, self._collection, keys, space=self._ranker.manifest.record.id)
+            self._registry.note_reads(conn, self._collection, keys, space=ranker.manifest.record.id)
         except REFUSED:
             self._may_queue = False  # a role that only reads
 
@@ -193,15 +191,16 @@ class Reranker:
 
     # --- the version
 
-    def _open(self, conn: Connection) -> None:
+    def _opened(self, conn: Connection) -> tuple[Ranker, OnDemand]:
         """Any version that is there will do, in whatever state. Raises :class:`VersionGone`, and what its encoder raises."""
-        manifest = find_manifest(conn, self._registry, self._collection, self.version, self._stores)
+        if self._ranker is None:
+            manifest = find_manifest(conn, self._registry, self._collection, self.version, self._stores)
+            self._ranker = Ranker(manifest, manifest.shown(conn))
+        manifest = self._ranker.manifest
         if self._shared is None:
-            self._shared = _share(
-                (self._database.url, self._database.schema, self._collection, self.version),
-                lambda: self._on_demand(manifest),
-            )
-        self._ranker = Ranker(manifest, manifest.shown(conn))
+            place = (self._database.url, self._database.schema, self._collection, self.version)
+            self._shared = _share(place, lambda: self._on_demand(manifest))
+        return self._ranker, self._shared
 
     def _on_demand(self, manifest: Manifest) -> OnDemand:
         space, documents = manifest.space, replace(manifest.space, query_model="")

@@ -9,12 +9,11 @@ from typing import Literal
 
 from embedmig.commands.status import CollectionStatus, SpaceStatus
 from embedmig.database.ledger import Attempt
-from embedmig.formatting import duration, percent, plural, short_tags, size
+from embedmig.formatting import duration, percent, plural, short_tags, size, usd
 from embedmig.gates import conditions
 from embedmig.gates.conditions import UNKNOWN_EDITS
 from embedmig.gates.evidence import NDCG, Evaluation
 from embedmig.intervals import paired_difference, unpaired_difference
-from embedmig.report.forecasts import usd
 from embedmig.types import GONE, Verdict
 
 Answer = Literal["go", "wait", "stop", "live"]

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from embedmig.commands.bridge import BridgeResult
 from embedmig.commands.compare import ComparisonResult
 from embedmig.commands.evaluate import DrawnGoldenSet, EvaluationResult
 from embedmig.formatting import percent, plural
@@ -31,7 +32,7 @@ def evaluated_table(found: EvaluationResult) -> RenderableType:
     for one in found.evaluations:
         share = Text(percent(one.completeness), style="bold red" if one.version in found.partial else "")
         times = (f"{one.latency_ms[name]:.1f}" if one.latency_ms else "" for name in ("p50", "p95"))
-        table.add_row(one.version, one.mode, *(_spread(one.metrics[name]) for name in measures), *times, share)
+        table.add_row(one.name, one.mode, *(_figure(name, one.metrics[name]) for name in measures), *times, share)
     return Group(head, table, *_partial(found), *_notes(found.notices))
 
 
@@ -61,7 +62,10 @@ def compared_page(found: ComparisonResult) -> RenderableType:
         Text(
             f"{found.collection}, {plural(found.queries, 'query', 'queries')} of {found.golden}, {search}; in brackets the 95 % interval"
         ),
-        Text(f"old  {found.old}\nnew  {found.new}"),
+        Text(
+            f"old  {found.old}\nnew  {found.new}"
+            + (f", which ranks {found.depth} that old finds" if found.depth else "")
+        ),
         Text(f"overlap@{k}  {_spread(result.overlap)}"),
         Text(f"rank-biased overlap  {_spread(result.rbo)}"),
     ]
@@ -74,6 +78,26 @@ def compared_page(found: ComparisonResult) -> RenderableType:
         lines.append(Text(said, style="bold red"))
     parts = [_tags(found), _distances(found), *(_changed(one) for one in result.changed)]
     return Group(*lines, *(part for part in parts if part), *_notes(found.notices))
+
+
+def bridge_page(found: BridgeResult) -> RenderableType:
+    """``embedmig bridge``."""
+    lines = [
+        Text(
+            f"{found.collection}: queries of {found.source}, mapped to {found.target}; fitted on {plural(found.rows, 'row')}"
+        )
+    ]
+    lines += [
+        Text(
+            f"{one['method']:<12}held out: cosine {one['cosine']:.3f}, {percent(one['neighbours'])} of the ten nearest neighbours found"
+        )
+        for one in found.fits
+    ]
+    table = _table("", "ndcg")
+    for way in found.options:
+        table.add_row(way.name, f"{way.value:.3f} [{way.low:.3f}, {way.high:.3f}]")
+    style = {"pays": "bold green", "does not pay": "bold red"}.get(found.answer or "", "yellow")
+    return Group(*lines, *([table] if found.options else []), Text(found.words, style=style), *_notes(found.notices))
 
 
 def _tags(found: ComparisonResult) -> RenderableType | None:
@@ -121,6 +145,11 @@ def _table(*columns: str, title: str | None = None) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _figure(name: str, measured: dict[str, float]) -> str:
+    """A measure of quality with its interval; texts a query as they are."""
+    return f"{measured['value']:.1f}" if name == "texts" else _spread(measured)
 
 
 def _notes(notices: Sequence[str]) -> list[Text]:

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from embedmig.commands.plan import Duration, Forecast, Plan, Sizes
 from embedmig.commands.show import RevisionDetails
-from embedmig.formatting import duration, plural, size
+from embedmig.formatting import duration, plural, size, usd
+from embedmig.reading.rerank import DEPTH
 from embedmig.report.tables import costs_money, keeping_costs, plan_tables
 
 
@@ -33,6 +34,8 @@ def _forecast(found: Forecast) -> Text:
         lines.append(
             f"          the probe itself: {plural(found.probe.texts, 'text')}, {tokens}, {usd(found.probe_cost)}"
         )
+    if found.reads_per_second:
+        lines.append(f"  reads   {_reads(found)}")
     if found.space.external:
         held = size(found.sizes[found.space.storage].table)
         lines.append(f"  disk    {held} of vectors in {found.space.store}, and what its index takes")
@@ -41,6 +44,14 @@ def _forecast(found: Forecast) -> Text:
         declared = ", as declared" if storage == found.space.storage else ""
         lines.append(f"  disk    {storage}{declared}: {_disk(sizes)}")
     return Text("\n".join([*lines, f"  memory  {_memory(found)}"]))
+
+
+def _reads(found: Forecast) -> str:
+    """What re-ranking reads would have embedded, at the rate that was counted."""
+    rate, depth = found.reads_per_second or 0.0, DEPTH
+    rows = found.estimate.rows or 0
+    most = f"at most {rate * depth:,.0f} texts/s of these {rows:,} rows"
+    return f"re-ranked, {rate:,.2g} reads/s as counted have {most} embedded first; they cost no more than the backfill in all, but for the queries"
 
 
 def _tokens(found: Forecast) -> str:
@@ -131,10 +142,3 @@ def _figures(values: Mapping[str, Any]) -> str:
     tokens = "tokens unknown" if values["tokens"] is None else f"{values['tokens']:,} tokens"
     seconds = "time unknown" if values["seconds"] is None else duration(values["seconds"])
     return f"{plural(values['rows'], 'row')}, {tokens}, {usd(values['cost_usd'])}, {seconds}, {size(values['bytes'])}"
-
-
-def usd(amount: float | None) -> str:
-    """Dollars; as many digits as a small sum needs, and never 0 for what is unknown."""
-    if amount is None:
-        return "cost unknown"
-    return f"${amount:,.2f}" if amount == 0 or amount >= 0.01 else f"${amount:.2g}"

@@ -29,6 +29,15 @@ HELP = {
     "embedmig_space_bytes": "Bytes on disk, indexes included.",
     "embedmig_space_model_days_left": "Days until the provider stops serving the version's model, where the day is known; negative after it.",
     "embedmig_space_gate_open": "1 if the gate would open.",
+    "embedmig_rerank_reads": "Reads that the version might have re-ranked.",
+    "embedmig_rerank_reranked": "Those that it did.",
+    "embedmig_rerank_candidates": "Candidates of those reads.",
+    "embedmig_rerank_found": "Candidates that had a vector of the version when they were asked for.",
+    "embedmig_rerank_budget_ended": "Reads whose budget ended first.",
+    "embedmig_rerank_unavailable": "Reads for which nothing could be asked of the model, or not enough.",
+    "embedmig_rerank_texts": "Texts embedded for reads.",
+    "embedmig_rerank_tokens": "Tokens of those texts and of the queries.",
+    "embedmig_rerank_cost": "What they cost, in USD.",
 }
 
 
@@ -87,6 +96,8 @@ def _space(labels: dict[str, str], space: SpaceStatus) -> Iterator[Sample]:
     if space.model_days_left is not None:
         yield "embedmig_space_model_days_left", labels, space.model_days_left
     yield "embedmig_space_gate_open", labels, float(all(gate.passed for gate in space.gates))
+    for name, value in (space.rerank or {}).items():
+        yield f"embedmig_rerank_{name}", labels, value
 
 
 def figure(value: float) -> str:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embedmig.formatting import percent, plural, size
+from embedmig.formatting import percent, plural, size, usd
 from embedmig.gates.conditions import UNKNOWN_EDITS
 from embedmig.gates.quality_verdict import QualityVerdict
 from embedmig.revisions.states import in_words
@@ -204,7 +204,18 @@ def _notes(space: SpaceStatus) -> str:
     if partial := space.partial_evals:
         score = next((f"{name} {value:.3f}" for name, value in partial.items() if name.startswith("ndcg")), "evaluated")
         notes.append(f"{score} on only {percent(partial['completeness'])} of the corpus")
+    notes += [_rerank(space.rerank)] if space.rerank else []
+    notes += [space.rescue] if space.rescue else []
     return ", ".join(notes)
+
+
+def _rerank(counts: Mapping[str, Any]) -> str:
+    """What a version did for reads."""
+    reads, candidates = counts["reads"], counts["candidates"]
+    said = f"re-ranked {percent(counts['reranked'] / reads)} of {plural(reads, 'read')}, " if reads else ""
+    said += f"{percent(counts['found'] / candidates)} of candidates found, " if candidates else ""
+    cost = f", {usd(counts['cost'])}" if counts["cost"] else ""
+    return f"{said}{plural(counts['texts'], 'text')} embedded for reads{cost}"
 
 
 def history_lines(entries: Sequence[HistoryEntry]) -> RenderableType:
@@ -287,6 +298,8 @@ def hits_table(found: SearchResult) -> RenderableType:
 
 def _recall(found: SearchResult) -> str:
     """What else had a part in a search."""
+    if found.bridged_from:
+        return f", through a bridge from {found.bridged_from} ({found.loss})"
     if found.why:
         return f", not re-ranked: {found.why}"
     return f", recalled by {found.recalled_by}" if found.recalled_by not in ("", found.version) else ""

@@ -17,6 +17,7 @@ from embedmig.database.registry import AliasRecord, SpaceRecord
 from embedmig.errors import StoreError
 from embedmig.formatting import plural
 from embedmig.source import Source, list_columns
+from embedmig.source.rows import Key
 from embedmig.stores.adopted_place import is_adopted
 from embedmig.stores.kinds import open_external
 from embedmig.stores.manifest_table import OFFSETS
@@ -86,6 +87,15 @@ class ShownFromStore(Shown):
             )
         distances = distances_of(self.space.metric, vector, {row[at]: vectors[row[at]] for row in rows})
         return rows_once([read_hit(row, self) for row in self._placed(rows, distances)])
+
+    def vectors(self, conn: Connection, keys: sql.Composable) -> dict[tuple[Key, int], Sequence[float]]:
+        """Of the points that PostgreSQL names and the store has."""
+        query = sql.SQL("select array[{}], chunk, point_id::text from {} where {}").format(
+            key_text(self), doubled(self.relation), among(self, keys)
+        )
+        rows = conn.execute(query, {"version": self.version}).fetchall()
+        held = self.store.fetch(conn, [row[2] for row in rows])
+        return {(tuple(key), chunk): held[one] for key, chunk, one in rows if one in held}
 
     def _keys_as_text(self, conn: Connection, where: Mapping[str, Any]) -> dict[str, Any]:
         """Values of key columns as PostgreSQL prints them, which is how points have them."""

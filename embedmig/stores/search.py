@@ -63,9 +63,12 @@ def resolve_space(conn: Connection, manifest: Manifest, settings: EmbedderSettin
 
 
 def resolve_alias(
-    conn: Connection, alias: AliasRecord, settings: Mapping[str, EmbedderSettings], stores: Stores = NO_STORES
-) -> Resolved:
-    """What the alias shows now. Wants SELECT on the view and on the registry of aliases alone."""
+    conn: Connection, alias: AliasRecord, settings: Mapping[str, EmbedderSettings], stores: Stores = NO_STORES,
+    encoder: Encoder | None = None,
+) -> Resolved:  # fmt: skip
+    """What the alias shows now, with its own encoder unless another one is given. Wants SELECT on the view and on the registry of
+    aliases alone.
+    """
     assert alias.encoder is not None
     assert alias.version is not None
     space, weights = space_of(alias.encoder)
@@ -74,7 +77,7 @@ def resolve_alias(
         if space.external
         else search.shown_by_alias(conn, alias, space)
     )
-    found = encoder_for(space, weights, settings.get(space.query_side.provider))
+    found = encoder or encoder_for(space, weights, settings.get(space.query_side.provider))
     return Resolved(shown, alias.fingerprint or "", found)
 
 
@@ -97,6 +100,10 @@ class Ranker:
         place = {key: n for n, key in enumerate(keys)}
         found = self.shown.among(conn, self.manifest.typed_keys(keys), vector) if keys else []
         return sorted(found, key=lambda hit: (hit.distance, place.get(hit.key_text, len(keys))))
+
+    def vectors(self, conn: Connection, keys: Sequence[Key]) -> dict[tuple[Key, int], Sequence[float]]:
+        """Those of these rows that have one, by key and chunk."""
+        return self.shown.vectors(conn, self.manifest.typed_keys(keys)) if keys else {}
 
 
 class VersionNotReady(UsageError):

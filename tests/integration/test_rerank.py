@@ -15,13 +15,17 @@ import pytest
 
 import embedmig
 from embedmig import AsyncReader, EmbedderSettings, Hits, Reader, embedders
-from embedmig.errors import EmbedderUnavailable, UsageError
+from embedmig.database.registry import Registry
+from embedmig.errors import EmbedderMisconfigured, EmbedderUnavailable, UsageError
+from embedmig.quality.bridge_table import BridgeTable
+from embedmig.reading.rerank import Reranker
 from embedmig.testing import FakeEmbedder
 from embedmig.testing.fake_embedder import fake_vectors
 from embedmig.types import Answer, Role, Space
 from tests.in_process import Fake, tag
 from tests.integration.test_privileges import url_of
-from tests.project import CONFIG, OLD_TAG, Project
+from tests.project import CONFIG, OLD_TAG, WORDS, Project, wordllama_vectors
+from tests.project import NEW_TAG as WIDE_TAG
 from tests.waiting import wait_until
 
 NEW = tag()
@@ -116,6 +120,17 @@ def test_on_the_first_day_the_old_version_recalls_and_the_new_one_ranks_and_read
     with Reader(first_day.url, "docs", rerank=NEW) as reader:
         assert reader.search("shock wave").served_by == NEW, "the alias shows it itself"
         assert reader.search("shock wave").candidates == 0
+        begin = Reranker.begin
+
+        def flip_meanwhile(self: Reranker, *arguments: Any) -> Any:
+            read = begin(self, *arguments)
+            embedmig.downgrade(first_day.opened(), "-1")
+            return read
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Reranker, "begin", flip_meanwhile)
+            found = reader.search("shock wave", rerank=OLD_TAG)
+        assert {hit.version for hit in found} == {found.served_by} == {OLD_TAG}
 
 
 def test_when_the_budget_ends_the_old_order_is_served_and_the_rest_comes_in_once(
@@ -253,3 +268,120 @@ def test_what_readers_ask_for_ends_at_max_cost(first_day: Project, model: Model)
         found = reader.search("panel flutter of a cone", 3)
         assert (found.served_by, found.missing > 0) == (OLD_TAG, True)
     assert 0 < first_day.one("select sum(cost) from embedmig.read_counts") <= 0.1
+
+
+# --- measured ---------------------------------------------------------------------------------------------------
+
+
+def test_re_ranking_is_measured_on_a_golden_set_and_opens_no_gate(first_day: Project, model: Model) -> None:
+    judged = [("shock wave", "5"), ("panel flutter", "11"), ("a cone in a wind tunnel", "7")]
+    first_day.folder.joinpath("evals").mkdir()
+    lines = [f"- {{query: {query}, relevant: [{key}]}}\n" for query, key in judged]
+    first_day.folder.joinpath("evals/docs.yaml").write_text("".join(lines))
+    found = embedmig.evaluate(first_day.opened(), "docs", rerank=NEW, depths=[5, 20])
+    with Reader(first_day.url, "docs") as plain:
+        recalled = {query: [hit.key_text for hit in plain.search(query, 20)] for query, _ in judged}
+    for one, depth in zip(found.evaluations, (5, 20), strict=True):
+        assert (one.version, one.recalled_by, one.depth) == (NEW, OLD_TAG, depth)
+        ranked = {query: expected(first_day, query, recalled[query][:depth], 10) for query, _ in judged}
+        gains = [1 / np.log2(ranked[q].index(key) + 2) if key in ranked[q] else 0 for q, key in judged]
+        assert one.metrics["ndcg@10"]["value"] == pytest.approx(np.mean(gains))
+        texts = len({key for query, _ in judged for key in recalled[query][:depth]})
+        assert one.metrics["texts"]["value"] == pytest.approx(texts / 3)
+    assert set(model.documents.values()) == {1}
+    assert embedmig.evaluate(first_day.opened(), "docs", rerank=NEW, depths=[20]).notices == []
+    compared = embedmig.compare(first_day.opened(), "docs", OLD_TAG, NEW, depth=20)
+    assert compared.comparison.new_ndcg == pytest.approx(found.evaluations[1].metrics["ndcg@10"]["value"])
+
+    space = embedmig.status(first_day.opened()).collections["docs"].spaces[1]
+    assert (space.evals, space.partial_evals) == ({}, None), "re-ranking says nothing of the version alone"
+    assert space.rerank is not None
+    assert space.rerank["texts"] == len(model.documents)
+    with Reader(first_day.url, "docs", rerank=NEW, depth=20) as reader:
+        assert reader.search("shock wave").served_by == NEW
+    printed = first_day.run("status").stdout
+    assert "re-ranked 100.0 % of 1 read, 100.0 % of candidates found" in " ".join(printed.split())
+    assert 'embedmig_rerank_found{collection="docs"' in first_day.run("status", "--format", "prometheus").stdout
+    first_day.script("0003_fill.py", FILLED.format(old=OLD_TAG))
+    assert "reads/s as counted" in " ".join(first_day.run("plan").stdout.split())
+    evidence = embedmig.gather_report(first_day.opened()).evidence["docs"]
+    assert [(one.depth, one.recalled_by) for one in evidence.reranked] == [(20, OLD_TAG), (5, OLD_TAG)]
+    assert first_day.run("eval", "docs", "--rerank", NEW, "--depth", "0", expect=2).stderr
+
+
+# --- bridges ----------------------------------------------------------------------------------------------------
+
+
+def test_a_bridge_is_fitted_measured_and_kept_for_its_pair_alone(project: Project) -> None:
+    with project.connect() as conn:
+        conn.execute("create table documents (id bigint primary key, title text, body text)")
+        rows = [
+            (n, f"{WORDS[n % 14]} {n}", f"a {WORDS[n % 5]} on the {WORDS[n * n % 11]} {n % 37}") for n in range(1_300)
+        ]
+        conn.cursor().executemany("insert into documents values (%s, %s, %s)", rows)
+    project.two_spaces()
+    embedmig.upgrade(project.opened())
+    found = embedmig.bridge(project.opened(), "docs", WIDE_TAG, OLD_TAG)
+    texts = [f"{title}\n\n{body}" for _, title, body in rows]
+    wide, narrow = wordllama_vectors(texts, 256), wordllama_vectors(texts, 64)
+    with project.connect() as conn:
+        stored = conn.execute("select method, rows, matrix from embedmig.bridges").fetchone()
+    assert stored is not None
+    matrix = np.frombuffer(stored[2], "<f4").reshape(256, 64)
+    assert (stored[0], stored[1], found.stored) == (found.fits[0]["method"], 1_300, True)
+    cosines = np.einsum("ij,ij->i", wide @ matrix, narrow) / np.linalg.norm(wide @ matrix, axis=1)
+    assert cosines.mean() > 0.95, "64 dimensions are the first of 256"
+    assert (found.answer, found.options) == (None, [])
+    golden = project.folder / "golden.yaml"
+    golden.write_text("".join(f"- {{query: '{rows[n][2]}', relevant: [{n}]}}\n" for n in range(0, 90, 9)))
+    judged = embedmig.bridge(project.opened(), "docs", WIDE_TAG, OLD_TAG, golden_set=golden)
+    assert [one.name for one in judged.options] == [
+        "stay", "bridge", "bridge, 50 re-ranked", "ridge, for comparison", "new",
+    ]  # fmt: skip
+    assert judged.answer in ("pays", "does not pay", "can't tell")
+    assert judged.options[4].value == pytest.approx(
+        embedmig.evaluate(project.opened(), "docs", WIDE_TAG, golden_set=golden, exact_only=True)
+        .evaluations[0]
+        .value("ndcg@10")
+    )
+    rescued(project)
+    with project.connect() as conn:
+        records = {one.version: one for one in Registry("embedmig").spaces(conn)}
+        table, wide_record, target = BridgeTable("embedmig"), records[WIDE_TAG], records[OLD_TAG]
+        assert table.matrix(conn, wide_record, target.id, target.fingerprint)[1].shape == (256, 64)
+        with pytest.raises(UsageError, match="another pair"):
+            table.matrix(conn, wide_record, target.id, "another fingerprint")
+        with pytest.raises(UsageError, match="no bridge"):
+            table.matrix(conn, target, wide_record.id, wide_record.fingerprint)
+        conn.execute("delete from documents where id > 900")
+    embedmig.sync(project.opened())
+    assert "at least 1,000" in project.run("bridge", "docs", "--from", WIDE_TAG, "--to", OLD_TAG, expect=2).stderr
+
+
+def rescued(project: Project) -> None:
+    """The alias goes back to the version of 64 dimensions, whose model is gone."""
+    embedmig.downgrade(project.opened(), "-1")
+    with Reader(project.url, "docs") as reader:
+        own = reader.search("shock wave", 100)
+    with Reader(project.url, "docs", bridge=WIDE_TAG) as reader:
+        found = reader.search("shock wave", 5)
+        assert (found.served_by, found.bridged_from) == (OLD_TAG, WIDE_TAG)
+        assert found.loss.startswith("nDCG@10 changes by")
+        assert len({hit.key for hit in found} & {hit.key for hit in own}) >= 3
+    with pytest.raises(UsageError, match="is not there"), Reader(project.url, "docs", bridge="another") as reader:
+        reader.search("shock wave")
+    with project.connect() as conn:
+        conn.execute("update embedmig.aliases set encoder = jsonb_set(encoder::jsonb, '{weights}', '\"sha256:gone\"')")
+        conn.execute(f"update embedmig.spaces set weights = 'sha256:gone' where version = '{OLD_TAG}'")
+    with Reader(project.url, "docs") as reader, pytest.raises(EmbedderMisconfigured, match="weights"):
+        reader.search("shock wave")
+    with Reader(project.url, "docs", rescue=True) as reader:
+        assert reader.search("shock wave", 5) == found
+    printed = " ".join(project.run("status").stdout.split())
+    assert "depends on the bridge from" in printed
+    project.configure(CONFIG.replace("alias = ", "rescue = true\nalias = "))
+    assert "through a bridge from" in " ".join(project.run("search", "docs", "shock wave").stdout.split())
+    with project.connect() as conn:
+        conn.execute(
+            "update embedmig.spaces s set weights = o.weights from embedmig.spaces o where s.weights = 'sha256:gone' and o.weights <> s.weights"
+        )

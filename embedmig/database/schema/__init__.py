@@ -13,12 +13,12 @@ from embedmig.errors import DatabaseUnsuitable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
-HEAD = "0019"
-READABLE = "0019"
+HEAD = "0021"
+READABLE = "0021"
 VERSION_TABLE = "ledger_schema"
 TABLES = (
     "embedding_operations", "embedding_migrations", "aliases", "failed_rows", "pending_changes", "hot_rows", "ranges", "repeats", "chunk_digests", "counts",
-    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "garbage", "read_counts",
+    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "garbage", "read_counts", "bridges",
     "spaces",
     VERSION_TABLE,
 )  # fmt: skip

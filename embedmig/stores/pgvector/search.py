@@ -16,6 +16,7 @@ from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoade
 from embedmig.database import Connection, ident, literal, planned_rows, scalar
 from embedmig.database.registry import AliasRecord
 from embedmig.errors import UsageError
+from embedmig.source.rows import Key
 from embedmig.stores.manifest_table import OFFSETS
 from embedmig.stores.pgvector import extension
 from embedmig.stores.pgvector.hnsw import OPERATOR, IndexEncoding, encoding_of
@@ -75,6 +76,13 @@ class Shown:
             shown=_shown(self), relation=doubled(self.relation), among=among(self, keys), distance=_distance(self)
         )
         return rows_once(_read(conn, self, query, {"vector": str(list(vector)), "version": self.version}))
+
+    def vectors(self, conn: Connection, keys: sql.Composable) -> dict[tuple[Key, int], Sequence[float]]:
+        """Of the rows of a relation of keys: by key and chunk, ``(dimensions,)`` each."""
+        query = sql.SQL("select array[{}], chunk, embedding::real[] from {} where {}").format(
+            key_text(self), doubled(self.relation), among(self, keys)
+        )
+        return {(tuple(key), chunk): vector for key, chunk, vector in conn.execute(query, {"version": self.version})}
 
 
 def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space) -> Shown:
