@@ -7,9 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from embedmig.commands.try_models import TrialResult
-from embedmig.formatting import duration, plural, size
+from embedmig.formatting import duration, plural, size, usd
 from embedmig.quality.trial import Trial
-from embedmig.report.forecasts import usd
 
 COLUMNS = ("candidate", "dim", "nDCG", "better", "cost", "time", "query", "disk", "recall")
 
