@@ -17,7 +17,7 @@ from tests.acceptance.test_corpora import DATA, load
 from tests.acceptance.test_kill import barrier, end_backends, gone, kill, waits_at
 from tests.acceptance.test_quality import by_hand
 from tests.applications import Application, Point, articles
-from tests.in_process import Fake, downgrade, upgrade
+from tests.in_process import Fake, downgrade, spaces, upgrade
 from tests.milvus_server import MilvusServer
 from tests.model import Model
 from tests.project import CONFIG, NEW_TAG, OLD_TAG, Project
@@ -334,7 +334,7 @@ def test_an_adoption_that_is_killed_between_its_steps_is_finished_by_the_same_co
     Model(project, more=store.section())
     project.script("0001_space.py", ADOPT.format(collection=theirs.name, model="python/watched_model:embed"))
     before = theirs.payloads()
-    project.run("stamp", "base")
+    embedmig.stamp(project.opened(), "base")
     conn.execute(BARRIERS)
     conn.execute(
         "create trigger adopting before insert on embedmig.spaces for each statement execute function hold_here(14)"
@@ -347,10 +347,10 @@ def test_an_adoption_that_is_killed_between_its_steps_is_finished_by_the_same_co
     assert project.one("select count(*) from embedmig.spaces") == 0
     killed_at(project, conn, 15, "upgrade", "head")  # it is registered, and the ledger does not say so
     assert project.one("select count(*) from embedmig.spaces") == 1
-    project.run("upgrade", "head")
+    upgrade(project)
     assert theirs.payloads() == {one: payload | {VERSION: WATCHED} for one, payload in before.items()}
-    space = project.json("status", "--check")["collections"]["docs"]["spaces"][0]
-    assert (space["state"], space["complete"], space["content"]) == ("active", 40, "unknown")
+    (space,) = spaces(project)
+    assert (space.state, space.complete, space.content) == ("active", 40, "unknown")
 
 
 # --- the store itself -------------------------------------------------------------------------------------------
