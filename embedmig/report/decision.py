@@ -97,7 +97,8 @@ def _answer(
     if not waiting:
         faults = [found.alias_fault] if found.alias_fault else []
         if worse:
-            return "stop", f"{new.short} is live and finds worse than the version before it.", [quality, *faults, "embedmig downgrade -1 goes back"]  # fmt: skip
+            said = f"{new.short} is live and finds worse than the version before it."
+            return "stop", said, [quality, *faults, "embedmig downgrade -1 goes back"]
         return "live", f"{new.short} is live, and no version waits.", [quality, *faults]
     over = f"replace {old.short}" if old else "go live"
     if worse:
