@@ -73,7 +73,8 @@ def adopt() -> None:
 
 def killed() -> None:
     """A run that is killed, a gate that refuses, and the same command again."""
-    say("Run it: create, backfill, index, gate, flip. Somebody kills it halfway (kill -9)")
+    say("Run it, slowly at first: create, backfill, index, gate, flip. Somebody kills it halfway (kill -9)")
+    embedmig("throttle", "1000", "docs")
     print("$ embedmig upgrade head", flush=True)
     running = subprocess.Popen([SCRIPTS / "embedmig", "upgrade", "head"], cwd=ROOT, start_new_session=True)
     while running.poll() is None and not rows_of_new():
@@ -84,6 +85,7 @@ def killed() -> None:
     say("The gate on the half-filled version refuses, exit code 3; there is no --force, and reads are as before")
     run([str(SCRIPTS / "embedmig"), "gate", "docs"], shown=["embedmig", "gate", "docs"], expect=3)
     say("The same command goes on where it was: nothing is embedded twice")
+    embedmig("throttle", "off", "docs")
     embedmig("upgrade", "head")
     embedmig("status")
     say("The same question, by the same name: the alias brought its own encoder")

@@ -11,9 +11,8 @@ from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.errors import UsageError
 from embedmig.reading.reader import Reader
-from embedmig.reading.rerank import DEPTH
 from embedmig.stores.search import encode_query, nearest, resolve_space
-from embedmig.types import Hit
+from embedmig.types import RERANK_DEPTH, Hit
 
 PATIENCE_MS = 60_000.0  # for what has to be embedded before a version can re-rank
 
@@ -36,7 +35,7 @@ class SearchResult:
 
 def search(
     project: ProjectLike, collection: str, text: str, k: int = 10, version: str | None = None, *,
-    rerank: str | None = None, depth: int = DEPTH,
+    rerank: str | None = None, depth: int = RERANK_DEPTH,
 ) -> SearchResult:  # fmt: skip
     """Encodes with the model that made the vectors, and reads through the alias; or one version's space directly. With
     ``rerank``, that version ranks the ``depth`` rows that the alias' version finds, whatever has to be embedded for it.

@@ -26,13 +26,13 @@ from embedmig.database.registry import AliasRecord, Registry
 from embedmig.embedders.blocking import wait_for
 from embedmig.errors import AliasMoved, EmbedderError, EmbedmigError, MissingExtra, PlaceMissing, UsageError
 from embedmig.reading.canary import Canary, Share, Tenants
-from embedmig.reading.rerank import BUDGET_MS, DEPTH, Reranker, RerankOptions
+from embedmig.reading.rerank import BUDGET_MS, Reranker, RerankOptions
 from embedmig.reading.rescue import PATIENCE, RETRY_SECONDS, BridgedEncoder, bridged, log
 from embedmig.reading.shadow import Shadow, ShadowTask
 from embedmig.stores.aliases import CHANNEL
 from embedmig.stores.manifest import Manifest
 from embedmig.stores.search import Resolved, encode_query, find_manifest, nearest, resolve_alias, resolve_version
-from embedmig.types import Hit, Hits
+from embedmig.types import RERANK_DEPTH, Hit, Hits
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Reader:
         share: float | None = None,
         canary_for: Collection[str] | Callable[[str], bool] | None = None,
         rerank: str | None = None,
-        depth: int = DEPTH,
+        depth: int = RERANK_DEPTH,
         budget_ms: float = BUDGET_MS,
         max_texts: int | None = None,
         rerank_share: float | None = None,
@@ -314,6 +314,8 @@ class Reader:
 
     def _current(self) -> Resolved:
         """What the alias shows, as far as is known: a flip says so by NOTIFY, and an empty result asks again."""
+        if self._loop.is_closed():
+            raise UsageError(f"the reader of {self.collection} is closed", hint="open another: Reader(url, collection)")
         if any(note.payload == self.collection for note in self._conn.notifies(timeout=0)):
             self._forget()
         if self._standby and self._resolved and self._showing() != self._resolved.version:

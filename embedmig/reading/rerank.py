@@ -29,9 +29,9 @@ from embedmig.reading.canary import Rest
 from embedmig.source.rows import Key
 from embedmig.stores import Manifest
 from embedmig.stores.search import Ranker, Stores, encoder_for, find_manifest
-from embedmig.types import Hit, Hits, Space
+from embedmig.types import RERANK_DEPTH, Hit, Hits, Space
 
-DEPTH, BUDGET_MS = 50, 150.0
+BUDGET_MS = 150.0
 MAX_DEPTH = 1000
 PATIENCE = 10.0  # seconds that an API may go without a success before reads do without it
 TIMEOUTS = 3  # queries in a row that were not encoded in time, before reads do without for a while
@@ -44,7 +44,7 @@ class RerankOptions:
     Raises :class:`UsageError` for numbers that can't be.
     """
 
-    depth: int = DEPTH
+    depth: int = RERANK_DEPTH
     budget_ms: float = BUDGET_MS
     max_texts: int | None = None
 

@@ -11,8 +11,8 @@ from rich.text import Text
 from embedmig.commands.plan import Duration, Forecast, Plan, Sizes
 from embedmig.commands.show import RevisionDetails
 from embedmig.formatting import duration, plural, size, usd
-from embedmig.reading.rerank import DEPTH
 from embedmig.report.tables import costs_money, keeping_costs, plan_tables
+from embedmig.types import RERANK_DEPTH
 
 
 def plan_page(outlook: Plan) -> RenderableType:
@@ -48,9 +48,9 @@ def _forecast(found: Forecast) -> Text:
 
 def _reads(found: Forecast) -> str:
     """What re-ranking reads would have embedded, at the rate that was counted."""
-    rate, depth = found.reads_per_second or 0.0, DEPTH
+    rate = found.reads_per_second or 0.0
     rows = found.estimate.rows or 0
-    most = f"at most {rate * depth:,.0f} texts/s of these {rows:,} rows"
+    most = f"at most {rate * RERANK_DEPTH:,.0f} texts/s of these {rows:,} rows"
     return f"re-ranked, {rate:,.2g} reads/s as counted have {most} embedded first; they cost no more than the backfill in all, but for the queries"
 
 

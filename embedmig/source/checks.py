@@ -62,16 +62,14 @@ def check_key(conn: Connection, source: Source) -> None:
     for column in source.key:
         if not column.operators:
             raise key_error(source, f"can't be compared: {column.name} is {column.type}")
-    if has_unique_index(conn, source):
-        if all(column.not_null for column in source.key):
-            return
-        if not scalar(conn, sql.SQL("select exists (select from {} where ({}) is null)").format(
-                source.relation, sql.SQL(" is null or ").join(ident(c.name) for c in source.key))) :  # fmt: skip
-            return
-        raise key_error(source, "has NULLs")
+    unique = has_unique_index(conn, source)
+    if unique and all(column.not_null for column in source.key):
+        return
     nulls = sql.SQL(" or ").join(sql.SQL("{} is null").format(ident(c.name)) for c in source.key)
     if scalar(conn, sql.SQL("select exists (select from {} where {})").format(source.relation, nulls)):
         raise key_error(source, "has NULLs")
+    if unique:
+        return
     twice = conn.execute(
         sql.SQL("select {} from {} s group by {} having count(*) > 1 limit 1").format(
             source.key_text("s"), source.relation, source.key_of("s")

@@ -30,7 +30,13 @@ from embedmig.stores.pgvector.search import Shown
 from embedmig.stores.presence import require_vectors
 from embedmig.types import Hit, Space
 
-WRONG_VALUE = (psycopg.DataError, pg.UndefinedFunction, pg.DatatypeMismatch, pg.IndeterminateDatatype)
+WRONG_VALUE = (
+    psycopg.DataError,
+    pg.UndefinedFunction,
+    pg.UndefinedObject,
+    pg.DatatypeMismatch,
+    pg.IndeterminateDatatype,
+)
 """What the server says of a value that is not of its column's type; psycopg itself has no ``sqlstate`` for what it can't send."""
 
 Stores: TypeAlias = Mapping[str, StoreSettings]

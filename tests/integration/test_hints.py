@@ -467,6 +467,11 @@ def there_is_nothing_to_compare(t: Terminal) -> None:
     t.follow("drift docs --model fake/hash --model-version 2", "embedmig status", code=2, then=None)
 
 
+def too_few_rows_for_a_bridge(t: Terminal) -> None:
+    live(t)
+    t.follow(f"bridge docs --from {tag(16)} --to {tag()}", "embedmig backfill docs", code=2, then=None)
+
+
 def the_embedded_server_is_not_there_yet(t: Terminal) -> None:
     t.project.configure(CONFIG.replace("env:TEST_DATABASE_URL", "embedded"))
     code, said = t.run("embedmig status")
@@ -541,6 +546,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
     },
     "commands/alias.py": {"embedmig upgrade head": the_alias_shows_nothing},
     "commands/backfill.py": {"embedmig status": there_is_no_such_version},
+    "commands/bridge.py": {"embedmig backfill {}": too_few_rows_for_a_bridge},
     "commands/drift.py": {"embedmig status": there_is_nothing_to_compare},
     "commands/project.py": {"embedmig upgrade head": nothing_has_run_yet},
     "commands/running.py": {
@@ -548,7 +554,10 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig upgrade {}": a_revision_is_applied_in_part,
         "embedmig stamp {}": an_applied_script_was_edited,
     },
-    "commands/status.py": {"embedmig retire {} {} --confirm {}": GIVEN_UP},
+    "commands/status.py": {
+        "embedmig bridge {} --from NEW --to {}": "integration/test_models.py::test_the_day_on_which_a_model_ends_is_said_wherever_its_version_is_shown",
+        "embedmig retire {} {} --confirm {}": GIVEN_UP,
+    },
     "commands/throttle.py": {"embedmig pause": a_speed_of_nothing},
     "commands/unmade.py": {
         "embedmig stamp {}": revisions_were_recorded_that_never_ran,
@@ -594,7 +603,6 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
     },
     "lint/spaces.py": {
         "embedmig revision": the_configuration_asks_for_a_revision,
-        "embedmig eval": "advice on a cut, which a model's card or a golden set answers: integration/test_evaluate.py runs it",
     },
     "operations/backfill.py": {
         "embedmig upgrade goes on": "integration/test_derive.py::test_nobody_embeds_what_is_still_being_derived",
@@ -614,11 +622,17 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
     "operations/release_space.py": {"embedmig retire {} {} --confirm {}": a_version_of_its_own_is_not_released},
     "operations/retire_space.py": {"embedmig downgrade -1": GIVEN_UP},
     "operations/taking_back.py": {"embedmig stamp REVISION": "put right by hand: integration/test_states.py"},
+    "quality/bridge_table.py": {
+        "embedmig bridge {} --from {} --to VERSION": "integration/test_rerank.py::test_a_bridge_is_fitted_measured_and_kept_for_its_pair_alone",
+    },
     "quality/audit/checks.py": {
         "embedmig sync {} --repair": triggers_are_gone,
         "embedmig alias rebuild {}": the_view_was_changed_by_hand,
         "embedmig upgrade": "integration/test_ledger.py::test_an_invalid_index_closes_the_gate_and_is_dropped_and_built_anew",
         "embedmig revision -m … --collection {} --adopt {}.{} --model": a_column_of_vectors_that_nobody_accounts_for,
+    },
+    "reading/rescue.py": {
+        "embedmig bridge {} --from VERSION --to {}": "integration/test_rerank.py::test_a_bridge_is_fitted_measured_and_kept_for_its_pair_alone",
     },
     "reading/reader.py": {"embedmig upgrade head": the_alias_shows_nothing},
     "report/decision.py": {

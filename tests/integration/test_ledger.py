@@ -76,7 +76,7 @@ def test_base_takes_the_alias_away_and_keeps_the_vectors(two: Project, conn: psy
 def test_stamp_records_without_running_and_base_takes_it_back(two: Project, fake: Fake) -> None:
     embedmig.stamp(two.opened(), "0002")
     assert embedmig.current(two.opened()) == ["0002"]
-    assert embedmig.status(two.opened()).settled
+    assert embedmig.status(two.opened()).pending == []
     assert spaces(two) == []
     assert fake.seen.total() == 0
     embedmig.stamp(two.opened(), "0001")

@@ -77,6 +77,7 @@ def test_the_day_on_which_a_model_ends_is_said_wherever_its_version_is_shown(pro
     upgrade(project)
     shown = embedmig.status(project.opened())
     old, new = shown.collections["docs"].spaces
+    assert f"embedmig bridge docs --from NEW --to {tag()}, while both models answer" in str(old.rescue)
     assert (old.model_ends, old.model_days_left, new.model_days_left) == (day.isoformat(), 10, 11)
     assert f'model_days_left{{collection="docs",version="{tag()}"}} 10' in exposition(shown)
     html = embedmig.write_report(project.opened(), project.folder / "report.html").read_text()

@@ -10,7 +10,7 @@ import pytest
 import embedmig
 from embedmig import AsyncReader, Reader
 from embedmig.errors import AliasMoved, UsageError
-from tests.project import NEW_TAG, OLD_TAG, Project
+from tests.project import CONFIG, NEW_TAG, OLD_TAG, Project
 
 
 @pytest.fixture
@@ -84,6 +84,26 @@ def test_a_search_before_the_first_flip_says_what_to_do(project: Project) -> Non
     project.documents(1)
     with Reader(project.url, "docs") as reader, pytest.raises(UsageError, match="shows no version yet"):
         reader.search("anything")
+
+
+def test_a_reader_that_is_closed_says_so(moved: Project) -> None:
+    reader = Reader(moved.url, "docs")
+    reader.close()
+    with pytest.raises(UsageError, match="is closed"):
+        reader.search("shock wave")
+
+
+def test_a_list_for_a_column_of_arrays_is_an_error_of_ours(project: Project) -> None:
+    project.documents(3)
+    with project.connect() as conn:
+        conn.execute("alter table documents add tags text[] not null default '{a}'")
+    project.configure(CONFIG.replace('columns = ["title"]', 'columns = ["title", "tags"]'))
+    project.space_script("0001")
+    embedmig.upgrade(project.opened())
+    with Reader(project.url, "docs") as reader:
+        with pytest.raises(UsageError, match="tags"):
+            reader.search("shock wave", where={"tags": ["a"]})
+        assert len(reader.search("shock wave")) == 3
 
 
 @pytest.mark.parametrize(

@@ -351,8 +351,9 @@ def test_a_bridge_is_fitted_measured_and_kept_for_its_pair_alone(project: Projec
         assert table.matrix(conn, wide_record, target.id, target.fingerprint)[1].shape == (256, 64)
         with pytest.raises(UsageError, match="another pair"):
             table.matrix(conn, wide_record, target.id, "another fingerprint")
-        with pytest.raises(UsageError, match="no bridge"):
+        with pytest.raises(UsageError, match="no bridge") as none_yet:
             table.matrix(conn, target, wide_record.id, wide_record.fingerprint)
+        assert none_yet.value.hint == f"embedmig bridge docs --from {OLD_TAG} --to VERSION fits one"
         conn.execute("delete from documents where id > 900")
     embedmig.sync(project.opened())
     assert "at least 1,000" in project.run("bridge", "docs", "--from", WIDE_TAG, "--to", OLD_TAG, expect=2).stderr
@@ -368,8 +369,10 @@ def rescued(project: Project) -> None:
         assert (found.served_by, found.bridged_from) == (OLD_TAG, WIDE_TAG)
         assert found.loss.startswith("nDCG@10 changes by")
         assert len({hit.key for hit in found} & {hit.key for hit in own}) >= 3
-    with pytest.raises(UsageError, match="is not there"), Reader(project.url, "docs", bridge="another") as reader:
-        reader.search("shock wave")
+    with Reader(project.url, "docs", bridge="another") as reader:
+        with pytest.raises(UsageError, match="is not there") as unknown:
+            reader.search("shock wave")
+        assert unknown.value.hint == f"embedmig bridge docs --from VERSION --to {OLD_TAG}, while both models answer"
     with project.connect() as conn:
         conn.execute("update embedmig.aliases set encoder = jsonb_set(encoder::jsonb, '{weights}', '\"sha256:gone\"')")
         conn.execute(f"update embedmig.spaces set weights = 'sha256:gone' where version = '{OLD_TAG}'")

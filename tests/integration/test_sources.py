@@ -286,7 +286,7 @@ def test_a_filter_with_percent_signs_and_qualified_names(project: Project) -> No
     expect_same(project, "id", where="body not like '%1%' and id % 2 = 0")
     version = project.one("select version from embedmig.spaces")
     assert "30" in project.run("search", "docs", "new", "-k", "1", "--version", version).stdout
-    assert embedmig.make_golden(project.opened(), "docs", 5).questions == 5
+    assert embedmig.make_golden(project.opened(), "docs", 4).queries == 4
 
 
 WORKS = {
@@ -399,7 +399,7 @@ def test_a_foreign_table_is_watched_by_its_watermark(project: Project) -> None:
 
 
 def test_a_key_under_a_collation_that_takes_two_spellings_for_one_is_one_row(project: Project) -> None:
-    if not project.rows("select from pg_collation where collprovider = 'i'"):
+    if not project.rows("select from pg_collation where collname = 'und-x-icu'"):
         pytest.skip("this server was built without ICU; PostgreSQL 17 of make test-matrix has it")
     begin(
         project,
@@ -423,6 +423,10 @@ REFUSED = {
     "a temporary table": ("create temp table documents (id int primary key, body text)", "", "not there|temporary"),
     "a key without an order": ("create table documents (id point, body text)", "", "can't be compared"),
     "a key with NULLs": ("create table documents (id int unique, body text); insert into documents values (null, 'x')", "", "NULL"),
+    "a key with NULLs in a part": (
+        "create table documents (id int, part int, body text, unique (id, part)); insert into documents values (1, null, 'x')",
+        'key = ["id", "part"]\n', "NULL",
+    ),
     "a materialised view with triggers": (
         "create table base (id int primary key, body text); create materialized view documents as table base", "", "materialised",
     ),

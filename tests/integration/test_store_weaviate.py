@@ -470,7 +470,7 @@ TYPED: tuple[tuple[str, Any, Any, Any], ...] = (
         "2026-01-02",
     ),
     ("date", date(2026, 1, 2), "2026-01-02", "2026"),
-    ("numeric(10,2)", Decimal("1.50"), "1.50", "1.5"),
+    ("numeric(10,2)", Decimal("1.50"), "1.5", "1.6"),
     ("uuid", uuid.UUID(int=5), str(uuid.UUID(int=5)), str(uuid.UUID(int=6))),
     ("jsonb", {"a": 1}, '{"a": 1}', "{}"),
     ("bytea", b"\x01\x02", "0102", "01"),
