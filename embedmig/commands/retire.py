@@ -37,7 +37,7 @@ def retire(
     """Drops the vectors of a retained version, or of one that was never shown, for good. ``confirm`` is its full tag.
 
     Raises :class:`AnswerIsNo` while it has been retained for less than ``after``, while the last ``evals_stable``
-    evaluations of the active version are not as good, or while the revision of one that was never shown is partly applied.
+    evaluations of the active version are not as good, or while the revision that makes it is partly applied.
     """
     project = opened(project)
     if evals_stable is not None and evals_stable < 1:
@@ -48,9 +48,8 @@ def retire(
             raise UsageError(f"retiring {record.version} can't be taken back", hint=f"--confirm {record.version}")
         if finish(context, conn, collection, record.version):  # a store failed, or the command was killed
             return RetiredSpace(record.version, 0, 0.0)
-        if record.state in ("building", "ready") and not record.adopted:
-            refuse_begun(context, conn, record)
-        else:
+        refuse_begun(context, conn, record)
+        if record.adopted or record.state not in ("building", "ready"):
             refuse_early(context, conn, record, after)
         if evals_stable is not None:
             refuse_unstable(context, conn, record, evals_stable)

@@ -103,8 +103,8 @@ def refuse_read(context: Context, conn: Connection, record: SpaceRecord) -> None
 
 
 def refuse_begun(context: Context, conn: Connection, record: SpaceRecord) -> None:
-    """Of a version that was never shown, to which no rollback leads. Raises :class:`AnswerIsNo` while its revision is under
-    way: the rest of it would find the version gone.
+    """Raises :class:`AnswerIsNo` while the revision that makes the version is under way, up or down: the rest of it would find the
+    version gone.
     """
     found = context.ledger.progress(conn).get(record.revision)
     if found is not None and found.partly:
