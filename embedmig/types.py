@@ -33,6 +33,7 @@ MAX_DIMENSIONS: dict[Storage, int] = {"vector": 16_000, "halfvec": 16_000}  # pg
 MAX_STORE_DIMENSIONS = 65_535  # of a store beside PostgreSQL, which has its own limit
 IN_POSTGRESQL = "pgvector"
 RERANK_DEPTH = 50  # rows that are found for a re-ranking read, unless it says otherwise
+MAX_RERANK_DEPTH = 1000
 MAX_INDEX_DIMENSIONS: dict[Storage, int] = {"vector": 2_000, "halfvec": 4_000}  # pgvector: an HNSW index's limit
 
 

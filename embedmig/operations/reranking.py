@@ -17,15 +17,15 @@ from embedmig.quality.answers import Rankings, answer, encode, evaluation, reran
 from embedmig.quality.golden import GoldenSet
 from embedmig.source.rows import Key
 from embedmig.stores.search import Ranker, encoder_for
+from embedmig.types import MAX_RERANK_DEPTH
 
 DEPTHS = (20, 50, 100)
-MAX_DEPTH = 1000
 
 
 def check_depths(depths: Sequence[int]) -> None:
     """Raises :class:`UsageError` for numbers of candidates that can't be."""
-    if not depths or not all(1 <= depth <= MAX_DEPTH for depth in depths):
-        raise UsageError(f"--depth is from 1 to {MAX_DEPTH:,}", hint="several are written 20,50,100")
+    if not depths or not all(1 <= depth <= MAX_RERANK_DEPTH for depth in depths):
+        raise UsageError(f"--depth is from 1 to {MAX_RERANK_DEPTH:,}", hint="several are written 20,50,100")
 
 
 @dataclass(frozen=True, slots=True)

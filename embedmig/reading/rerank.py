@@ -29,10 +29,9 @@ from embedmig.reading.canary import Rest
 from embedmig.source.rows import Key
 from embedmig.stores import Manifest
 from embedmig.stores.search import Ranker, Stores, encoder_for, find_manifest
-from embedmig.types import RERANK_DEPTH, Hit, Hits, Space
+from embedmig.types import MAX_RERANK_DEPTH, RERANK_DEPTH, Hit, Hits, Space
 
 BUDGET_MS = 150.0
-MAX_DEPTH = 1000
 PATIENCE = 10.0  # seconds that an API may go without a success before reads do without it
 TIMEOUTS = 3  # queries in a row that were not encoded in time, before reads do without for a while
 
@@ -49,8 +48,8 @@ class RerankOptions:
     max_texts: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.depth <= MAX_DEPTH:
-            raise UsageError(f"rerank: depth {self.depth} is not from 1 to {MAX_DEPTH:,}")
+        if not 1 <= self.depth <= MAX_RERANK_DEPTH:
+            raise UsageError(f"rerank: depth {self.depth} is not from 1 to {MAX_RERANK_DEPTH:,}")
         if self.budget_ms <= 0 or (self.max_texts is not None and self.max_texts < 0):
             raise UsageError("rerank: budget_ms is above 0, max_texts 0 or more")
 

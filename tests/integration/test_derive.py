@@ -162,6 +162,20 @@ def test_what_the_other_version_lacks_or_has_of_an_earlier_text_is_left_to_the_b
     assert max(fake.seen.values()) <= 2  # the other version takes them in as well
 
 
+def upgrade_killed_at(project: Project, moments_of_death: range) -> None:
+    """The same command, killed at one moment after another until it gets through; it must have died more than three times."""
+    deaths = 0
+    for moment in moments_of_death:
+        with disturbed(Moments({}, dies_at=moment)) as moments:
+            try:
+                upgrade(project)
+            except (Dead, EmbedmigError):
+                deaths += moments.dead
+            if not moments.dead:
+                break
+    assert deaths > 3
+
+
 def test_a_derivation_killed_anywhere_goes_on_and_sends_nothing(project: Project, fake: Fake) -> None:
     project.documents(60)
     space_script(project)
@@ -169,16 +183,7 @@ def test_a_derivation_killed_anywhere_goes_on_and_sends_nothing(project: Project
     derive_script(project)
     project.configure(CONFIG, SMALL_RANGES)
     with sends(fake, 0):
-        deaths = 0
-        for moment in range(30, 400, 23):
-            with disturbed(Moments({}, dies_at=moment)) as moments:
-                try:
-                    upgrade(project)
-                except (Dead, EmbedmigError):
-                    deaths += moments.dead
-                if not moments.dead:
-                    break
-        assert deaths > 3
+        upgrade_killed_at(project, range(30, 400, 23))
     expect_derived(project)
     assert project.one("select version from embedmig.aliases") == HALF_TAG
 
@@ -333,16 +338,7 @@ def test_a_move_to_a_store_killed_anywhere_goes_on_and_leaves_nothing_behind(pro
     old, new = tag(more="chunk-16/"), tag(more="chunk-16/") + "/on-near"
     derive_script(project, 'chunk={"size": 16}, store="near"', old=old)
     with sends(fake, 0):
-        deaths = 0
-        for moment in range(40, 400, 31):
-            with disturbed(Moments({}, dies_at=moment)) as moments:
-                try:
-                    upgrade(project)
-                except (Dead, EmbedmigError):
-                    deaths += moments.dead
-                if not moments.dead:
-                    break
-        assert deaths > 3
+        upgrade_killed_at(project, range(40, 400, 31))
     assert project.one("select version from embedmig.aliases") == new
     tables = [row[0] for row in project.rows("select table_name from embedmig.spaces order by id")]
     ids, chunks = (project.rows(f"select id, chunk from embedmig.{table} order by id, chunk") for table in tables)
