@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
-from datetime import datetime
 
 from psycopg import sql
 
@@ -68,8 +67,3 @@ class ReadCountsTable:
         ).format(self.table)
         found: float | None = scalar(conn, query, (list(collection_spaces),) * 2)
         return found
-
-    def last_at(self, conn: Connection, space: int) -> datetime | None:
-        """When a figure was last added."""
-        query = sql.SQL("select max(last_at) from {} where space = %s").format(self.table)
-        return scalar(conn, query, (space,))  # type: ignore[no-any-return]
