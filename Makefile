@@ -1,7 +1,8 @@
 # `make` lists the targets. Everything is installed into .venv on first use, and again only when pyproject.toml changes.
 
 PYTHON ?= python3
-WORKERS ?= auto
+# One more than there are cores: a test waits for a server or a process for a fourth of its time.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 MINUTES ?= 10
 SEEDS ?= 300
 ROUNDS ?= 3
@@ -14,6 +15,7 @@ BIN := .venv/bin
 SERVERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedmig-tests
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 TORCH := torch==2.13.0
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -rs
 CHECKED := embedmig tests benchmarks demo migrations
 # What runs on PostgreSQL 17 and 16 too: everything that speaks of tables, triggers, sessions, rights and names.
 MATRIX := $(patsubst %,tests/integration/test_%.py,spaces capture sources states audit index stores versions names privileges ledger reader sessions counting)
@@ -27,7 +29,9 @@ help: ## this list
 demo: .venv/.embedded ## what mixed models do to a search; a corpus moves to a better one, is killed, goes on, goes back (a minute or two)
 	@$(BIN)/python demo/run.py
 
-test: lint types unit ## lint, types and every test
+test: lint ## lint, types and every test
+	@$(MAKE) --no-print-directory -j2 types $(if $(filter-out 0 no false,$(LOCAL)),.venv/.local)
+	@$(MAKE) --no-print-directory unit
 
 lint: .venv/.dev ## ruff: faults and format
 	@$(BIN)/ruff check $(CHECKED)
@@ -36,14 +40,14 @@ lint: .venv/.dev ## ruff: faults and format
 types: .venv/.dev ## mypy, strict
 	@$(BIN)/mypy
 
-unit: .venv/.dev local ## the tests alone, on WORKERS processes (auto: one a core)
-	@$(BIN)/python -m pytest -n $(WORKERS) -rs
+unit: .venv/.dev local ## the tests alone, on WORKERS processes (one more than there are cores)
+	@$(PYTEST)
 
 test-matrix: .venv/.dev servers ## what depends on the server, on PostgreSQL 17 (Debian's, as root) and 16, each with its number of tests
-	@for server in 17 16; do echo "PostgreSQL $$server:"; EMBEDMIG_TEST_PG=$$server $(BIN)/python -m pytest -n $(WORKERS) -rs $(MATRIX) || exit 1; done
+	@for server in 17 16; do echo "PostgreSQL $$server:"; EMBEDMIG_TEST_PG=$$server $(PYTEST) $(MATRIX) || exit 1; done
 
 test-stores: .venv/.dev ## the promises of every store: on doubles and servers in wheels, and on yours (EMBEDMIG_QDRANT_URL, EMBEDMIG_MILVUS_URL, …)
-	@$(BIN)/python -m pytest -n $(WORKERS) -rs tests/integration/test_store*.py tests/acceptance/test_external.py
+	@$(PYTEST) tests/integration/test_store*.py tests/acceptance/test_external.py
 
 servers: $(SERVERS)/postgresql-17 $(SERVERS)/pgserver-0.5.1 ## the servers of test-matrix, in ~/.cache/embedmig-tests (800 MB, once)
 

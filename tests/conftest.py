@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests import servers
+from tests import schedule, servers
 from tests.project import Project
 
 SERVER = "EMBEDMIG_TEST_SERVER"
@@ -53,17 +53,22 @@ def stop_server(folder: Path) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On another server than the newest: the tests that speak SQL, but for those whose promise has nothing to do with the server."""
-    if servers.wanted() == "18":
-        return
-    speaks = [item for item in items if "server_url" in getattr(item, "fixturenames", ())]
-    kept = [item for item in speaks if item.get_closest_marker("one_server") is None]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-    items[:] = kept
+    """On another server than the newest: the tests that speak SQL, but for those whose promise has nothing to do with the server.
+
+    The processes of pytest-xdist begin with the slowest tests.
+    """
+    if servers.wanted() != "18":
+        speaks = [item for item in items if "server_url" in getattr(item, "fixturenames", ())]
+        kept = [item for item in speaks if item.get_closest_marker("one_server") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+    if worker := getattr(config, "workerinput", None):
+        items[:] = schedule.arranged(items, worker["workercount"])
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Which server it was, and how many tests ran on it."""
+    schedule.record(terminalreporter.stats)
     ran = len(terminalreporter.stats.get("passed", [])) + len(terminalreporter.stats.get("failed", []))
     terminalreporter.write_line(f"{os.environ.get(NAMED, 'no server')}: {ran} tests run")
 
