@@ -17,6 +17,7 @@ import numpy as np
 import psycopg
 
 import embedmig
+from tests.forking import Forked
 
 Embed = Callable[[list[str], int], Any]
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "embedmig")
@@ -177,17 +178,15 @@ class Project:
 
     def run(self, *arguments: str, expect: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Runs ``embedmig`` to its end; fails the test if the exit code is not the one expected."""
-        done = subprocess.run(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        assert expect is None or done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+        code = process.returncode
+        assert expect is None or code == expect, f"exit {code}\n{out}\n{err}"
+        return subprocess.CompletedProcess(process.args, code, out, err)
 
     def json(self, *arguments: str, expect: int = 0) -> dict[str, Any]:
         """Runs ``embedmig --json`` and reads its document."""
@@ -197,13 +196,8 @@ class Project:
 
     def start(self, *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Starts ``embedmig`` and doesn't wait."""
-        process = subprocess.Popen(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env=self.environ,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
+        process = Forked(
+            [COMMAND, *arguments], cwd=self.folder, env=self.environ, stdout=stdout, stderr=subprocess.PIPE, text=True
         )
         self.processes.append(process)
         return process

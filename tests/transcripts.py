@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+
+from tests.forking import Forked
+from tests.project import COMMAND
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
@@ -111,10 +115,23 @@ class Session:
 
     def run(self, command: str) -> str:
         """What a command prints on the terminal: stdout and stderr as they come."""
-        return subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, env=self._environment, text=True, timeout=180, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        ).stdout  # fmt: skip
+        plain = re.fullmatch(r"embedmig( [^$`&|;<>()*?~#!\n]+)?", command) is not None  # nothing that a shell would do
+        kind, arguments = (
+            (Forked, [COMMAND, *shlex.split(command)[1:]]) if plain else (subprocess.Popen, ["bash", "-c", command])
+        )
+        with kind(
+            arguments,
+            cwd=self.folder,
+            env=self._environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            try:
+                return str(process.communicate(timeout=180)[0])
+            except BaseException:
+                process.kill()
+                raise
 
     def live(self, block: Block) -> list[tuple[Step, str]]:
         """Carries a block out; for a transcript, each command with what it really printed."""

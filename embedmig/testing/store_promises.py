@@ -437,7 +437,8 @@ def shown(store: VectorStore) -> str | None:
 
 def _run_and_kill(bench: StoreUnderTest, space: Space, done: int) -> None:
     """SIGKILL for a process that has done so many steps and goes on with the next."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # which imports a store's client once
+    context.set_forkserver_preload(["embedmig.testing", type(bench).__module__])
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(bench, space, done, theirs), daemon=True)
     process.start()
