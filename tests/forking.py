@@ -12,6 +12,7 @@ import ctypes
 import gc
 import importlib
 import json
+import logging
 import os
 import pkgutil
 import runpy
@@ -136,6 +137,8 @@ def import_everything() -> None:
     for name in (*named, *HEAVY):
         with contextlib.suppress(ImportError):  # a library that is not installed here
             importlib.import_module(name)
+    logging.root.handlers.clear()
+    logging.root.setLevel(logging.WARNING)  # wordllama has its say in this
 
 
 def become(order: dict[str, Any], streams: list[int], base: list[str]) -> None:
