@@ -23,6 +23,8 @@ from typing import Any
 from tests.servers import CACHE
 
 WAIT_SECONDS = 120
+CLOCKS = {"proxy.timeTickInterval": 20, "queryCoord.checkInterval": 100, "queryCoord.distPullInterval": 50}
+"""A tenth of what a server waits before it looks again: strong reads and loading take as long as these let them."""
 
 
 @dataclass
@@ -127,6 +129,8 @@ def write_config(folder: Path, port: int) -> None:
     config.update(proxy_port=port)
     for part in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
         config.set(f"{part}.ip", "127.0.0.1")
+    for key, milliseconds in CLOCKS.items():
+        config.set(key, milliseconds)
     config.resolve()
 
 

@@ -77,7 +77,7 @@ SERVERS = [
 ]
 
 
-@pytest.fixture(scope="session", params=SERVERS)
+@pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a server with nothing of ours in it."""
     if request.param == "named":
