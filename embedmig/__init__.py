@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from embedmig.commands.evaluate import EvaluationResult as EvaluationResult
     from embedmig.commands.evaluate import evaluate as evaluate
     from embedmig.commands.evaluate import make_golden as make_golden
+    from embedmig.commands.fleet import FleetResult as FleetResult
+    from embedmig.commands.fleet import TenantOutcome as TenantOutcome
+    from embedmig.commands.fleet import status_each as status_each
+    from embedmig.commands.fleet import upgrade_each as upgrade_each
     from embedmig.commands.gate import gate as gate
     from embedmig.commands.heads import heads as heads
     from embedmig.commands.history import HistoryEntry as HistoryEntry
@@ -149,7 +153,7 @@ __all__ = [
     "ComparisonResult", "ConfigError", "ConnectionLost", "CutoverBlocked", "DatabaseFailed",
     "DatabaseInterrupted", "DatabaseUnavailable", "DatabaseUnsuitable", "Deadlocked", "Difference",
     "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
-    "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "Forecast", "FoundVectors",
+    "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "FleetResult", "Forecast", "FoundVectors",
     "GateClosed", "GraphError", "HistoryEntry", "Hit", "Hits", "IllegalTransition", "Imported", "InputRefused",
     "Interrupted", "LockHeld",
     "LockedOut", "MissingExtra", "ModelChanged", "OutcomeUnknown", "PlaceMissing", "Plan", "PlanError",
@@ -157,14 +161,14 @@ __all__ = [
     "ReleasedSpace", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
     "RunResult", "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus",
     "StatementCancelled", "Status", "StoreError", "StoreSettings", "StoreThrottled", "StoreUnauthorized",
-    "StoreUnreachable", "StoreUnsuitable", "Synced", "Tally", "TextTooLong", "Trial", "TrialResult", "UninstallPlan",
+    "StoreUnreachable", "StoreUnsuitable", "Synced", "Tally", "TenantOutcome", "TextTooLong", "Trial", "TrialResult", "UninstallPlan",
     "UnknownTarget", "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost",
     "__version__", "alias_differences", "alias_drop", "alias_rebuild", "audit", "backfill", "bridge", "check",
     "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "find_vectors", "follow", "gate",
     "gather_report", "heads", "history", "import_collection", "init", "make_golden", "merge", "op",
     "open_project", "pause", "plan", "rebase",
-    "release", "resume", "retire", "revision", "search", "server_url", "show", "stamp", "status",
-    "stop_server", "sync", "throttle", "try_models", "uninstall", "upgrade", "within", "write_report",
+    "release", "resume", "retire", "revision", "search", "server_url", "show", "stamp", "status", "status_each",
+    "stop_server", "sync", "throttle", "try_models", "uninstall", "upgrade", "upgrade_each", "within", "write_report",
 ]  # fmt: skip
 
 _PUBLIC = {
@@ -179,6 +183,7 @@ _PUBLIC = {
     "embedmig.commands.drift": "drift",
     "embedmig.commands.dry_run": "PlannedOperation PlannedRevision dry_run",
     "embedmig.commands.evaluate": "DrawnGoldenSet EvaluationResult evaluate make_golden",
+    "embedmig.commands.fleet": "FleetResult TenantOutcome status_each upgrade_each",
     "embedmig.commands.gate": "gate",
     "embedmig.commands.heads": "heads",
     "embedmig.commands.history": "HistoryEntry history",

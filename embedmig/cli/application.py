@@ -132,12 +132,17 @@ def live() -> Iterator[Live]:
 
 
 @contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """The first Ctrl-C, or a SIGTERM, ends the run after the current batch; the second Ctrl-C ends it at once."""
+def interruptible(at_once: threading.Event | None = None) -> Iterator[threading.Event]:
+    """The first Ctrl-C, or a SIGTERM, ends the run after the current batch; the second ends it at once, or sets ``at_once`` for
+    a run that has others to end.
+    """
     stop = threading.Event()
 
     def asked(_number: int, _frame: object) -> None:
         if stop.is_set():
+            if at_once:
+                at_once.set()
+                return
             # Nothing less ends a run whose model never answers: its thread can't be cancelled, and would be waited for.
             settings.err.show_cursor()
             settings.err.print("interrupted; run the same command again to resume")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +41,10 @@ Workers = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="N workers share the embedding.  [as configured, or 1]")
 ]
 ExecutorName = Annotated[str, typer.Option("--executor", help="Where they run: processes (of this machine), or ray.")]
+Each = Annotated[
+    Path | None, typer.Option("--each", metavar="FILE", help="For each tenant of this file, with its variables.")
+]
+Parallel = Annotated[int | None, typer.Option("--parallel", min=1, metavar="N", help="Of --each: so many at a time.")]
 
 
 def executor_of(name: str) -> Executor:

@@ -10,7 +10,7 @@ import typer
 
 import embedmig
 from embedmig.cli.application import INSPECTING, app, interruptible, settings
-from embedmig.cli.arguments import Collection, OneCollection, Target, VersionTag, whole_numbers
+from embedmig.cli.arguments import Collection, Each, OneCollection, Parallel, Target, VersionTag, whole_numbers
 from embedmig.cli.completing import revisions
 from embedmig.errors import EXIT_NO, UsageError
 
@@ -27,8 +27,17 @@ def status(
     form: Annotated[
         str, typer.Option("--format", metavar="text|prometheus", help="For people, or for a collector.")
     ] = "text",
+    each: Each = None,
+    parallel: Parallel = None,
 ) -> None:
     """Where everything stands: revisions, aliases, spaces, gates. Read-only."""
+    if each:
+        from embedmig.cli.fleets import status_each
+
+        if watch or exact or form != "text":
+            raise UsageError("--each goes with --check, --parallel and --json alone")
+        status_each(each, parallel, check=check)
+        return
     from embedmig.report.tables import status_table
 
     if watch:

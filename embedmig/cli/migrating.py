@@ -10,9 +10,9 @@ import typer
 
 import embedmig
 from embedmig.cli.application import MIGRATING, app, from_here, interruptible, live, settings
-from embedmig.cli.arguments import AsSql, DryRun, ExecutorName, MaxCost, Target, Workers, executor_of
+from embedmig.cli.arguments import AsSql, DryRun, Each, ExecutorName, MaxCost, Parallel, Target, Workers, executor_of
 from embedmig.cli.completing import revisions
-from embedmig.errors import EXIT_NO
+from embedmig.errors import EXIT_NO, UsageError
 
 
 @app.command(rich_help_panel=MIGRATING)
@@ -113,10 +113,27 @@ def upgrade(
     workers: Workers = None,
     executor: ExecutorName = "processes",
     max_cost: MaxCost = None,
+    each: Each = None,
+    parallel: Parallel = None,
 ) -> None:
     """Apply revisions: create spaces, backfill, index, gate, flip."""
+    if each:
+        _refuse_with_each({"--dry-run": dry_run, "--sql": sql, "--no-wait": no_wait})
+        from embedmig.cli.fleets import upgrade_each
+
+        given = {"--workers": workers, "--executor": executor_of(executor), "--max-cost": max_cost}
+        options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        upgrade_each(each, target, parallel, options)
+        return
     shared = {"workers": workers, "executor": executor_of(executor)}
     _migrate("upgrade", target, dry_run, sql, max_cost, no_wait=no_wait, **shared)
+
+
+def _refuse_with_each(given: dict[str, bool]) -> None:
+    if wrong := [name for name, value in given.items() if value]:
+        raise UsageError(
+            f"{wrong[0]} is not for --each", hint="embedmig status --each FILE   shows what each tenant has left to do"
+        )
 
 
 @app.command(rich_help_panel=MIGRATING, context_settings={"ignore_unknown_options": True})

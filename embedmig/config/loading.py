@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from embedmig.config import toml_values
 from embedmig.config.addresses import parse_address
+from embedmig.config.placeholders import expanded
 from embedmig.config.providers import look_up_key, read_embedder
 from embedmig.config.rule_codes import NAMES
 from embedmig.config.settings import (
@@ -186,12 +187,13 @@ class Config:
 def load(path: Path | None = None, *, database: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """Reads the configuration at ``path``, else at ``EMBEDMIG_CONFIG``, else the ``embedmig.toml`` that :func:`find_file` finds.
 
-    The database is ``database`` (the flag), else ``EMBEDMIG_DATABASE``, else the file's. Raises
-    :class:`ConfigError` with the key's name and its line.
+    The database is ``database`` (the flag), else ``EMBEDMIG_DATABASE``, else the file's. ``${NAME}`` is replaced by what
+    ``environ`` has. Raises :class:`ConfigError` with the key's name and its line.
     """
     file = TomlFile.read(Path(path or environ.get("EMBEDMIG_CONFIG") or find_file(Path.cwd())))
     if file.path.name == PYPROJECT:
         file = _tool_table(file)
+    file = expanded(file, environ)
     root = file.section((), file.document, _ROOT)
     main = file.section(("embedmig",), root.get("embedmig", {}), _MAIN)
     stores = {name: _store(file, name, raw, environ) for name, raw in root.get("stores", {}).items()}

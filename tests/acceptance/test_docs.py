@@ -25,6 +25,7 @@ from embedmig import Reader
 from embedmig.cli import app
 from embedmig.config import loading as configuration
 from embedmig.config import providers
+from embedmig.config.tenants import read_tenants
 from embedmig.gates.evidence_table import EvidenceTable
 from embedmig.operations import op
 from embedmig.types import Space
@@ -179,11 +180,16 @@ def test_every_toml_block_is_a_configuration_and_python_and_yaml_can_be_read(doc
             ast.parse(block.body)
         if block.language == "yaml":
             assert yaml.safe_load(block.body)
-        if block.language == "toml":
+        if block.language == "toml" and "[tenants]" in block.body:
+            (tmp_path / "fleet.toml").write_text(block.body)
+            read_tenants(tmp_path / "fleet.toml", environ={"GLOBEX_DATABASE_URL": "postgresql://host/globex"})
+        elif block.language == "toml":
             tomllib.loads(block.body)
             whole = block.body if "[embedmig]" in block.body else f'[embedmig]\ndatabase = "embedded"\n{block.body}'
             (tmp_path / "embedmig.toml").write_text(whole)
-            configuration.load(tmp_path / "embedmig.toml", environ={"DATABASE_URL": "postgresql://host/name"})
+            configuration.load(
+                tmp_path / "embedmig.toml", environ={"DATABASE_URL": "postgresql://host/name", "TENANT": "acme"}
+            )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

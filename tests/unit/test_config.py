@@ -284,6 +284,20 @@ def test_env_names_the_variable_that_holds_the_database(tmp_path):
         _ = found.database
 
 
+def test_placeholders_are_filled_from_the_environment_and_one_that_is_missing_is_named_with_its_line(tmp_path):
+    text = WHOLE.replace('"documents"', '"${TENANT}.documents"').replace('["title", "body"]', '["${TEXT}", "$${body}"]')
+    text += '[hooks]\nafter_flip = "tell ${USER}"'
+    found = read(tmp_path, text, {"TENANT": "acme", "TEXT": "title", "KEY": "k"})
+    docs = found.collections["docs"]
+    assert (docs.table, docs.text) == ("acme.documents", ("title", "${body}"))
+    assert found.hooks.after_flip == "tell ${USER}", "the shell's own"
+    with pytest.raises(
+        ConfigError, match=r":9: collections\.docs\.text has \$\{TEXT\}, and TEXT is not set"
+    ) as refused:
+        read(tmp_path, text, {"TENANT": "acme"})
+    assert "export TEXT=" in (refused.value.hint or "")
+
+
 def test_no_database_at_all_is_refused(tmp_path):
     assert "no database is given" in refusal(tmp_path, "").message
 
