@@ -110,7 +110,7 @@ REFUSED = {
         "acme.X is env:NOWHERE, which is not set",
     ),
     "no tenant": ("[tenants]", "names no tenant"),
-    "no such canary": ('canary = "acne"\n[tenants]\nacme = {}', "did you mean acme"),
+    "no such canary": ('canary = "acne"\n[tenants]\nacme = {}', "canary is acne, which is no tenant"),
     "a value that is no text": ("[tenants]\nacme = { PORT = 5432 }", "must be a string"),
 }
 
