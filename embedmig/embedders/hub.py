@@ -1,0 +1,113 @@
+"""Models of the Hugging Face hub, at a commit: downloaded once into its cache, found there from then on.
+
+https://huggingface.co/docs/huggingface_hub/guides/download. The library's own settings hold: ``HF_HOME``, ``HF_HUB_CACHE``,
+``HF_HUB_OFFLINE``, ``HF_ENDPOINT``, ``HF_TOKEN``. With a commit a complete snapshot is used without a request.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from embedmig.embedders.weights import NOT_WEIGHTS
+from embedmig.errors import EmbedderMisconfigured, EmbedderUnavailable
+
+COMMIT = re.compile("[0-9a-f]{40}")
+"""What alone names files that do not change: branches move, and tags can be moved."""
+FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
+OLD_WEIGHTS = "*.bin"
+OTHER_BACKENDS = ("onnx/*", "openvino/*", "coreml/*", "tf/*", "flax/*", "gguf/*", "original/*")
+"""The same weights for libraries that are not used here."""
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a version names a commit in full."""
+    return COMMIT.fullmatch(revision) is not None
+
+
+def snapshot(repository: str, commit: str) -> Path:
+    """The folder in the hub's cache that has the model's files at that commit, downloaded where it is not there.
+
+    Raises :class:`EmbedderMisconfigured` where there is no such model or commit, or where it may not be downloaded, and
+    :class:`EmbedderUnavailable` where the hub can't be reached.
+    """
+    with _quiet_off_a_terminal():
+        folder = _download(repository, commit, FILES)
+        if any(folder.rglob("*.safetensors")):
+            return folder
+        return _download(repository, commit, (*FILES, OLD_WEIGHTS))  # an old model, without the safer format
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a snapshot that shape vectors, whatever else other programs had downloaded beside them."""
+    names = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    kinds = FILES if any(name.endswith(".safetensors") for name in names) else (*FILES, OLD_WEIGHTS)
+    return [
+        file
+        for name, file in names.items()
+        if file.name not in NOT_WEIGHTS and matches(name, kinds) and not matches(name, OTHER_BACKENDS)
+    ]
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """As the hub's library compares a path with patterns."""
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _download(repository: str, commit: str, files: tuple[str, ...]) -> Path:
+    hub, errors, constants = map(
+        import_module, ("huggingface_hub", "huggingface_hub.errors", "huggingface_hub.constants")
+    )
+    where = f"{repository}@{commit[:12]}…"
+    wanted: dict[str, Any] = {"allow_patterns": list(files), "ignore_patterns": list(OTHER_BACKENDS)}
+    if listing := getattr(hub, "get_cached_repo_tree", None):  # without it, a cached snapshot may lack files
+        with suppress(errors.LocalEntryNotFoundError, errors.CachedRepoTreeNotFoundError):
+            listing(repository, revision=commit)
+            return Path(hub.snapshot_download(repository, revision=commit, local_files_only=True, **wanted))
+    try:
+        return Path(hub.snapshot_download(repository, revision=commit, **wanted))
+    except errors.HFValidationError as error:
+        raise EmbedderMisconfigured(f"{repository} is no name of the hub", hint="OWNER/NAME") from error
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise EmbedderMisconfigured(
+            f"{where}: the hub has no such model or commit, or not for you ({type(error).__name__})",
+            hint=f"look at {constants.ENDPOINT}/{repository}/commits/main; HF_TOKEN is sent where it is set",
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            raise EmbedderMisconfigured(
+                f"{where} is not, or not whole, in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids a download",
+                hint=f"HF_HUB_OFFLINE=0 hf download {repository} --revision {commit}",
+            ) from error
+        raise _unreachable(where, constants.ENDPOINT, error) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise _unreachable(where, constants.ENDPOINT, error) from error
+
+
+def _unreachable(where: str, endpoint: str, error: Exception) -> EmbedderUnavailable:
+    reason = " ".join(str(error.__cause__ or error).split())[:200]
+    return EmbedderUnavailable(
+        f"{where} can't be downloaded from {endpoint}: {reason}",
+        hint="what was downloaded stays: run the same command again; or name the model's folder under "
+        "[embedders.sentence-transformers.models]",
+    )
+
+
+@contextmanager
+def _quiet_off_a_terminal() -> Iterator[None]:
+    """Bars of a download are for people: in logs they are not drawn. The application's own choice is put back."""
+    utils: Any = import_module("huggingface_hub.utils")
+    hide = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
+    if hide:
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            utils.enable_progress_bars()
