@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from embedmig.commands.server import stop_server as stop_server
     from embedmig.commands.show import RevisionDetails as RevisionDetails
     from embedmig.commands.show import show as show
+    from embedmig.commands.squash import Squashed as Squashed
+    from embedmig.commands.squash import squash as squash
     from embedmig.commands.stamp import stamp as stamp
     from embedmig.commands.status import CollectionStatus as CollectionStatus
     from embedmig.commands.status import Rollback as Rollback
@@ -159,7 +161,7 @@ __all__ = [
     "LockedOut", "MissingExtra", "ModelChanged", "OutcomeUnknown", "PlaceMissing", "Plan", "PlanError",
     "PlannedOperation", "PlannedRevision", "Project", "ProjectLike", "QualityVerdict", "QueryVector", "Reader",
     "ReleasedSpace", "Report", "RequestTooLarge", "RetiredSpace", "RevisionDetails", "Rollback",
-    "RunResult", "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus",
+    "RunResult", "RunSuperseded", "ScriptError", "SearchResult", "SourceError", "Space", "SpaceStatus", "Squashed",
     "StatementCancelled", "Status", "StoreError", "StoreSettings", "StoreThrottled", "StoreUnauthorized",
     "StoreUnreachable", "StoreUnsuitable", "Synced", "Tally", "TenantOutcome", "TextTooLong", "Trial", "TrialResult", "UninstallPlan",
     "UnknownTarget", "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost",
@@ -167,7 +169,7 @@ __all__ = [
     "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "find_vectors", "follow", "gate",
     "gather_report", "heads", "history", "import_collection", "init", "make_golden", "merge", "op",
     "open_project", "pause", "plan", "rebase",
-    "release", "resume", "retire", "revision", "search", "server_url", "show", "stamp", "status", "status_each",
+    "release", "resume", "retire", "revision", "search", "server_url", "show", "squash", "stamp", "status", "status_each",
     "stop_server", "sync", "throttle", "try_models", "uninstall", "upgrade", "upgrade_each", "within", "write_report",
 ]  # fmt: skip
 
@@ -201,6 +203,7 @@ _PUBLIC = {
     "embedmig.commands.search": "SearchResult search",
     "embedmig.commands.server": "server_url stop_server",
     "embedmig.commands.show": "RevisionDetails show",
+    "embedmig.commands.squash": "Squashed squash",
     "embedmig.commands.stamp": "stamp",
     "embedmig.commands.status": "CollectionStatus Rollback SpaceStatus Status status",
     "embedmig.commands.sync": "follow sync",

@@ -189,6 +189,26 @@ def merge(
 
 
 @app.command(rich_help_panel=MIGRATING)
+def squash(
+    target: Annotated[str, typer.Argument(metavar="REV", help="The last of the revisions that become one.", autocompletion=revisions)],
+) -> None:  # fmt: skip
+    """Write one script for fresh databases in the place of all applied revisions up to REV."""
+    found = embedmig.squash(settings.project(), target)
+    settings.show("squashed", found, lambda: from_here(found.path))
+    if settings.json:
+        return
+    say = settings.err
+    say.print(
+        f"stands for {', '.join(found.replaces)}; their scripts are in {from_here(found.moved[0].parent)}/",
+        soft_wrap=True,
+    )
+    if found.left_out:
+        say.print(f"left out, because they are gone by then: {', '.join(found.left_out)}", soft_wrap=True)
+    if found.statements:
+        say.print(f"read the {found.statements} op.execute in it: your own SQL was kept as it is", style="yellow")
+
+
+@app.command(rich_help_panel=MIGRATING)
 def rebase(
     name: Annotated[
         str, typer.Argument(metavar="REV", help="The revision, or its file's name where two have one number.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from embedmig.commands.project import Project, ProjectLike, opened, partly_done, progress_of
+from embedmig.commands.project import Project, ProjectLike, applied_revisions, opened, partly_done, progress_of
 from embedmig.commands.running import found_differences, found_losses
 from embedmig.database import Connection, check_suitable
 from embedmig.embedders import create, providers
@@ -31,9 +31,9 @@ def check(project: ProjectLike = None, *, offline: bool = False) -> list[Finding
         subject = read(project.config, lambda: project.graph, None)
         return _findings(project, replace(subject, refused=unknown_models(subject)))
     with project.looking() as (context, conn):
-        known = progress_of(context, conn)
-        applied = {name: one.checksum for name, one in known.items() if one.state == "applied"}
-        partly = {one.revision: one.in_words for one in partly_done(context, conn)}
+        graph = project.readable_graph
+        applied = applied_revisions(graph, context, conn)
+        partly = {one.revision: one.in_words for one in partly_done(graph, context, conn)}
         subject = read(project.config, lambda: project.graph, applied, partly)
         refused = () if subject.broken else refused_by_upgrade(project, context, conn)
         found = tuple(live_differences(subject, context, conn))
@@ -55,7 +55,7 @@ def refused_by_upgrade(project: Project, context: Context, conn: Connection) -> 
     """The first pending script that ``upgrade heads`` would refuse, and why; calls no model. Scripts that can't be read,
     or were edited after they were applied, are the business of other rules.
     """
-    known = progress_of(context, conn)
+    known = progress_of(project.graph, context, conn)
     applied = {name: one.checksum for name, one in known.items() if one.state == "applied"}
     try:
         check_suitable(conn)

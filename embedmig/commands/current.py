@@ -24,5 +24,6 @@ def position(project: ProjectLike = None) -> Position:
     """The applied heads, and the revisions that no run has brought to an end."""
     project = opened(project)
     with project.looking() as (context, conn):
-        heads = project.readable_graph.applied_heads(applied_revisions(context, conn))
-        return Position(list(heads), partly_done(context, conn))
+        graph = project.readable_graph
+        heads = graph.applied_heads(applied_revisions(graph, context, conn))
+        return Position(list(heads), partly_done(graph, context, conn))

@@ -36,7 +36,7 @@ def history(project: ProjectLike = None) -> list[HistoryEntry]:
     graph = project.readable_graph
     try:
         with project.looking() as (context, conn):
-            known: dict[str, Progress] | None = progress_of(context, conn)
+            known: dict[str, Progress] | None = progress_of(graph, context, conn)
     except EmbedmigError:
         known = None  # the history is in the files
     without = [

@@ -18,6 +18,7 @@ from embedmig.events import Event
 from embedmig.operations.base import Context
 from embedmig.revisions.graph import Graph
 from embedmig.revisions.progress import Progress
+from embedmig.revisions.replaced import understood
 from embedmig.revisions.states import in_words
 
 
@@ -124,10 +125,10 @@ class PartlyDone:
         return f"{self.revision} is {in_words(self.state)} ({count} operation{'s' * (count != 1)} finished)"
 
 
-def partly_done(context: Context, conn: Connection) -> list[PartlyDone]:
+def partly_done(graph: Graph, context: Context, conn: Connection) -> list[PartlyDone]:
     """The revisions that were begun in one direction and ended in none."""
     found = []
-    for one in progress_of(context, conn).values():
+    for one in progress_of(graph, context, conn).values():
         if one.partly:
             journal = context.ledger.journal(conn, one.revision, one.segments[-1][0])
             done = [journal[position].description for position in sorted(one.finished)]
@@ -135,16 +136,16 @@ def partly_done(context: Context, conn: Connection) -> list[PartlyDone]:
     return found
 
 
-def progress_of(context: Context, conn: Connection) -> dict[str, Progress]:
-    """How far each revision is; none where embedmig never ran."""
-    return context.ledger.progress(conn) if ledger_exists(conn, context.database.schema) else {}
+def progress_of(graph: Graph, context: Context, conn: Connection) -> dict[str, Progress]:
+    """How far each revision is, as the scripts of ``graph`` have it; none where embedmig never ran."""
+    return understood(graph, context.ledger.progress(conn)) if ledger_exists(conn, context.database.schema) else {}
 
 
-def applied_revisions(context: Context, conn: Connection) -> dict[str, str]:
+def applied_revisions(graph: Graph, context: Context, conn: Connection) -> dict[str, str]:
     """The applied revisions with their checksums; none where embedmig never ran."""
-    return context.ledger.applied(conn) if ledger_exists(conn, context.database.schema) else {}
+    return {name: one.checksum for name, one in progress_of(graph, context, conn).items() if one.state == "applied"}
 
 
 def applied_heads(project: Project, context: Context, conn: Connection) -> tuple[str, ...]:
     """The applied revisions that no applied one builds on."""
-    return project.graph.applied_heads(applied_revisions(context, conn))
+    return project.graph.applied_heads(applied_revisions(project.graph, context, conn))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embedmig.commands.project import ProjectLike, opened, progress_of
+from embedmig.commands.project import ProjectLike, opened
+from embedmig.database.ledger import ledger_exists
 from embedmig.revisions import authoring
 
 
@@ -12,5 +13,6 @@ def rebase(project: ProjectLike, name: str) -> Path:
     """Renumbers a script that is not applied onto the one other head."""
     project = opened(project)
     with project.looking() as (context, conn):
-        begun = {name: one.checksum for name, one in progress_of(context, conn).items() if one.state != "pending"}
+        known = context.ledger.progress(conn) if ledger_exists(conn, context.database.schema) else {}
+    begun = {name: one.checksum for name, one in known.items() if one.state != "pending"}
     return authoring.rebase(project.config.migrations, name, begun)

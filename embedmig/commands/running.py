@@ -23,7 +23,7 @@ from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.base import Context
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.flip_aliases import flips_of
-from embedmig.revisions.graph import Graph
+from embedmig.revisions.graph import Graph, in_short
 from embedmig.revisions.progress import Progress
 from embedmig.revisions.scripts import Script
 from embedmig.runner import Runner, Step, next_step
@@ -68,7 +68,7 @@ def run_to(
     def steps(conn: Connection) -> list[Step]:
         found = steps_between(project, conn, context, direction, target)
         ran[:] = [step.script.revision for step in found]
-        before = applied_revisions(context, conn).keys()
+        before = applied_revisions(project.graph, context, conn).keys()
         applied.update(before | set(ran) if direction == "upgrade" else before - set(ran))
         if direction == "upgrade":
             for said in refuse_unwritten(project, conn, context, found, applied):
@@ -144,14 +144,14 @@ def found_losses(project: Project, context: Context, conn: Connection) -> list[L
     if not ledger_exists(conn, context.database.schema):
         return []
     found = [one for each in context.config.collections.values() for one in losses(conn, context.registry, each)]
-    return found + unmade(project.readable_graph, context, conn, applied_revisions(context, conn))
+    return found + unmade(graph := project.readable_graph, context, conn, applied_revisions(graph, context, conn))
 
 
 def steps_between(
     project: Project, conn: Connection, context: Context, direction: Direction, target: str
 ) -> list[Step]:
     """What a command to ``target`` would run, in order. Raises :class:`PlanError` where a script is not what was run."""
-    known = progress_of(context, conn)
+    known = progress_of(project.graph, context, conn)
     applied = {name: one.checksum for name, one in known.items() if one.state == "applied"}
     partly = {name for name, one in known.items() if one.partly}
     if direction == "upgrade":
@@ -161,10 +161,20 @@ def steps_between(
     else:
         scripts = way_back(project.graph, applied.keys() | partly, partly, target)
         refuse_edited(project.graph, scripts, applied)
+        refuse_squashed(scripts)
     return [
         next_step(context.ledger, conn, known.get(script.revision, Progress(script.revision)), script, direction)
         for script in scripts
     ]
+
+
+def refuse_squashed(scripts: Iterable[Script]) -> None:
+    """What stands for others leads a fresh database forward, and no database back. Raises :class:`PlanError`."""
+    if found := next((script for script in scripts if script.replaces), None):
+        raise PlanError(
+            f"{found.path.name} stands for {in_short(found.replaces)}, and there is no way back across it",
+            hint=f"embedmig downgrade {found.revision} is as far back as it goes; beyond it, with the scripts from before the squash",
+        )
 
 
 def way_back(graph: Graph, touched: set[str], partly: set[str], target: str) -> list[Script]:

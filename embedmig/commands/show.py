@@ -8,8 +8,9 @@ from typing import Any
 from embedmig.commands.history import HistoryEntry, entry
 from embedmig.commands.project import ProjectLike, opened
 from embedmig.commands.status import attempt_line
-from embedmig.database.ledger import RecordedEstimate, ledger_exists
+from embedmig.database.ledger import Attempt, RecordedEstimate, ledger_exists
 from embedmig.errors import EmbedmigError
+from embedmig.revisions.scripts import Script
 from embedmig.runner import step_of
 
 
@@ -38,10 +39,10 @@ def show(project: ProjectLike, name: str) -> RevisionDetails:
                 known = context.ledger.recorded_estimates(conn, script.revision)
                 attempts = [
                     attempt_line(attempt)
-                    | {"same_script": attempt.checksum == script.checksum if attempt.direction != "retire" else None}
+                    | {"same_script": _is_same(script, attempt)}
                     | {"backfills": [estimate_line(one) for one in known if one.attempt == attempt.id]}
                     for attempt in context.ledger.attempts(conn)
-                    if attempt.revision == script.revision
+                    if attempt.revision in (script.revision, *script.replaces)
                 ]
     except EmbedmigError:
         attempts = []  # the script is in its file
@@ -52,6 +53,13 @@ def show(project: ProjectLike, name: str) -> RevisionDetails:
     return RevisionDetails(
         entry(script, project.readable_graph.heads(), None), script.checksum, script.source, ups, downs, attempts
     )
+
+
+def _is_same(script: Script, attempt: Attempt) -> bool | None:
+    """Whether the script, or one that it stands for, is what was run; None where nothing was."""
+    if attempt.direction == "retire":
+        return None
+    return attempt.checksum in (script.checksum, *script.replaces.get(attempt.revision, ()))
 
 
 def estimate_line(found: RecordedEstimate) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from embedmig.commands.running import RunResult
 from embedmig.database import Connection
 from embedmig.revisions.graph import Graph
 from embedmig.revisions.progress import Progress
+from embedmig.revisions.replaced import understood
 from embedmig.revisions.scripts import Script
 from embedmig.runner import Runner
 
@@ -25,7 +26,7 @@ def stamp(project: ProjectLike, target: str, *, purge: bool = False) -> RunResul
     wanted = {} if target == "base" else {script.revision: script.checksum for script in _lineage(graph, target)}
 
     def write(conn: Connection) -> None:
-        known = context.ledger.progress(conn)
+        known = understood(graph, context.ledger.progress(conn))
         with conn.transaction():
             for name, one in known.items():
                 after = purge or not wanted or name not in graph.scripts or _builds_on(graph, name, wanted)

@@ -181,7 +181,7 @@ def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
     project = opened(project)
     graph = project.readable_graph
     with project.looking() as (context, conn):
-        applied, partly = applied_revisions(context, conn), partly_done(context, conn)
+        applied, partly = applied_revisions(graph, context, conn), partly_done(graph, context, conn)
         there = ledger_exists(conn, context.database.schema)
         running = context.ledger.running(conn) if there else None
         attempts = context.ledger.attempts(conn) if there else []
@@ -229,7 +229,7 @@ def _with_given_up(name: str, found: CollectionStatus, graph: Graph) -> Collecti
     """A version that was never shown and that no script makes any more is kept fresh all the same: its ``hint`` says what ends that."""
     spaces = [
         replace(space, hint=f"no script makes it any more: embedmig retire {name} {space.version} --confirm {space.version} drops it")
-        if space.state in ("building", "ready") and not space.fault and space.revision not in graph.scripts
+        if space.state in ("building", "ready") and not space.fault and space.revision not in {*graph.scripts, *graph.stand_ins}
         else space
         for space in found.spaces
     ]  # fmt: skip

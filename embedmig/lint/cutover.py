@@ -170,7 +170,7 @@ def _is_work(call: Call) -> bool:
 def downgrade_missing(subject: Subject) -> Iterator[Violation]:
     """There is no ``downgrade()``, so ``embedmig downgrade`` stops here."""
     for reading in subject.readings:
-        if reading.error is None and reading.downgrade is None:
+        if reading.error is None and reading.downgrade is None and not reading.script.replaces:
             yield Violation(
                 reading.script.path,
                 None,

@@ -73,7 +73,14 @@ def missing_script(subject: Subject) -> Iterator[Violation]:
         return
     known = {reading.script.revision for reading in subject.readings}
     for revision in (subject.applied or {}).keys() - known:
-        yield Violation(None, None, f"{revision} is applied and has no script", "restore its file")
+        stand_in = next((reading.script for reading in subject.readings if revision in reading.script.replaces), None)
+        of = (
+            f"; it is one of those that {stand_in.path.name} stands for, and not all of them are applied"
+            if stand_in
+            else ""
+        )
+        fix = "finish them with the scripts from before the squash" if stand_in else "restore its file"
+        yield Violation(None, None, f"{revision} is applied and has no script{of}", fix)
     for revision in subject.partly.keys() - known:
         yield Violation(None, None, f"{subject.partly[revision]}, and it has no script", "restore its file")
 

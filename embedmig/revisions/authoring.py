@@ -110,6 +110,11 @@ def empty_body(explanation: Sequence[str] = ()) -> Body:
     return Body("empty.py.j2", {"explanation": [_plain(line) for line in explanation]})
 
 
+def squash_body(spaces: Mapping[str, Space], calls: Sequence[str]) -> Body:
+    """One script in the place of many: ``spaces`` by their names in it, ``calls`` of ``op``."""
+    return Body("squash.py.j2", {"spaces": spaces, "calls": calls})
+
+
 def new_revision(
     graph: Graph,
     message: str,
@@ -165,6 +170,36 @@ def rebase(directory: Path, name: str, applied: Mapping[str, str]) -> Path:
         if moved.down_revisions == ((onto,) if onto else ()) and moved.revision == revision:
             raise UsageError(f"{moved.path.name} is on {onto or 'base'} already; there is nothing to do")
         return _renumber(moved, revision, onto)
+
+
+def squash(
+    graph: Graph, scripts: Sequence[Script], body: Body, message: str, *, now: datetime | None = None
+) -> tuple[Path, list[Path]]:
+    """Writes a script that stands for ``scripts``, under the revision of the last, and moves theirs into ``squashed_REV/``, which
+    is no part of the graph. Returns its path, and theirs.
+    """
+    last = scripts[-1].revision
+    replaces: dict[str, tuple[str, ...]] = {}
+    for script in scripts:
+        for name, checksums in {**script.replaces, script.revision: (script.checksum,)}.items():
+            replaces[name] = tuple(dict.fromkeys((*replaces.get(name, ()), *script.replaces.get(name, ()), *checksums)))
+    with _alone(graph.directory):
+        folder = graph.directory / f"squashed_{last}"
+        if folder.exists():
+            raise UsageError(
+                f"{folder} exists already; nothing was written",
+                hint="it holds the scripts of an earlier squash: remove it",
+            )
+        source = _rendered(body, _plain(message), last, (), None, now, {
+            "replaced": ", ".join(replaces), "replaces": {name: found[0] if len(found) == 1 else found for name, found in replaces.items()},
+        })  # fmt: skip
+        path = graph.directory / f"{last}_squashed.py"
+        draft = graph.directory / f".{path.name}.new"
+        draft.write_text(source, "utf-8")
+        folder.mkdir()
+        moved = [script.path.rename(folder / script.path.name) for script in scripts]
+        draft.rename(path)
+    return path, moved
 
 
 def init(
@@ -304,7 +339,16 @@ def _write(
     if not title:
         raise UsageError("a revision needs a message", hint='-m "wordllama 256"')
     revision = next_number(list(graph.scripts.values()))
-    source = _environment().get_template(body.template).render(
+    source = _rendered(body, title, revision, down, label, now, {})
+    path = graph.directory / f"{revision}_{slug(message)}.py"
+    _create(path, source)
+    return path
+
+
+def _rendered(
+    body: Body, title: str, revision: str, down: tuple[str, ...], label: str | None, now: datetime | None, more: Mapping[str, Any]
+) -> str:  # fmt: skip
+    return _environment().get_template(body.template).render(
         body.values,
         message=title,
         revision=revision,
@@ -312,10 +356,8 @@ def _write(
         down_revision=down if len(down) > 1 else down[0] if down else None,
         branch_labels=label,
         create_date=(now or datetime.now(UTC)).isoformat(" ", "seconds"),
+        **more,
     )  # fmt: skip
-    path = graph.directory / f"{revision}_{slug(message)}.py"
-    _create(path, source)
-    return path
 
 
 def _create(path: Path, source: str) -> None:

@@ -59,6 +59,7 @@ class Graph:
         self.directory = directory
         self.unreadable: list[tuple[Path, EmbedmigError]] = []
         self.scripts = _by_revision(scripts)
+        self.stand_ins = {name: script for script in self.scripts.values() for name in script.replaces}
         self._labels = {label: s.revision for s in self.scripts.values() for label in s.labels}
         _refuse_dangling(self.scripts, self._labels)
         built_on = {down for script in self.scripts.values() for down in script.down_revisions}
@@ -204,6 +205,10 @@ class Graph:
         names = [*self.scripts, *self._labels, *RESERVED]
         # Near numbers are not likely ones: 0004 is no better a guess for 0020 than any other.
         close = difflib.get_close_matches(target, names, n=1) if number(target) is None else None
+        if found := self.stand_ins.get(target):
+            return UnknownTarget(
+                f"{target} is a part of {found.path.name} by now", hint=f"that one is revision {found.revision}"
+            )
         hint = f"did you mean {close[0]}?" if close else "embedmig history   lists the revisions"
         if not self.scripts:
             hint = 'embedmig revision -m "…" --model PROVIDER/MODEL …   writes the first'
@@ -214,6 +219,12 @@ class Graph:
     def refuse_missing(self, applied: Collection[str]) -> None:
         """Raises :class:`GraphError` for what the database has had and there is no script of."""
         missing = [revision for revision in applied if revision not in self.scripts]
+        for revision in missing:
+            if found := self.stand_ins.get(revision):
+                raise GraphError(
+                    f"{revision} is applied, and {found.path.name} stands for {in_short(found.replaces)}: this database is in the middle of them",
+                    hint=f"finish them first, with the scripts from before the squash (version control has them): embedmig upgrade {found.revision}",
+                )
         if missing:
             there = next((revision for revision in applied if revision in self.scripts), "base")
             raise GraphError(
@@ -301,6 +312,12 @@ def _parts(target: str) -> dict[str, str]:
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def in_short(names: Collection[str]) -> str:
+    """``0001 … 0005``."""
+    first, *rest = sorted(names, key=sort_key)
+    return f"{first} … {rest[-1]}" if rest else first
 
 
 def _oldest_first(graph: Graph) -> Iterator[str]:

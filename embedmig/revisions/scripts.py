@@ -16,12 +16,15 @@ from types import ModuleType
 from embedmig.errors import EmbedmigError, ScriptError
 
 RESERVED = frozenset({"head", "heads", "base", "current"})
-_METADATA = ("revision", "down_revision", "branch_labels", "depends_on")
+_METADATA = ("revision", "down_revision", "branch_labels", "depends_on", "replaces")
 
 
 @dataclass(frozen=True)
 class Script:
-    """A migration script. ``checksum`` is the SHA-256 of its source with LF line ends and without a BOM."""
+    """A migration script. ``checksum`` is the SHA-256 of its source with LF line ends and without a BOM.
+
+    ``replaces`` are the revisions that it stands for, its own among them, each with the checksums that they may have had.
+    """
 
     revision: str
     down_revisions: tuple[str, ...]
@@ -31,6 +34,7 @@ class Script:
     labels: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
     source: str = field(default="", repr=False)
+    replaces: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     error: EmbedmigError | None = None  # why it can't be used; only where scripts are read tolerantly
 
     @property
@@ -149,6 +153,7 @@ def read_script(path: Path) -> Script:
         labels=_names(path, "branch_labels", values),
         depends_on=_names(path, "depends_on", values),
         source=source,
+        replaces=_replaces(path, values),
     )
 
 
@@ -196,6 +201,20 @@ def _names(path: Path, name: str, values: Mapping[str, object]) -> tuple[str, ..
     if not isinstance(items, (tuple, list, set)) or not all(isinstance(item, str) and item for item in items):
         raise ScriptError(f"{path.name}: {name} is {value!r}", hint=f'write {name} = "…", a tuple of strings, or None')
     return tuple(items) if not isinstance(items, set) else tuple(sorted(items))
+
+
+def _replaces(path: Path, values: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
+    """``{"0001": CHECKSUM, …}``; of one that was squashed before, several checksums."""
+    value = values.get("replaces") or {}
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ScriptError(f"{path.name}: replaces is {value!r}", hint='write replaces = {"0001": "CHECKSUM", …}')
+    found = {name: _names(path, "replaces", {"replaces": checksums}) for name, checksums in value.items()}
+    if found and values["revision"] not in found:
+        raise ScriptError(
+            f"{path.name}: replaces does not name {values['revision']} itself",
+            hint="restore the file as embedmig squash wrote it",
+        )
+    return found
 
 
 def _create_date(docstring: str) -> datetime | None:
