@@ -13,7 +13,9 @@ LOCAL ?= $(CI)
 
 BIN := .venv/bin
 SERVERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedmig-tests
-INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+# What is imported is compiled then, and kept: of 300 MB of Python most is never imported.
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 TORCH := torch==2.13.0
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -rs
 CHECKED := embedmig tests benchmarks demo migrations

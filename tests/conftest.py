@@ -13,12 +13,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from embedmig.database import Database, schema
 from tests import schedule, servers
 from tests.project import Project
 
 SERVER = "EMBEDMIG_TEST_SERVER"
 NAMED = "EMBEDMIG_TEST_SERVER_NAME"
 TEMPLATE = "embedmig_template"
+LEDGER_TEMPLATE = "embedmig_template_with_ledger"
 PASSWORD_ROLE = "needs_password"
 
 
@@ -28,12 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="embedmig-test-"))
     os.environ[SERVER] = start_server(folder)
+    config.add_cleanup(lambda: stop_server(folder))
+    make_ledger_template(os.environ[SERVER])
     with psycopg.connect(os.environ[SERVER].replace("/postgres?", f"/{TEMPLATE}?")) as conn:
         row = conn.execute(
             "select current_setting('server_version'), extversion from pg_extension where extname = 'vector'"
         ).fetchone()
         os.environ[NAMED] = "PostgreSQL {}, pgvector {}".format(*row or ("?", "?"))
-    config.add_cleanup(lambda: stop_server(folder))
 
 
 def start_server(folder: Path) -> str:
@@ -45,6 +48,13 @@ def start_server(folder: Path) -> str:
         with psycopg.connect(url.replace("/postgres?", f"/{TEMPLATE}?"), autocommit=True) as template:
             template.execute("create extension vector")
     return url
+
+
+def make_ledger_template(server: str) -> None:
+    """A template in which embedmig's own tables are as the first command makes them."""
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(f"create database {LEDGER_TEMPLATE} template {TEMPLATE}")
+    schema.upgrade(Database(server.replace("/postgres?", f"/{LEDGER_TEMPLATE}?"), "embedmig"))
 
 
 def stop_server(folder: Path) -> None:
@@ -80,11 +90,12 @@ def server_url() -> str:
 
 
 @pytest.fixture
-def url(server_url: str) -> Iterator[str]:
-    """A fresh database with pgvector in it."""
+def url(request: pytest.FixtureRequest, server_url: str) -> Iterator[str]:
+    """A fresh database with pgvector in it; marked ``with_ledger``, with embedmig's own tables too."""
     name = f"t_{uuid.uuid4().hex[:16]}"
+    template = LEDGER_TEMPLATE if request.node.get_closest_marker("with_ledger") else TEMPLATE
     with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(f"create database {name} template {TEMPLATE} strategy file_copy")
+        conn.execute(f"create database {name} template {template} strategy file_copy")
     yield server_url.replace("/postgres?", f"/{name}?")
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(f"drop database if exists {name} with (force)")

@@ -18,11 +18,12 @@ def wait_until(
     condition: Callable[[], T], what: str, *, of: subprocess.Popen[str] | None = None, seconds: float = PATIENCE
 ) -> T:
     """The first true value of ``condition``; fails the test when there is none in time, or process ``of`` has ended."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.005
     while not (value := condition()):
         assert of is None or of.poll() is None, f"{what}: the process ended with {of.returncode}\n{of.communicate()[1]}"
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(pause * 1.25, 0.03)  # many conditions take a connection of their own
     return value
 
 

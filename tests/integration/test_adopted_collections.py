@@ -14,6 +14,8 @@ from tests.applications import InMemory, OnMilvus, Point, articles
 from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 OLD, NEW = tag(8) + "/on-near", tag(16) + "/on-near"
 ALIAS = "docs_embeddings"
 ROWS = 20

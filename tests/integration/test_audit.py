@@ -16,6 +16,8 @@ from embedmig.quality.audit import Audit, AuditFinding
 from embedmig.quality.audit.reembedding import MAX_SAMPLE
 from tests.project import NEW_TAG, OLD_TAG, Project, wordllama_vectors
 
+pytestmark = pytest.mark.with_ledger
+
 ADOPT = """
 from embedmig import Space, op
 

@@ -8,6 +8,8 @@ import pytest
 import embedmig
 from tests.project import CONFIG, NEW_TAG, OLD_TAG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 OUTBOX = "select count(*) from embedmig.outbox_docs"
 
 

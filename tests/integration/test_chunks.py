@@ -21,6 +21,8 @@ from embedmig.stores.pgvector import search
 from tests.in_process import Fake, downgrade, space_script, tag, upgrade
 from tests.project import CONFIG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 ROWS = 60
 LONG = 7  # the document whose chunks are the nearest to everything
 PLAIN, CHUNKED = tag(), tag(more="chunk-60/")

@@ -16,6 +16,8 @@ from tests.in_process import Fake, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.with_ledger
+
 ROWS = 300
 TABLE = "embedmig.{}"
 

@@ -23,6 +23,8 @@ from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 from tests.stores import running
 
+pytestmark = pytest.mark.with_ledger
+
 SMALL_RANGES = "\n[backfill]\nrange_rows = 10\n"
 DERIVE = """
 from embedmig import Space, op

@@ -18,6 +18,8 @@ from embedmig.types import Answer, Role, Space
 from tests.in_process import space_script, tag, upgrade
 from tests.project import CONFIG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 DIMENSIONS = 8
 TURN = np.linalg.qr(np.random.default_rng(1).standard_normal((DIMENSIONS, DIMENSIONS)))[0].astype(np.float32)
 

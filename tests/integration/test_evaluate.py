@@ -24,6 +24,8 @@ from embedmig.report.tables import status_table
 from tests.project import NEW_TAG, OLD_TAG, Project
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.with_ledger
+
 GATED = """
 from embedmig import Space, op, within
 

@@ -21,6 +21,8 @@ from tests import in_process
 from tests.in_process import Fake, downgrade, space_script, tag, upgrade
 from tests.project import CONFIG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 NEAR = 'store="near"'
 OLD, NEW = tag(8) + "/on-near", tag(16) + "/on-near"
 

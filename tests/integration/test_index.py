@@ -21,6 +21,8 @@ from tests.in_process import Fake, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.with_ledger
+
 GB = 1 << 30
 COSTLY = "op.create_index(NEW, m=64, ef_construction=600, workers=0)"
 INDEX = f"""

@@ -38,6 +38,8 @@ from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.with_ledger
+
 OLD, NEW = (tag(dimensions) for dimensions in DIMENSIONS)
 EVERYONE = """select pg_terminate_backend(pid) from pg_stat_activity
               where datname = current_database() and application_name like 'embedmig %'"""

@@ -15,6 +15,7 @@ import pytest
 import embedmig
 from embedmig import Reader
 from embedmig.errors import ConfigError
+from tests.forking import Forked
 from tests.in_process import Fake, downgrade, space_script, upgrade
 from tests.project import COMMAND, CONFIG, Project
 
@@ -159,6 +160,17 @@ def own_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def run(folder: Path, *command: str, **environment: str) -> str:
+    """What a command prints that needs no project."""
+    pipe = subprocess.PIPE
+    with Forked(
+        [COMMAND, *command], cwd=folder, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out.strip()
+
+
 @pytest.mark.one_server
 @pytest.mark.parametrize(
     "name",
@@ -176,18 +188,13 @@ def test_the_embedded_server_runs_in_any_folder(own_folder: Path, server_url: st
     folder.mkdir(parents=True)
     (folder / "embedmig.toml").write_text('[embedmig]\ndatabase = "embedded"\n')
 
-    def run(*command: str) -> str:
-        done = subprocess.run([COMMAND, *command], cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
     try:
-        with psycopg.connect(run("server", "url")) as conn:
+        with psycopg.connect(run(folder, "server", "url")) as conn:
             assert conn.execute("select current_setting('data_directory')").fetchone() == (
                 str(folder / ".embedmig/postgres"),
             )
     finally:
-        run("server", "stop")
+        run(folder, "server", "stop")
     assert not (folder / ".embedmig/postgres/postmaster.pid").exists()
 
 
@@ -196,9 +203,9 @@ def test_the_embedded_server_gets_no_api_key(own_folder: Path, server_url: str) 
     (own_folder / "embedmig.toml").write_text(
         '[embedmig]\ndatabase = "embedded"\n[embedders.openai]\napi_key = "env:THE_KEY"\n'
     )
-    subprocess.run([COMMAND, "server", "start"], cwd=own_folder, env=os.environ | {"THE_KEY": "sk-secret"}, check=True)
+    run(own_folder, "server", "start", THE_KEY="sk-secret")
     try:
         pid = (own_folder / ".embedmig/postgres/postmaster.pid").read_text().split()[0]
         assert b"sk-secret" not in Path(f"/proc/{pid}/environ").read_bytes()
     finally:
-        subprocess.run([COMMAND, "server", "stop"], cwd=own_folder, check=True)
+        run(own_folder, "server", "stop")

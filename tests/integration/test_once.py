@@ -21,6 +21,8 @@ from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.with_ledger
+
 ROWS, IN_FLIGHT = 400, 2 * 3 * 5  # workers, requests of each that are out or being written, texts of each
 
 

@@ -20,6 +20,8 @@ from embedmig.types import Progress, Storage
 from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project, embeddings
 
+pytestmark = pytest.mark.with_ledger
+
 MEMORY = 6 << 20
 
 

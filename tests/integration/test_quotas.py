@@ -21,6 +21,8 @@ from embedmig.embedders.shared_limits import SLICE_SECONDS, SharedRateBudget, Tr
 from embedmig.types import Space
 from tests.openai_server import OpenAIServer
 
+pytestmark = pytest.mark.with_ledger
+
 RATE = 100_000.0  # tokens a second
 LIMITS = EmbedderSettings(api_key="sk-very-secret", tokens_per_minute=round(RATE * SECONDS_PER_MINUTE))
 SPACE = Space("docs", "openai/text-embedding-3-small", "1", 16)

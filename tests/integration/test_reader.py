@@ -12,6 +12,8 @@ from embedmig import AsyncReader, Reader
 from embedmig.errors import AliasMoved, UsageError
 from tests.project import CONFIG, NEW_TAG, OLD_TAG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 
 @pytest.fixture
 def moved(project: Project) -> Project:

@@ -18,6 +18,8 @@ from embedmig.report.prometheus import HELP, exposition
 from tests.browser import AXE, CHROMIUM, Browser
 from tests.project import NEW_TAG, OLD_TAG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 
 def html_of(project: embedmig.Project, **options: bool) -> str:
     """The page as the command writes it."""

@@ -28,6 +28,8 @@ from tests.project import CONFIG, OLD_TAG, WORDS, Project, wordllama_vectors
 from tests.project import NEW_TAG as WIDE_TAG
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.with_ledger
+
 NEW = tag()
 MADE = "from embedmig import Space, op\n\nrevision = '0002'\ndown_revision = '0001'\n\nNEW = Space(collection='docs', model='fake/hash', version='1', dimensions=8{more})\n\n\ndef upgrade() -> None:\n    op.create_space(NEW)\n\n\ndef downgrade() -> None:\n    pass\n"
 FILLED = "from embedmig import Space, op\n\nrevision = '0003'\ndown_revision = '0002'\n\nNEW = Space(collection='docs', model='fake/hash', version='1', dimensions=8)\n\n\ndef upgrade() -> None:\n    op.backfill(NEW)\n    op.gate(NEW, completeness=1.0)\n    op.flip_alias('docs', to=NEW)\n\n\ndef downgrade() -> None:\n    op.flip_alias('docs', to='{old}')\n"

@@ -13,6 +13,8 @@ import embedmig
 from embedmig.errors import SourceError
 from tests.project import CONFIG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 SPACE = "select format('embedmig.%I', table_name) from embedmig.spaces"
 
 

@@ -21,6 +21,8 @@ from embedmig.testing import fake_vectors
 from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 
 @pytest.fixture
 def fake() -> Fake:

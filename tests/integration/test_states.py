@@ -23,6 +23,8 @@ from embedmig.revisions import states
 from tests.in_process import Fake, downgrade, space_script, tag, upgrade
 from tests.project import CONFIG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 FLIP = '    op.flip_alias("docs", to=NEW)\n'
 
 

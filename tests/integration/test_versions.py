@@ -18,6 +18,8 @@ from embedmig.types import Limits
 from tests.in_process import Fake, downgrade, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 ADOPT = """
 from embedmig import Space, op
 
