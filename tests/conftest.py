@@ -93,7 +93,8 @@ def server_url() -> str:
 def url(request: pytest.FixtureRequest, server_url: str) -> Iterator[str]:
     """A fresh database with pgvector in it; marked ``with_ledger``, with embedmig's own tables too."""
     name = f"t_{uuid.uuid4().hex[:16]}"
-    template = LEDGER_TEMPLATE if request.node.get_closest_marker("with_ledger") else TEMPLATE
+    marker = request.node.get_closest_marker("with_ledger")
+    template = TEMPLATE if marker is None or marker.args == (False,) else LEDGER_TEMPLATE
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(f"create database {name} template {template} strategy file_copy")
     yield server_url.replace("/postgres?", f"/{name}?")

@@ -178,6 +178,7 @@ def test_a_search_of_one_tenant_in_fifty_finds_as_many_as_it_asked_for(project: 
         ("op.create_index(NEW, workers=-1)", "", "-1 workers"),
     ],
 )
+@pytest.mark.with_ledger(False)
 def test_an_index_that_could_not_be_is_refused_before_anything_is_changed(
     project: Project, fake: Fake, call: str, more: str, said: str
 ) -> None:

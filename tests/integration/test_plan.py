@@ -163,6 +163,7 @@ def test_without_a_probe_the_time_is_unknown_until_a_run_has_measured_the_model(
     assert re.search(r"as 0001 on \d{4}-\d\d-\d\d embedded 300 rows in", found.known_by)
 
 
+@pytest.mark.with_ledger(False)
 def test_a_probe_asks_the_real_model_with_as_many_requests_at_once_as_a_run_and_says_its_cost(project: Project) -> None:
     project.documents(1000)
     project.space_script("0001", model="openai/text-embedding-3-small", version="1", dimensions=64)

@@ -480,6 +480,7 @@ UNDER_POLICIES = (
 )
 
 
+@pytest.mark.with_ledger(False)
 def test_row_level_security_that_hides_rows_is_refused_and_later_empties_no_space(ordinary_owner: Project) -> None:
     project = ordinary_owner
     half = "create policy half on documents using (tenant = 0)"
@@ -494,6 +495,7 @@ def test_row_level_security_that_hides_rows_is_refused_and_later_empties_no_spac
     expect_same(project, "id")
 
 
+@pytest.mark.with_ledger(False)
 def test_forced_row_level_security_is_no_hindrance_to_an_owner_whom_a_policy_shows_every_row(
     ordinary_owner: Project,
 ) -> None:

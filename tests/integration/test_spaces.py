@@ -70,6 +70,7 @@ def test_every_metric_and_storage_finds_what_a_full_comparison_finds(
     assert f"{storage}_{metric}_ops" in definition
 
 
+@pytest.mark.with_ledger(False)
 def test_2001_dimensions_as_vector_are_refused_with_the_way_out_and_fit_as_halfvec(
     project: Project, fake: Fake
 ) -> None:
@@ -353,6 +354,7 @@ def test_a_column_of_bare_vector_is_adopted_where_every_length_is_right(
 @pytest.mark.parametrize(
     ("column", "words"), [("vector(5)", "5 dimensions, the space says 8"), ("halfvec(8)", "is halfvec")]
 )
+@pytest.mark.with_ledger(False)
 def test_a_column_of_another_length_or_type_is_not_adopted(
     project: Project, conn: psycopg.Connection, fake: Fake, column: str, words: str
 ) -> None:

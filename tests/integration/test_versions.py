@@ -641,6 +641,7 @@ union all select 'column', attrelid::regclass || '.' || attname from pg_attribut
 where attrelid = 'documents'::regclass and attnum > 0 and not attisdropped"""
 
 
+@pytest.mark.with_ledger(False)
 def test_uninstall_leaves_the_database_as_it_was_and_touches_neither_texts_nor_adopted_vectors(
     project: Project, conn: psycopg.Connection, fake: Fake
 ) -> None:
