@@ -19,6 +19,7 @@ import psycopg
 import embedmig
 from tests.forking import Forked
 
+_prepared: set[str] = set()
 Embed = Callable[[list[str], int], Any]
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "embedmig")
 OLD_TAG = "wordllama-l2-supercat@0.4/dim-64/norm-l2"
@@ -115,6 +116,23 @@ class Project:
         """Wordllama at 64 dimensions, then at 256: a small real upgrade."""
         self.space_script("0001")
         self.space_script("0002", "0001", old=OLD_TAG, dimensions=256)
+
+    def prepared(self, name: str, build: Callable[[], object]) -> None:
+        """The database as ``build`` leaves it: built for the first test of this process that asks, and copied for the others.
+
+        Scripts and the configuration are no part of it. Nobody else may be connected.
+        """
+        mine, copy = self.one("select current_database()"), f"p_{os.getpid()}_{name}"
+        make = "create database {} template {} strategy file_copy"
+        if copy not in _prepared:
+            build()
+        with psycopg.connect(self.url.replace(f"/{mine}?", "/postgres?"), autocommit=True) as conn:
+            if copy in _prepared:
+                conn.execute(f"drop database {mine}")  # type: ignore[arg-type]
+                conn.execute(make.format(mine, copy))  # type: ignore[arg-type]
+            else:
+                conn.execute(make.format(copy, mine))  # type: ignore[arg-type]
+                _prepared.add(copy)
 
     def documents(self, rows: int = 50) -> None:
         """``documents(id, title, body)`` with short, different texts."""

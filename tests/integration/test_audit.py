@@ -39,9 +39,8 @@ def downgrade() -> None:
 @pytest.fixture
 def space(project: Project) -> Project:
     """A collection with an active space of embedmig's own."""
-    project.documents(40)
     project.space_script("0001")
-    embedmig.upgrade(project.opened())
+    project.prepared("audit", lambda: (project.documents(40), embedmig.upgrade(project.opened())))
     return project
 
 

@@ -16,9 +16,8 @@ OUTBOX = "select count(*) from embedmig.outbox_docs"
 @pytest.fixture
 def live(project: Project) -> Project:
     """A collection with an active space of 64 dimensions, captured."""
-    project.documents(20)
     project.space_script("0001")
-    embedmig.upgrade(project.opened())
+    project.prepared("capture", lambda: (project.documents(20), embedmig.upgrade(project.opened())))
     return project
 
 

@@ -47,9 +47,8 @@ READS = "select active, other, k, overlap_at_k, active_ms > 0, other_ms > 0, err
 @pytest.fixture
 def corpus(project: Project) -> Project:
     """Forty documents; the alias shows 64 dimensions, and a revision for 256 is there."""
-    project.documents(40)
     project.two_spaces()
-    embedmig.upgrade(project.opened(), "0001")
+    project.prepared("corpus", lambda: (project.documents(40), embedmig.upgrade(project.opened(), "0001")))
     return project
 
 

@@ -18,9 +18,8 @@ pytestmark = pytest.mark.with_ledger
 @pytest.fixture
 def moved(project: Project) -> Project:
     """Two spaces; the alias shows the first."""
-    project.documents(30)
     project.two_spaces()
-    embedmig.upgrade(project.opened(), "0001")
+    project.prepared("reader", lambda: (project.documents(30), embedmig.upgrade(project.opened(), "0001")))
     return project
 
 

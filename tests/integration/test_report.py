@@ -29,9 +29,8 @@ def html_of(project: embedmig.Project, **options: bool) -> str:
 @pytest.fixture
 def moved(project: Project) -> Project:
     """Two spaces, both applied."""
-    project.documents(20)
     project.two_spaces()
-    embedmig.upgrade(project.opened())
+    project.prepared("report", lambda: (project.documents(20), embedmig.upgrade(project.opened())))
     return project
 
 

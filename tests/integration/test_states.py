@@ -37,9 +37,8 @@ def fake() -> Fake:
 @pytest.fixture
 def two(project: Project, fake: Fake) -> Project:
     """Twenty documents, the first revision applied, and a second one that moves from 8 dimensions to 16."""
-    project.documents(20)
     space_script(project)
-    upgrade(project)
+    project.prepared("states", lambda: (project.documents(20), upgrade(project)))
     space_script(project, "0002", "0001", old=tag(), dimensions=16)
     return project
 

@@ -483,9 +483,8 @@ def test_where_nobody_can_know_which_adopted_rows_are_out_of_date_it_is_said(rep
 @pytest.fixture
 def live(project: Project, fake: Fake) -> Project:
     """One version, shown by 0001, and an application's role that reads the alias."""
-    project.documents(10)
     space_script(project)
-    upgrade(project)
+    project.prepared("versions", lambda: (project.documents(10), upgrade(project)))
     return project
 
 
