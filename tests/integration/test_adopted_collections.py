@@ -189,6 +189,7 @@ def test_points_that_fit_no_row_are_counted_named_and_refused_above_the_share_th
     ],
     ids=["dimensions", "metric", "missing", "key", "share", "writer"],
 )
+@pytest.mark.with_ledger(False)
 def test_what_does_not_fit_is_refused_before_anything_is_touched(
     project: Project, theirs: InMemory, script: dict[str, object], refusal: type[EmbedmigError], said: str
 ) -> None:
