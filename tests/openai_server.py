@@ -88,6 +88,7 @@ class Stats:
     seen: Counter[str] = field(default_factory=Counter)
     slow: list[int] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)  # of the last request
+    query: str = ""  # of its address
     options: list[dict[str, Any]] = field(default_factory=list)  # of each request, but for model and texts
 
     def report(self, *, texts: bool) -> dict[str, Any]:
@@ -401,6 +402,7 @@ class OpenAIServer:
         path, _, query = target.partition("?")
         below = self.api.options.only_below
         if (method, path.removeprefix(below or "/v1")) == ("POST", self.path) and path.startswith(below):
+            self.stats.query = query
             return await self._embeddings(writer, headers, body)
         if (method, path) == ("GET", "/stats"):
             send(writer, 200, json.dumps(self.stats.report(texts="texts" in query)).encode())

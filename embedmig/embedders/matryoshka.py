@@ -7,13 +7,19 @@ import re
 from embedmig.embedders.wordllama import TRAINED_CUTS
 from embedmig.types import Space
 
-NOT_MADE_FOR_IT = re.compile(
-    r"text-embedding-ada-002|all-minilm-l(6|12)-v[12]|all-mpnet-base-v[12]|(multilingual-)?e5-(small|base|large)(-v2)?"
-    r"|bge-(small|base|large)-(en|zh)(-v1\.5)?|bge-m3|embed-(english|multilingual)(-light)?-v3\.0|mistral-embed"
-    r"|voyage-(2|3|3-lite|large-2|code-2)",
-    re.IGNORECASE,
-)
-"""Models with vectors of one length: their makers name no other (their model cards and documentation, 2026-11)."""
+ONE_LENGTH = {
+    r"text-embedding-ada-002": "https://developers.openai.com/api/reference/resources/embeddings/methods/create",
+    r"embed-(english|multilingual)(-light)?-v3\.0": "https://docs.oracle.com/iaas/Content/generative-ai/cohere-embed-4.htm",
+    r"mistral-embed(-2312)?": "https://docs.mistral.ai/capabilities/embeddings/text_embeddings",
+    r"voyage-(3|3-lite|finance-2|law-2|code-2)": "https://docs.voyageai.com/docs/embeddings",
+    r"all-minilm-l6-v2": "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+    r"bge-m3|bge-(base|large)-en-v1\.5": "https://github.com/vllm-project/vllm/pull/16331",
+    r"multilingual-e5-small|e5-(small|base)-v2": "https://github.com/vllm-project/vllm/pull/16331",
+}
+"""Models with vectors of one length, by their names as a pattern, and who says so (read on 2026-11-26): their makers, for Cohere's third
+generation Oracle, who serves it, and for BGE and E5 that their ``config.json`` declares no ``matryoshka_dimensions``, by which vLLM refuses to cut them.
+Of a model that is in no source nothing is said."""
+NOT_MADE_FOR_IT = re.compile("|".join(ONE_LENGTH), re.IGNORECASE)
 
 
 def cut_warning(space: Space) -> str:

@@ -17,7 +17,10 @@ OPENAI, GOOGLE, VOYAGE, MISTRAL = (
 OPENAI_PAGE = "https://developers.openai.com/api/docs/models"
 GOOGLE_PAGE = "https://developers.googleblog.com/en/gemini-embedding-available-gemini-api/"
 GATEWAY_PAGE = "https://vercel.com/ai-gateway/models"
-CATALOG_PAGE = "https://opencode.ai/data/mistral/mistral-embed"
+VOYAGE_PAGE, MISTRAL_PAGE = (
+    "https://docs.voyageai.com/docs/pricing",
+    "https://docs.mistral.ai/models/mistral-embed-23-12",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +37,16 @@ LISTED: Mapping[tuple[str, str], ListPrice] = {
     (OPENAI, "text-embedding-3-large"): ListPrice(0.13, "2026-11-21", OPENAI_PAGE),
     (OPENAI, "text-embedding-ada-002"): ListPrice(0.10, "2026-11-21", OPENAI_PAGE),
     (GOOGLE, "gemini-embedding-001"): ListPrice(0.15, "2026-11-26", GOOGLE_PAGE),
-    (VOYAGE, "voyage-4-large"): ListPrice(0.12, "2026-11-26", GATEWAY_PAGE),
-    (VOYAGE, "voyage-4"): ListPrice(0.06, "2026-11-26", GATEWAY_PAGE),
-    (VOYAGE, "voyage-4-lite"): ListPrice(0.02, "2026-11-26", GATEWAY_PAGE),
+    (VOYAGE, "voyage-4-large"): ListPrice(0.12, "2026-11-26", VOYAGE_PAGE),
+    (VOYAGE, "voyage-4"): ListPrice(0.06, "2026-11-26", VOYAGE_PAGE),
+    (VOYAGE, "voyage-4-lite"): ListPrice(0.02, "2026-11-26", VOYAGE_PAGE),
     (VOYAGE, "voyage-3-large"): ListPrice(0.18, "2026-11-26", GATEWAY_PAGE),
     (VOYAGE, "voyage-3.5"): ListPrice(0.06, "2026-11-26", GATEWAY_PAGE),
     (VOYAGE, "voyage-3.5-lite"): ListPrice(0.02, "2026-11-26", GATEWAY_PAGE),
-    (MISTRAL, "mistral-embed"): ListPrice(0.10, "2026-11-26", CATALOG_PAGE),
+    (MISTRAL, "mistral-embed"): ListPrice(0.10, "2026-11-26", MISTRAL_PAGE),
 }
-"""By host and model. Voyage's and Mistral's are as catalogs of others repeat them."""
+"""By host and model. The pages of Voyage and Mistral as others quote them with their address (litellm's list of 1.110.2 for both; for Voyage
+https://usagepricing.com/blueprint/voyage-ai too); Voyage's third generation as Vercel's gateway, which serves it, has it."""
 BATCH_SHARE = 0.5
 """Of the list price, for what is sent by the Batch API."""
 LOCAL_PROVIDERS = frozenset({"wordllama", "sentence-transformers"})

@@ -238,6 +238,7 @@ def test_azures_older_address_is_made_of_deployment_and_version() -> None:
         encoder = Encoder(space, create(space, settings))
         assert right(encode(encoder, words(2)), words(2))
         assert server.stats.requests == 1, "nothing was tried first"
+        assert server.stats.query == "api-version=2024-10-21"
         assert encoder.news() == []
 
 
