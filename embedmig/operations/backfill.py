@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LOOKS_PER_SECOND = 5_000
 """Equal texts are looked for among all at 200,000 rows a second and more, and remembered at about as many; this leaves the look a few
 percent of a backfill's time, whatever share of the texts repeats."""
-QUICK = frozenset({"wordllama"})  # static embeddings: quicker than that, before anybody has measured it
+QUICK = frozenset({"wordllama", "model2vec"})  # static embeddings: quicker than that, before anybody has measured it
 
 
 @dataclass(frozen=True, slots=True)

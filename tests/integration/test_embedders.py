@@ -150,6 +150,35 @@ def test_a_model_that_is_not_on_disk_is_refused_and_never_downloaded(tmp_path: P
         create(Space("docs", "sentence-transformers/some-model", "1", 384), absent)
 
 
+# --- model2vec --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (have("model2vec") and have("wordllama")), reason="the extra model2vec is not installed")
+def test_model2vec_passes_the_suite_and_gives_exactly_what_its_own_package_gives(tmp_path: Path) -> None:
+    from model2vec import StaticModel
+
+    carried = create(wordllama(64))
+    matrix, tokenizer = carried._model()  # type: ignore[attr-defined]  # the vectors of a model that is at hand
+    StaticModel(matrix[: tokenizer.get_vocab_size()], tokenizer, max_length=50).save_pretrained(tmp_path)
+    space = Space("docs", "model2vec/ours", "1", 64, normalize="none")
+    settings = EmbedderSettings(models={"ours": str(tmp_path)}, batch_size=40)
+    encoder = Encoder(space, create(space, settings))
+    for promise in testing.EMBEDDER_PROMISES:
+        asyncio.run(promise(encoder))
+    texts = [*testing.TEXTS, "word " * 100]
+    encoded = asyncio.run(encoder.encode(texts))
+    library = StaticModel.from_pretrained(tmp_path, force_download=False)
+    assert np.allclose(encoded.vectors, library.encode(texts), atol=1e-6)
+    read = [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
+    assert encoded.truncated == sum(tokens > 50 for tokens in read) >= 1
+    assert encoded.tokens == sum(min(tokens, 50) for tokens in read)
+    pinned = encoder.embedder.weights()
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    assert create(space, settings).weights() != pinned
+    with pytest.raises(EmbedderMisconfigured, match="nothing is downloaded"):
+        create(replace(space, model="model2vec/potion-base-8M"))
+
+
 # --- cut here, and told its role ------------------------------------------------------------------------------
 
 
