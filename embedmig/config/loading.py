@@ -282,6 +282,7 @@ _BACKFILL: dict[str, Check] = {
     "workers": toml_values.number(1, whole=True),
     "lease": toml_values.patience,
     "range_rows": toml_values.number(1, whole=True),
+    "writers": toml_values.number(1, whole=True),
 }
 _RAY: dict[str, Check] = {
     "address": toml_values.string,

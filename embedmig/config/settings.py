@@ -96,12 +96,14 @@ class ConnectSettings:
 @dataclass(frozen=True, slots=True)
 class BackfillSettings:
     """How a backfill is shared. ``lease`` is the seconds without a commit after which a worker's range is given to
-    another; one that is gone loses it at once. ``range_rows`` is about how many rows a range has.
+    another; one that is gone loses it at once. ``range_rows`` is about how many rows a range has. ``writers`` is on how many
+    connections a worker writes where the index grows with the space.
     """
 
     workers: int = 1
     lease: float = 600.0
     range_rows: int = 10_000
+    writers: int = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import getpass
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -86,10 +86,15 @@ class Journaled:
     fields: dict[str, Any] | None
 
     def is_same(self, other: Journaled) -> bool:
-        """Whether both ask for the same thing."""
+        """Whether both ask for the same thing. What an operation can be given since then is None where a script doesn't say it."""
         if self.fields is None or other.fields is None:
             return (self.kind, self.description) == (other.kind, other.description)
-        return (self.kind, self.fields) == (other.kind, other.fields)
+        return (self.kind, given(self.fields)) == (other.kind, given(other.fields))
+
+
+def given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that are None."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 DONE_BEFORE = "done by an earlier attempt"

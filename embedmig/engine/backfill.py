@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -112,8 +112,10 @@ class Backfill:
             translated("filling a space"),
             self.database.connect("backfill reader") as self._reading,
             self.database.connect("backfill writer") as self._writing,
+            ExitStack() as connections,
         ):
             self.store.prepare_writer(self._writing)
+            self._writers = self._several(connections)
             self._ranges = Ranges(self.registry, self.store, self.settings)
             if not self.joins:
                 self._find_repeats()
@@ -127,6 +129,17 @@ class Backfill:
             with self._writing.transaction():
                 self.context.fence(self._writing, Tally())
         return self._tally
+
+    def _several(self, connections: ExitStack) -> list[Connection]:
+        """Where each vector goes into an index as it is written: connections that write at the same time."""
+        if not self.store.indexes_on_write(self._reading):
+            return []
+        writers = [
+            connections.enter_context(self.database.connect("backfill writer")) for _ in range(self.settings.writers)
+        ]
+        for conn in writers:
+            self.store.prepare_writer(conn)
+        return writers
 
     def _find_repeats(self) -> None:
         """Before work is cut; of work that was cut before, they are known."""
@@ -166,6 +179,7 @@ class Backfill:
             self._report,
             self._look,
             remembers=self.remembers,
+            writers=self._writers,
         )
         try:
             over = False

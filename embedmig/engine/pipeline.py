@@ -1,7 +1,8 @@
 """reader → embedder → writer: requests are made, answered and written as batches at the same time, into one space.
 
 The queues between the three are bounded, so that memory stays flat. Every commit is one transaction: vectors, what
-they settle, and heartbeat together. Where the requests come from is the feed's business: rows that the space lacks
+they settle, and heartbeat together. Where each vector goes into an index as it is written, several connections write at
+the same time, a request each. Where the requests come from is the feed's business: rows that the space lacks
 (:mod:`embedmig.engine.backfill`), or changes that it has not taken in (:mod:`embedmig.engine.sync`).
 """
 
@@ -10,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from embedmig.database import Connection, retry_transient
 from embedmig.database.registry import Registry
@@ -23,7 +25,7 @@ from embedmig.embedders.tokens import estimate_tokens
 from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.once import TextsOnce, digest
 from embedmig.engine.outbox import Changes, Claim
-from embedmig.engine.ranges import KeyRange, RangeLost, Ranges, Reached
+from embedmig.engine.ranges import KeyRange, RangeLost, Ranges
 from embedmig.errors import EmbedmigError
 from embedmig.lazy import Later
 from embedmig.source.chunking import pieces_of
@@ -39,8 +41,12 @@ else:
 BYTES_A_TOKEN = 2  # dearer than any real text: English has about 4, Chinese 2.5
 GUARD_SECONDS = 0.3  # between two looks whether the run may go on
 COMMIT_ROWS = 2048  # batches are written together up to this many vectors
+SLOW_COMMIT_ROWS = 256  # and up to this many where each takes a millisecond: who settles a change waits for the commit
 UNKNOWN_REQUESTS = 3  # for each request another worker may have out: at the model, waiting to be written, being written
 STALE_SECONDS = 0.2  # where there is a limit: how old it may be that there is no other worker
+
+
+Numbers: TypeAlias = dict[int, Key | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class Embedded:
 class Pipeline:
     """Embeds what a feed gives into one space.
 
+    Batches are written on ``writing``, one commit after the other; or, where there are ``writers``, on those at the same time.
     No request is begun that could pass the ``limit``, what other workers spend included, which ``look`` asks the database
     for. ``committed`` hears of every commit, and ``written`` of the requests in it. ``copied`` is the part of the tally that ``ranges`` know of. ``remembers`` is how many bytes of vectors are kept to be
     used again for equal texts. In ``busy_seconds`` a request was at the model or being written.
@@ -95,6 +102,7 @@ class Pipeline:
     remembers: int = 0
     clock: Callable[[], float] = time.monotonic
     written: Callable[[Sequence[Request]], None] = lambda _requests: None
+    writers: Sequence[Connection] = ()
     tally: Tally = field(default_factory=Tally, init=False)
     copied: Tally = field(default_factory=Tally, init=False)
     elsewhere: Tally = field(default_factory=Tally, init=False)
@@ -104,6 +112,7 @@ class Pipeline:
     _in_hand: int = field(default=0, init=False)
     _looked: float = field(default=float("-inf"), init=False)
     _writer_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _saving: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self._once = TextsOnce(self.encoder, self.remembers)
@@ -114,10 +123,15 @@ class Pipeline:
 
     def request_size(self) -> int:
         """Pieces of a request, as far as has been learnt of the model's server."""
-        return self.encoder.limits.batch_size
+        most = self.encoder.limits.batch_size
+        return min(most, SLOW_COMMIT_ROWS) if self.writers else most
+
+    @property
+    def _commit_rows(self) -> int:
+        return SLOW_COMMIT_ROWS if self.writers else COMMIT_ROWS
 
     async def run(self, feed: AsyncIterator[Request], *, within: bool = False) -> None:
-        """One reader, as many requests in flight as the embedder takes, one writer.
+        """One reader, as many requests in flight as the embedder takes, one writer or as many as there are connections.
 
         When something fails, what is in flight is still written, where the database takes it; then the failure is
         raised. A stop is not a failure: it returns. ``within`` an application, Python's collector is left as it is.
@@ -155,7 +169,7 @@ class Pipeline:
         width = self.encoder.limits.concurrency
         todo: asyncio.Queue[Request | None] = asyncio.Queue(width + 1)
         done: asyncio.Queue[Embedded | None] = asyncio.Queue(width + 1)
-        writer = asyncio.create_task(self._write_all(done))
+        writers = [asyncio.create_task(self._write_all(done, conn)) for conn in self.writers or (self.writing,)]
         workers = [asyncio.create_task(self._embed_all(todo, done)) for _ in range(width)]
         try:
             try:
@@ -168,10 +182,11 @@ class Pipeline:
             for _ in workers:
                 await todo.put(None)
             await asyncio.gather(*workers)
-            await done.put(None)
-            await writer
+            for _ in writers:
+                await done.put(None)
+            await asyncio.gather(*writers)
         finally:
-            for task in (writer, *workers):  # all have ended, unless this was cancelled
+            for task in (*writers, *workers):  # all have ended, unless this was cancelled
                 task.cancel()
 
     @contextmanager
@@ -273,7 +288,7 @@ class Pipeline:
 
     # --- writing
 
-    async def _write_all(self, done: asyncio.Queue[Embedded | None]) -> None:
+    async def _write_all(self, done: asyncio.Queue[Embedded | None], conn: Connection) -> None:
         """Writes what came back, several batches in one transaction where they wait."""
         ended = False
         while not ended:
@@ -281,77 +296,91 @@ class Pipeline:
             item = await done.get()
             while item is not None:
                 taken.append(item)
-                if done.empty() or sum(len(one.batch.pieces) for one in taken) >= COMMIT_ROWS:
+                if done.empty() or sum(len(one.batch.pieces) for one in taken) >= self._commit_rows:
                     break
                 item = done.get_nowait()
             ended = item is None
             if taken and not isinstance(self.failure, WriterFailed):
-                await self._with_writer(lambda taken=taken: self._commit(taken))  # type: ignore[misc]
+                await self._write(taken, conn)
+
+    async def _write(self, taken: list[Embedded], conn: Connection) -> None:
+        async with self._writer_lock if conn is self.writing else nullcontext():
+            done = await self._in_thread(functools.partial(self._commit, conn, taken))
+        if done:
+            await self._with_writer(functools.partial(self._tell, taken))
 
     async def _with_writer(self, work: Callable[[], None]) -> None:
         """One at a time: the writing connection is shared by those who finish and those who put back."""
         async with self._writer_lock:
-            try:
-                with self._busy():
-                    await asyncio.to_thread(work)
-            except Exception as error:  # noqa: BLE001  kept, and raised when the other tasks have ended
-                self._fail(WriterFailed(error))
+            await self._in_thread(work)
 
-    def _commit(self, taken: list[Embedded]) -> None:
-        """One transaction: vectors, dead letters, positions, settled changes, heartbeat and cost.
+    async def _in_thread(self, work: Callable[[], None]) -> bool:
+        """Whether it ended well; else the run ends with what it raised, when the other tasks have ended."""
+        try:
+            with self._busy():
+                await asyncio.to_thread(work)
+        except Exception as error:  # noqa: BLE001  kept, and raised
+            self._fail(WriterFailed(error))
+            return False
+        return True
 
-        What belongs to a range that another worker has taken over is left out: its vectors are that one's to write.
-        """
+    def _tell(self, taken: Sequence[Embedded]) -> None:
+        self.committed()
+        self.written([item.request for item in taken])
+
+    def _commit(self, conn: Connection, taken: list[Embedded]) -> None:
+        """One transaction: vectors, dead letters, positions, settled changes, heartbeat and cost."""
         self.context.guard()
-        reached = reach(taken)
-        with self.store.delivered(self.writing, [item.batch for item in taken]):
-            did = self._write_named(taken, reached)
-        self.store.collect(self.writing)
+        with self.store.delivered(conn, [item.batch for item in taken]):
+            self._write_named(conn, taken)
+        self.store.collect(conn)
+
+    def _write_named(self, conn: Connection, taken: Sequence[Embedded]) -> None:
+        """:meth:`_transaction`, without what belongs to ranges that are lost: its vectors are for whoever has taken them over."""
+        while True:
+            try:
+                return retry_transient(functools.partial(self._transaction, conn, taken))
+            except RangeLost as lost:
+                lost.range.over = True
+                with self._saving:
+                    paid = self._paid([item for item in taken if item.request.range is lost.range])
+                    self.tally = self.tally.plus(paid)
+                taken = [item for item in taken if item.request.range is not lost.range]
+
+    def _transaction(self, conn: Connection, taken: Sequence[Embedded]) -> None:
+        """Writes batches, and notes what was done of each range, and under None of what belongs to none."""
+        claims = [claim for item in taken for claim in item.request.claims]
+        did: dict[KeyRange | None, Tally] = {}
+        numbers = numbers_of(taken)
+        with ExitStack() as committed:
+            with conn.transaction():
+                self.store.wait_for_settling(conn, alone=bool(claims))
+                for held, items in by_range(taken).items():
+                    written = self.store.write(conn, [item.batch for item in items], first=not did)
+                    self._note_chunks(conn, items)
+                    did[held] = self._did(items, written)
+                if claims:
+                    Changes(self.registry, self.store).settle(conn, claims)
+                # Until the commit: of two writers of a range, the later one saves how far both are.
+                committed.enter_context(self._saving)
+                for held, its in did.items():
+                    if held is not None and self.ranges is not None:
+                        self.ranges.save(conn, held, held.reach(numbers[held]), its)
+                self.context.fence(conn, sum_of(did.values()))
+            self._note_committed(did, numbers)
+
+    def _note_committed(self, did: Mapping[KeyRange | None, Tally], numbers: Mapping[KeyRange, Numbers]) -> None:
         for held, its in did.items():
             self.tally = self.tally.plus(its)
             if held is not None:
                 self.copied = self.copied.plus(its)
-                held.over = reached[held].ended
-        self.committed()
-        self.written([item.request for item in taken])
+                held.over = held.over or held.reach(numbers[held]).ended
+                held.note(numbers[held])
 
-    def _write_named(
-        self, taken: Sequence[Embedded], reached: Mapping[KeyRange, Reached]
-    ) -> dict[KeyRange | None, Tally]:
-        """:meth:`_transaction`, without what belongs to ranges that are lost."""
-        while True:
-            try:
-                return retry_transient(functools.partial(self._transaction, taken, reached))
-            except RangeLost as lost:
-                lost.range.over = True
-                self.tally = self.tally.plus(self._paid([item for item in taken if item.request.range is lost.range]))
-                taken = [item for item in taken if item.request.range is not lost.range]
-
-    def _transaction(
-        self, taken: Sequence[Embedded], reached: Mapping[KeyRange, Reached]
-    ) -> dict[KeyRange | None, Tally]:
-        """Writes batches; returns what was done of each range, and under None of what belongs to none."""
-        claims = [claim for item in taken for claim in item.request.claims]
-        did: dict[KeyRange | None, Tally] = {}
-        with self.writing.transaction():
-            self.store.wait_for_settling(self.writing, alone=bool(claims))
-            for held, items in by_range(taken).items():
-                batches = [item.batch for item in items]
-                written = self.store.write(self.writing, batches, first=not did)
-                self._note_chunks(items)
-                did[held] = self._did(items, written)
-            if claims:
-                Changes(self.registry, self.store).settle(self.writing, claims)
-            for held, its in did.items():
-                if held is not None and self.ranges is not None:
-                    self.ranges.save(self.writing, held, reached[held], its)
-            self.context.fence(self.writing, sum_of(did.values()))
-        return did
-
-    def _note_chunks(self, items: Sequence[Embedded]) -> None:
+    def _note_chunks(self, conn: Connection, items: Sequence[Embedded]) -> None:
         digests = {text: marks for item in items for text, marks in item.digests.items()}
         if digests:
-            chunks.note(self.writing, self.store, digests, [one for item in items for one in item.replaced])
+            chunks.note(conn, self.store, digests, [one for item in items for one in item.replaced])
 
     def _did(self, items: Sequence[Embedded], written: int) -> Tally:
         failed = sum(len(item.batch.failures) for item in items)
@@ -390,13 +419,13 @@ def by_range(taken: Sequence[Embedded]) -> dict[KeyRange | None, list[Embedded]]
     return found
 
 
-def reach(taken: Sequence[Embedded]) -> dict[KeyRange, Reached]:
-    """How far each range is when these are written."""
-    numbers: dict[KeyRange, dict[int, Key | None]] = {}
+def numbers_of(taken: Sequence[Embedded]) -> dict[KeyRange, Numbers]:
+    """The requests of each range by their numbers, each with its last key; None: the end of the range."""
+    found: dict[KeyRange, Numbers] = {}
     for request in (item.request for item in taken):
         if request.range is not None:
-            numbers.setdefault(request.range, {})[request.number] = request.rows[-1].key if request.rows else None
-    return {held: held.reach(written) for held, written in numbers.items()}
+            found.setdefault(request.range, {})[request.number] = request.rows[-1].key if request.rows else None
+    return found
 
 
 def sum_of(tallies: Iterable[Tally]) -> Tally:

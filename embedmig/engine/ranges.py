@@ -47,19 +47,25 @@ class KeyRange:
     over: bool = False
     """Whether it is no longer this worker's: finished, or taken over."""
     _next: int = 0
-    _written: dict[int, Key | None] = field(default_factory=dict)
+    _written: dict[int, Key | None] = field(default_factory=dict)  # out of turn
 
     def reach(self, written: Mapping[int, Key | None]) -> Reached:
-        """How far every request is written, now that these are too: they come back in any order. A number without a
-        key is the end of the range.
+        """How far every request is written once these are too: they come back in any order. A number without a key is the
+        end of the range.
         """
-        self._written.update(written)
+        known, number = {**self._written, **written}, self._next
         position, ended = None, False
-        while self._next in self._written:
-            key = self._written.pop(self._next)
-            position, ended = key or position, key is None
-            self._next += 1
+        while number in known:
+            position, ended = known[number] or position, known[number] is None
+            number += 1
         return Reached(position, ended)
+
+    def note(self, written: Mapping[int, Key | None]) -> None:
+        """These are committed. Not before: another writer would save a position past them."""
+        self._written.update(written)
+        while self._next in self._written:
+            del self._written[self._next]
+            self._next += 1
 
 
 class Reached(NamedTuple):

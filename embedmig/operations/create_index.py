@@ -1,9 +1,9 @@
-"""create_index: the vector index, built by the store after the load."""
+"""create_index: the vector index, built by the store after the load, or before it and grown by it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from psycopg import sql
 
@@ -11,6 +11,7 @@ from embedmig.config.toml_values import parse_size
 from embedmig.errors import ConfigError, PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
 from embedmig.source import count_rows
+from embedmig.source.sampling import about
 from embedmig.stores import IndexBuild, IndexOptions, IndexStorage, describe_index, open_store, store_class
 from embedmig.stores.index_sizes import index_bytes
 from embedmig.types import Estimate, Space
@@ -19,7 +20,8 @@ from embedmig.types import Estimate, Space
 @dataclass(frozen=True, slots=True)
 class CreateIndex(Operation):
     """``memory`` is as PostgreSQL writes it (``"2GB"``); ``storage`` is what the index holds of each
-    vector, the space's own unless given, and ``rerank`` how many candidates a search then takes for each result.
+    vector, the space's own unless given, and ``rerank`` how many candidates a search then takes for each result. With
+    ``during`` it is there before the vectors are.
     """
 
     kind: ClassVar[str] = "create_index"
@@ -31,6 +33,7 @@ class CreateIndex(Operation):
     workers: int | None = None
     storage: IndexStorage | None = None
     rerank: int | None = None
+    during: Literal["backfill"] | None = None
 
     @property
     def options(self) -> IndexOptions:
@@ -45,7 +48,8 @@ class CreateIndex(Operation):
 
     def describe(self) -> str:
         options = IndexOptions(self.m, self.ef_construction, self.storage, self.rerank)
-        return f"build the {describe_index(self.space, options)}"
+        grows = ", which grows with the backfill" if self.during else ""
+        return f"build the {describe_index(self.space, options)}{grows}"
 
     def validate(self, plan: PlannedState) -> None:
         """Dimensions and parameters must be within what the store's index can hold."""
@@ -61,6 +65,18 @@ class CreateIndex(Operation):
         except ConfigError as error:
             raise PlanError(f"create_index: memory {self.memory!r} {error.message}", hint=error.hint) from error
         store_class(self.space, plan.context.config.stores).check_index(self.space, options)
+        self._check_during()
+
+    def _check_during(self) -> None:
+        if self.during not in (None, "backfill"):
+            raise PlanError(
+                f"create_index: during={self.during!r} is not possible", hint='during="backfill", or leave it out'
+            )
+        if self.during and self.space.external:
+            raise PlanError(
+                f"create_index: during is for indexes in PostgreSQL; {self.space.store} indexes vectors in its own time",
+                hint="leave during out, and put op.create_index after op.backfill: it waits for the store",
+            )
 
     def estimate(self, plan: PlannedState) -> Estimate:
         """Disk: what the index holds of the vectors, and the graph's links."""
@@ -78,5 +94,6 @@ class CreateIndex(Operation):
     def run(self, run: Run) -> str:
         """Builds it, unless a valid one is there."""
         record = run.record(self.space.collection, self.space.tag)
-        build = IndexBuild(run.context.database, run.report, run.stop, run.guard, run.context.config.index.memory)
+        rows = about(run.conn, run.context.source(run.conn, record.collection).relation) if self.during else 0
+        build = IndexBuild(run.context.database, run.report, run.stop, run.guard, run.context.config.index.memory, rows)
         return run.context.store(run.conn, record).build_index(run.conn, self.options, build)

@@ -132,12 +132,14 @@ class _Op:
         workers: int | None = None,
         storage: IndexStorage | None = None,
         rerank: int | None = None,
+        during: Literal["backfill"] | None = None,
     ) -> None:
-        """Builds the space's HNSW index. ``m`` and ``ef_construction`` are pgvector's; memory and workers are chosen
+        """Builds the space's HNSW index, after the load; or before it with ``during="backfill"``, and each vector goes into the
+        index as it is written, while the model works on the next. ``m`` and ``ef_construction`` are pgvector's; memory and workers are chosen
         by the size of the space and the server unless given. ``storage="halfvec"`` or ``"binary"`` builds it over smaller
         stand-ins for the vectors; a search then takes ``rerank`` candidates for each result and ranks them by the vectors.
         """
-        _add(CreateIndex(space, m, ef_construction, memory, workers, storage, rerank))
+        _add(CreateIndex(space, m, ef_construction, memory, workers, storage, rerank, during))
 
     def gate(
         self,

@@ -433,6 +433,10 @@ class Manifest(ABC):
         function = sql.SQL("pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared")
         conn.execute(sql.SQL("select {}(%s, %s)").format(function), (TURN_CLASS, self.record.id))
 
+    def indexes_on_write(self, conn: Connection) -> bool:
+        """Whether each vector goes into an index in the transaction that writes it, which takes a millisecond or more."""
+        return False
+
     @abstractmethod
     def prepare_writer(self, conn: Connection) -> None:
         """Once a writing connection, before its first :meth:`write`."""

@@ -101,7 +101,8 @@ class IndexOptions:
 @dataclass(frozen=True, slots=True)
 class IndexBuild:
     """On whose behalf an index is built: who hears of it, who may stop it (``guard`` raises), and what it may use.
-    ``memory`` is how many bytes the configuration lets a build take; None leaves it to the machine.
+    ``memory`` is how many bytes the configuration lets a build take; None leaves it to the machine. ``rows`` is about how many
+    vectors are expected in it, where more come than are there.
     """
 
     database: Database
@@ -109,6 +110,7 @@ class IndexBuild:
     stop: threading.Event
     guard: Callable[[], None]
     memory: int | None = None
+    rows: int = 0
 
 
 class VectorStore(Protocol):

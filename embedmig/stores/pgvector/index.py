@@ -1,4 +1,4 @@
-"""Building a space's HNSW index: after the load, with memory and workers for it, watched for progress and for Ctrl-C.
+"""Building a space's HNSW index: over what is there, with memory and workers for it, watched for progress and for Ctrl-C.
 
 pgvector's README and DESIGN 3: loading into an existing index is 4.8 times slower than building it afterwards, and
 building with the default 64 MB is 2.4 to 2.8 times slower than with enough memory. Nobody reads a space that no alias
@@ -204,7 +204,7 @@ class Builder:
         """Memory, workers and disk for it. Raises :class:`DatabaseFailed` where there is too little."""
         rows = about(self.conn, self.place.relation)
         graph = graph_bytes(rows, self.space.dimensions, self.form.storage, self.options.m)
-        index = index_bytes(rows, self.space.dimensions, self.form.storage, self.options.m)
+        index = index_bytes(max(rows, self.build.rows), self.space.dimensions, self.form.storage, self.options.m)
         machine = build_resources.look(self.conn, self.build.memory)
         room = build_resources.room(
             machine, graph, index, rows, memory=self.options.memory, workers=self.options.workers

@@ -265,6 +265,10 @@ class PgvectorStore(ManifestTable):
         """The best state among the forms that the index may have: one that is valid is enough."""
         return index.best_state(conn, self.place, self.space)
 
+    def indexes_on_write(self, conn: Connection) -> bool:
+        """Once there is one."""
+        return self.index_state(conn) == "valid"
+
     def seconds_since_read(self, conn: Connection) -> float | None:
         """By the last scan of the index, which PostgreSQL notes since version 16."""
         return index.seconds_since_read(conn, self.place, self.record.state_since)
