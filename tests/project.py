@@ -75,6 +75,9 @@ def downgrade() -> None:
 {downgrade}
 """
 
+LOADED = "    op.backfill(NEW)\n    op.create_index(NEW)\n"
+GROWN = '    op.create_index(NEW, during="backfill")\n    op.backfill(NEW)\n'
+
 
 class Project:
     """A folder with ``embedmig.toml`` and ``migrations/``, and the database that they are about."""
@@ -101,8 +104,9 @@ class Project:
     def space_script(
         self, revision: str = "0001", down: str | None = None, *, old: str | None = None,
         model: str = "wordllama/l2-supercat", version: str = "0.4", dimensions: int = 64, more: str = "",
+        grows: bool = False,
     ) -> Path:  # fmt: skip
-        """Writes a revision that makes, fills, gates and shows a space."""
+        """Writes a revision that makes, fills, gates and shows a space; its index is built afterwards, or ``grows`` with it."""
         downgrade = "    op.flip_alias('docs', to=None)"
         if old:
             downgrade = (
@@ -110,6 +114,8 @@ class Project:
             )
         values = {"revision": revision, "down": down, "model": model, "version": version, "dimensions": dimensions}
         text = SPACE.format(**values, more=f", {more}" if more else "", downgrade=downgrade)
+        if grows:
+            text = text.replace(LOADED, GROWN)
         return self.script(f"{revision}_space.py", text)
 
     def two_spaces(self) -> None:

@@ -19,6 +19,7 @@ from embedmig.errors import AnswerIsNo, UsageError
 from embedmig.formatting import plural
 from embedmig.operations.base import Context
 from embedmig.operations.create_index import CreateIndex
+from embedmig.planning.index_growth import IndexAdvice, advise_index
 from embedmig.planning.prices import Price, find_price
 from embedmig.planning.probing import Probe, probe, probe_size
 from embedmig.planning.strategy import Advice, advise
@@ -64,6 +65,7 @@ class Forecast:
 
     ``server_memory`` is the server's ``maintenance_work_mem``, in bytes; ``probe_cost`` what the probe itself cost.
     ``reads_per_second`` is the rate of re-ranking reads on the last day that has any; None where nobody counted them.
+    ``index`` is when to build the index; None where there is none, or the time is not known.
     """
 
     revision: str
@@ -77,6 +79,7 @@ class Forecast:
     probe_cost: float | None = None
     sunset: Sunset | None = None
     reads_per_second: float | None = None
+    index: IndexAdvice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +153,20 @@ def forecast(
     sizes = sizes_of(space, held + (estimate.vectors or 0), indexes.get(space.tag), wal)
     sunset = find_sunset(space, context.config)
     rate = _read_rate(context, conn, space.collection)
+    index = _index_advice(conn, space, estimate, time, sizes[space.storage].index, settings)
     return Forecast(
-        revision, space, space.tag, estimate, time, sizes, memory, found, spent, sunset, rate
+        revision, space, space.tag, estimate, time, sizes, memory, found, spent, sunset, rate, index
     )  # fmt: skip
+
+
+def _index_advice(
+    conn: Connection, space: Space, estimate: Estimate, time: Duration, size: int | None, settings: EmbedderSettings
+) -> IndexAdvice | None:
+    """API batches bring their answers by the file, so an index that grows with them makes them wait."""
+    if size is None or not time.seconds or not estimate.vectors or settings.mode == "batch":
+        return None
+    cache = _setting(conn, "shared_buffers")
+    return advise_index(estimate.vectors, time.seconds, space.dimensions, size, cache)
 
 
 def _read_rate(context: Context, conn: Connection, collection: str) -> float | None:

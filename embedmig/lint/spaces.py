@@ -134,29 +134,42 @@ def _cut(chunk: Chunk | None) -> str:
 
 
 @rule("EM014")
-def index_before_load(subject: Subject) -> Iterator[Violation]:
-    """Loading into an HNSW index is five times slower than building it afterwards."""
+def index_on_the_wrong_side(subject: Subject) -> Iterator[Violation]:
+    """Loading into an HNSW index takes five times the work of building it afterwards: only where the script wants it so.
+
+    And what is said to grow with the backfill stands after it, or before vectors that are derived, which wait for no model.
+    """
     for reading in subject.readings:
-        loaded = [
-            number
-            for number, call in enumerate(reading.upgrade)
-            if isinstance(call.operation, BackfillSpace | DeriveSpace)
-        ]
         for number, call in enumerate(reading.upgrade):
-            if isinstance(call.operation, CreateIndex) and _loaded_later(reading, loaded, number):
-                yield Violation(
-                    reading.script.path,
-                    call.line,
-                    f"the index of {call.operation.space.tag} is built before the vectors are loaded",
-                    "op.backfill first, then op.create_index",
-                )
+            if isinstance(call.operation, CreateIndex) and (found := _wrong_side(reading, number, call.operation)):
+                yield Violation(reading.script.path, call.line, *found)
 
 
-def _loaded_later(reading: Reading, loaded: list[int], number: int) -> bool:
-    space = space_of(reading.upgrade[number])
-    mine = [other for other in loaded if space_of(reading.upgrade[other]) == space]
-    made_here = any(isinstance(call.operation, CreateSpace) and space_of(call) == space for call in reading.upgrade)
-    return any(other > number for other in mine) or (made_here and not mine)
+def _wrong_side(reading: Reading, number: int, index: CreateIndex) -> tuple[str, str] | None:
+    """What is wrong with where an index is built, and what to do; None where nothing is."""
+    mine = [
+        (place, call.operation)
+        for place, call in enumerate(reading.upgrade)
+        if isinstance(call.operation, CreateSpace | BackfillSpace | DeriveSpace)
+        and space_of(call) == space_of(reading.upgrade[number])
+    ]
+    later = [operation for place, operation in mine if place > number]
+    tag = index.space.tag
+    if index.during is None:
+        made_empty = bool(mine) and not any(isinstance(operation, BackfillSpace | DeriveSpace) for _, operation in mine)
+        if later or made_empty:
+            return (
+                f"the index of {tag} is built before the vectors are loaded",
+                'op.backfill first, then op.create_index; or during="backfill", where the model is slower than the index',
+            )
+    elif any(isinstance(operation, DeriveSpace) for operation in later):
+        return f"the vectors of {tag} are derived into its index", "op.derive_space first, then op.create_index"
+    elif not any(isinstance(operation, BackfillSpace) for operation in later):
+        return (
+            f'the index of {tag} has during="backfill", and no backfill follows',
+            "op.create_index first, then op.backfill; or leave during out",
+        )
+    return None
 
 
 def of_spaces(subject: Subject, *kinds: type) -> Iterator[tuple[Reading, Call, Space]]:

@@ -65,9 +65,10 @@ class CreateIndex(Operation):
         except ConfigError as error:
             raise PlanError(f"create_index: memory {self.memory!r} {error.message}", hint=error.hint) from error
         store_class(self.space, plan.context.config.stores).check_index(self.space, options)
-        self._check_during()
+        self.refuse_during()
 
-    def _check_during(self) -> None:
+    def refuse_during(self) -> None:
+        """Raises :class:`PlanError` where an index can't grow with the backfill."""
         if self.during not in (None, "backfill"):
             raise PlanError(
                 f"create_index: during={self.during!r} is not possible", hint='during="backfill", or leave it out'

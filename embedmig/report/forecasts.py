@@ -43,6 +43,7 @@ def _forecast(found: Forecast) -> Text:
     for storage, sizes in found.sizes.items():
         declared = ", as declared" if storage == found.space.storage else ""
         lines.append(f"  disk    {storage}{declared}: {_disk(sizes)}")
+    lines += [f"  index   {found.index.reason}"] if found.index else []
     return Text("\n".join([*lines, f"  memory  {_memory(found)}"]))
 
 

@@ -13,10 +13,14 @@ from psycopg import sql
 
 import embedmig
 from embedmig import Reader
-from embedmig.errors import DatabaseFailed, PlanError, UsageError
+from embedmig.errors import DatabaseFailed, EmbedderUnavailable, PlanError, UsageError
+from embedmig.operations.create_index import CreateIndex
 from embedmig.stores.pgvector import build_resources, search
 from embedmig.stores.pgvector.build_resources import Machine, room
 from embedmig.stores.pgvector.hnsw import IndexEncoding
+from embedmig.testing import fake_space
+from embedmig.types import Limits
+from tests.fault_injection import Daemon
 from tests.in_process import Fake, space_script, spaces, tag, upgrade
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
@@ -176,6 +180,7 @@ def test_a_search_of_one_tenant_in_fifty_finds_as_many_as_it_asked_for(project: 
         ("op.create_index(NEW, rerank=4)", "", "rerank=4"),
         ('op.create_index(NEW, memory="lots")', "", "memory 'lots'"),
         ("op.create_index(NEW, workers=-1)", "", "-1 workers"),
+        ('op.create_index(NEW, during="load")', "", "during='load'"),
     ],
 )
 @pytest.mark.with_ledger(False)
@@ -187,6 +192,77 @@ def test_an_index_that_could_not_be_is_refused_before_anything_is_changed(
     with pytest.raises(PlanError, match=said):
         upgrade(project)
     assert project.one("select to_regnamespace('embedmig')") is None
+
+
+# --- an index that grows with the backfill ------------------------------------------------------------------
+
+ROWS = 240
+WRITERS = """
+create table writers (pid int, id bigint);
+create function note() returns trigger language plpgsql as $$
+begin
+  insert into writers values (pg_backend_pid(), new.id);
+  if new.id = 130 then perform pg_advisory_xact_lock_shared(7, 7); end if;
+  return new;
+end $$;
+create trigger note before insert on {table} for each row execute function note();
+"""
+
+
+def test_an_index_that_grows_is_written_by_several_and_a_killed_run_goes_on_where_all_of_them_were(
+    project: Project, conn: psycopg.Connection, fake: Fake
+) -> None:
+    project.documents(ROWS)
+    space_script(project, dimensions=64, grows=True)
+    fake.options = {"limits": Limits(8, 4), "script": [None] * 8 + [EmbedderUnavailable("out of order")]}
+    with pytest.raises(EmbedderUnavailable):
+        upgrade(project)
+    (grown,) = spaces(project)
+    assert grown.index == "valid"
+    assert 0 < grown.complete < 120
+    table = project.one("select format('embedmig.%I', table_name) from embedmig.spaces")
+    conn.execute(WRITERS.format(table=table))
+    conn.execute(
+        "update pg_index set indisvalid = false from pg_class c where c.oid = indexrelid and relname like '%_hnsw'"
+    )
+
+    fake.options = {"limits": Limits(8, 4)}
+    conn.execute("select pg_advisory_lock(7, 7)")
+    killed = Daemon(lambda: upgrade(project))
+    killed.start(0)
+    waits = "select pid from pg_locks where locktype = 'advisory' and not granted and classid = 7"
+    late = wait_until(
+        lambda: project.one(f"select max(pid) from ({waits}) w"), "row 130 to be on its way into the space"
+    )
+    far = f"select count(*) from {table} where id > 137"
+    wait_until(lambda: project.one(far) >= 32, "the other writers to go on beside it")
+    assert project.one("select coalesce(min(position[1]::int), 0) from embedmig.ranges") < 130, (
+        "what is not committed is not passed"
+    )
+    assert len(conn.execute("select distinct pid from writers where id <> 130 and id > 129").fetchall()) > 1
+    conn.execute("select pg_terminate_backend(%s), pg_advisory_unlock(7, 7)", (late,))
+    with pytest.raises(DatabaseFailed):
+        killed.join()
+
+    upgrade(project)
+    (grown,) = spaces(project)
+    assert (grown.index, grown.state, grown.complete) == ("valid", "active", ROWS)
+    assert max(fake.seen.values()) <= 2, "nothing is paid for again but what was in flight"
+    assert sum(count - 1 for count in fake.seen.values()) <= 2 * 8 * 4
+    assert project.one("select count(*) from pg_index where not indisvalid") == 0
+    with Reader(project.url, "docs") as reader:
+        hits = reader.search("wind tunnel 7", k=10)
+        query = str(list(reader.encode("wind tunnel 7").vector))
+    exact = conn.execute(
+        "select embedding <=> %s::vector from docs_embeddings order by 1 limit 10", (query,)
+    ).fetchall()
+    assert [hit.distance for hit in hits] == pytest.approx([distance for (distance,) in exact])
+
+
+def test_a_growing_index_belongs_to_a_space_in_postgresql() -> None:
+    index = CreateIndex(fake_space(store="qdrant"), during="backfill")
+    with pytest.raises(PlanError, match="qdrant indexes vectors in its own time"):
+        index.refuse_during()
 
 
 # --- what a build needs -------------------------------------------------------------------------------------

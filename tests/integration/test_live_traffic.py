@@ -129,7 +129,6 @@ class Traffic:
         self.project = Project(folder, url)
         self.project.configure(CONFIG + 'where = "published"\n', BATCH)
         space_script(self.project, "0001", dimensions=DIMENSIONS[0])
-        space_script(self.project, "0002", "0001", dimensions=DIMENSIONS[1], old=tag(DIMENSIONS[0]))
         self.conn = self._application()
         self.open: psycopg.Connection[Any] | None = None
         self.opened = self.project.opened()
@@ -139,8 +138,9 @@ class Traffic:
         conn.execute("set lock_timeout = '100ms'")
         return conn
 
-    def begin(self, *, partitioned: bool = False) -> None:
-        """An empty database, a table with a few rows, and the first space."""
+    def begin(self, *, partitioned: bool = False, grows: bool = False) -> None:
+        """An empty database, a table with a few rows, and the first space; the index of the second ``grows`` with it."""
+        space_script(self.project, "0002", "0001", dimensions=DIMENSIONS[1], old=tag(DIMENSIONS[0]), grows=grows)
         self.partitioned = partitioned
         self.conn.execute("drop table if exists documents, low, high cascade")
         self.conn.execute("drop schema if exists embedmig cascade")
@@ -281,9 +281,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.traffic = Traffic(Path(self.folder.name), self.url)
 
-    @initialize(partitioned=st.booleans())
-    def begin(self, partitioned: bool) -> None:
-        self.traffic.begin(partitioned=partitioned)
+    @initialize(partitioned=st.booleans(), grows=st.booleans())
+    def begin(self, partitioned: bool, grows: bool) -> None:
+        self.traffic.begin(partitioned=partitioned, grows=grows)
 
     @rule(what=st.sampled_from([*SCHEMA_CHANGES, *PARTITION_CHANGES]))
     def change_schema(self, what: str) -> None:
