@@ -1,6 +1,7 @@
 """From the first text to the flip: an index that grows with the backfill beside one that is built after it.
 
     python -m benchmarks.growing --rows 20000 --dimensions 256 --rate 1000 --repeat 2
+    python -m benchmarks.growing --doc docs/performance.md bench-results/growing-*.json
 
 The model is :mod:`benchmarks.paced`. Beside each run an application reads and changes rows, a few a second. Both ways take turns
 in one PostgreSQL with its defaults; JSON goes to ``bench-results/growing-*.json``.
@@ -14,15 +15,17 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import embedmig
 from benchmarks import paced
+from benchmarks.document import rewrite
 from benchmarks.place import ROOT, Corpus, Place, opened
 from benchmarks.run import machine
 from embedmig.events import Event, OperationFinished, OperationStarted
@@ -80,7 +83,12 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--shared-buffers", help="of the server, such as 32MB; default: its own")
+    parser.add_argument("--doc", type=Path, help="write a table of these results into it; nothing is measured")
+    parser.add_argument("results", type=Path, nargs="*")
     options = parser.parse_args()
+    if options.doc:
+        rewrite(options.doc, "growing", page([json.loads(path.read_text()) for path in options.results]))
+        return
     os.environ["EMBEDMIG_PACED"] = f"{options.rate},{options.dimensions}"
     found = Corpus("made up", "made_up", [(f"row {n}", "some words of a text " * 5) for n in range(options.rows)])
     with opened() as place:
@@ -88,11 +96,55 @@ def main() -> None:
         if options.shared_buffers:
             place.restart(shared_buffers=options.shared_buffers)
         runs = [measure(place, found, way, options) for _ in range(options.repeat) for way in options.ways]
-        results = {"machine": machine(place), "options": vars(options), "runs": [asdict(run) for run in runs]}
+        results = {
+            "machine": machine(place),
+            "options": {name: value for name, value in vars(options).items() if name not in ("doc", "results")},
+            "runs": [asdict(run) for run in runs],
+        }
     path = ROOT / "bench-results" / f"growing-{time.strftime('%Y%m%d-%H%M%S')}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=2))
     print(path.relative_to(ROOT))
+
+
+HEADINGS = (
+    "dimensions", "rows", "model, rows/s", "index", "first text to flip / (rows / rate)", "the backfill alone", "CPU a row, ms",
+    "WAL a row, kB", "index, MB", "recall@10 at ef_search 40, 100", "reads beside it, p95", "writes, p95",
+)  # fmt: skip
+
+
+def page(results: Sequence[dict[str, Any]]) -> str:
+    """A table with a line for each setting and way: minimum to maximum of its runs."""
+    lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+    for one in results:
+        options = one["options"]
+        lines += [line([run for run in one["runs"] if run["way"] == way], options, way) for way in options["ways"]]
+    at = results[0]["machine"]
+    loads = ", ".join(f"{one['machine']['load'][0]:.0f}" for one in results)
+    return (
+        f"{at['when']} · {at['cores']} cores, load average {loads} · PostgreSQL {at['postgresql']}, pgvector {at['pgvector']}\n\n"
+        + "\n".join(lines)
+    )
+
+
+def line(runs: Sequence[dict[str, Any]], options: dict[str, Any], way: str) -> str:
+    """A line of the table."""
+    ideal, rows = options["rows"] / options["rate"], options["rows"]
+    setting = f", shared_buffers {options['shared_buffers']}" if options["shared_buffers"] else ""
+    cells = [
+        f"{options['dimensions']:,}", f"{rows:,}", f"{options['rate']:,.0f}", way + setting,
+        f"**{span([run['seconds'] / ideal for run in runs])}**", span([run["loading"] / ideal for run in runs]),
+        span([1000 * run["cpu_seconds"] / rows for run in runs]), span([run["wal_bytes"] / 1000 / rows for run in runs], 1),
+        f"{runs[0]['index_bytes'] / 1e6:.0f}",
+        ", ".join(f"{statistics.mean(run['recall'][ef] for run in runs):.3f}" for ef in map(str, EF_SEARCH)),
+        *(f"{span([run['application'][name] for run in runs], 0)} ms" for name in ("read_p95_ms", "write_p95_ms")),
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def span(values: Sequence[float], places: int = 2) -> str:
+    """Their minimum and maximum, once where they look alike."""
+    return " to ".join(dict.fromkeys(f"{value:.{places}f}" for value in (min(values), max(values))))
 
 
 def measure(place: Place, found: Corpus, way: str, options: argparse.Namespace) -> Run:
