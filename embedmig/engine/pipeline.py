@@ -14,6 +14,7 @@ import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -47,6 +48,7 @@ STALE_SECONDS = 0.2  # where there is a limit: how old it may be that there is n
 
 
 Numbers: TypeAlias = dict[int, Key | None]
+"""Of requests in a range, each with its last key; None: the end of the range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self._once = TextsOnce(self.encoder, self.remembers)
+        # Of their own: the loop's threads read pages and call models, which must not wait for slow commits.
+        self._threads = ThreadPoolExecutor(len(self.writers), "embedmig-writer") if self.writers else None
 
     def halting(self) -> bool:
         """Whether a feed should give no more."""
@@ -304,8 +308,8 @@ class Pipeline:
                 await self._write(taken, conn)
 
     async def _write(self, taken: list[Embedded], conn: Connection) -> None:
-        async with self._writer_lock if conn is self.writing else nullcontext():
-            done = await self._in_thread(functools.partial(self._commit, conn, taken))
+        async with nullcontext() if self.writers else self._writer_lock:
+            done = await self._in_thread(functools.partial(self._commit, conn, taken), self._threads)
         if done:
             await self._with_writer(functools.partial(self._tell, taken))
 
@@ -314,11 +318,11 @@ class Pipeline:
         async with self._writer_lock:
             await self._in_thread(work)
 
-    async def _in_thread(self, work: Callable[[], None]) -> bool:
+    async def _in_thread(self, work: Callable[[], None], threads: ThreadPoolExecutor | None = None) -> bool:
         """Whether it ended well; else the run ends with what it raised, when the other tasks have ended."""
         try:
             with self._busy():
-                await asyncio.to_thread(work)
+                await asyncio.get_running_loop().run_in_executor(threads, work)
         except Exception as error:  # noqa: BLE001  kept, and raised
             self._fail(WriterFailed(error))
             return False
@@ -420,7 +424,6 @@ def by_range(taken: Sequence[Embedded]) -> dict[KeyRange | None, list[Embedded]]
 
 
 def numbers_of(taken: Sequence[Embedded]) -> dict[KeyRange, Numbers]:
-    """The requests of each range by their numbers, each with its last key; None: the end of the range."""
     found: dict[KeyRange, Numbers] = {}
     for request in (item.request for item in taken):
         if request.range is not None:
