@@ -1,4 +1,4 @@
-"""Fifty million rows by many workers, on a virtual clock with measured service times: where more workers stop helping, and why.
+"""A backfill by many workers, on a virtual clock with measured service times: where more workers stop helping, and why.
 
     python -m benchmarks.simulation --doc docs/scale.md
 
