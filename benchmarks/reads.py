@@ -7,21 +7,23 @@ does makes a query longer, never shorter).
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
 import psycopg
 from psycopg import sql
+from psycopg_pool import AsyncConnectionPool
 
 import embedmig
 from benchmarks import flip
 from benchmarks.place import CONFIG, ROOT, Place
-from embedmig import Project, Reader, open_project
+from embedmig import AsyncReader, Project, Reader, open_project
 from embedmig.operations.retire_space import retire_now
 
 SPACE = """
@@ -192,41 +194,71 @@ EXACT = """select id, title, distance from (
              from documents s join {table} e using (id) where s.tenant_id = 7 offset 0) t order by distance limit 10"""
 
 
+Ask = Callable[[list[float]], Sequence[object]]
+
+
 def compare(place: Place, table: sql.Identifier, found: Reads, blocks: int) -> None:
-    """The alias beside the same join by hand and the bare table; then all with one tenant of fifty."""
-    with place.connect() as conn:
+    """The alias beside the same join by hand and the bare table; then all with one tenant of fifty; and the Reader beside both."""
+    with place.connect() as conn, Reader(place.url, "docs") as reader:
         conn.execute("set hnsw.iterative_scan = strict_order; set jit = off")
-        queries: dict[str, str] = {
-            "alias": ALIAS.format(filter=""), "join": JOIN.format(table=table.as_string(conn), filter=""),
-            "bare": BARE.format(table=table.as_string(conn)),
+        name = table.as_string(conn)
+        queries = {
+            "alias": ALIAS.format(filter=""), "join": JOIN.format(table=name, filter=""), "bare": BARE.format(table=name),
             "alias, one tenant": ALIAS.format(filter="and tenant_id = 7"),
-            "join, one tenant": JOIN.format(table=table.as_string(conn), filter="and s.tenant_id = 7"),
-            "exact, one tenant": EXACT.format(table=table.as_string(conn)),
+            "join, one tenant": JOIN.format(table=name, filter="and s.tenant_id = 7"),
+            "exact, one tenant": EXACT.format(table=name),
         }  # fmt: skip
-        times = {
-            name: [median(times) for times in chunks] for name, chunks in run(conn, queries, blocks, found).items()
-        }
-    times["Reader, one tenant"] = through_reader(place, blocks, found)
+        asks = {name: by_hand(conn, query) for name, query in queries.items()}
+        asks["Reader"], asks["Reader, one tenant"] = through_reader(reader), through_reader(reader, tenant_id=7)
+        times = {name: [quartile(times) for times in chunks] for name, chunks in run(asks, blocks, found).items()}
     found.milliseconds = {name: median(values) for name, values in times.items()}
-    for one, other in (("alias", "join"), ("alias", "bare"), ("alias, one tenant", "join, one tenant"), ("alias, one tenant", "exact, one tenant"), ("Reader, one tenant", "exact, one tenant"), ("Reader, one tenant", "join, one tenant")):  # fmt: skip
+    for one, other in (("alias", "join"), ("alias", "bare"), ("alias, one tenant", "join, one tenant"), ("alias, one tenant", "exact, one tenant"), ("Reader", "alias"), ("Reader, one tenant", "exact, one tenant"), ("Reader, one tenant", "join, one tenant")):  # fmt: skip
         found.ratios[f"{one} / {other}"] = [a / b for a, b in zip(times[one], times[other], strict=True)]
+    asyncio.run(at_once(place, blocks, found))
 
 
-def through_reader(place: Place, blocks: int, found: Reads) -> list[float]:
-    """What the Reader makes of it, its own look at the plan included; milliseconds a block."""
-    chance, times = random.Random(7), []
-    with Reader(place.url, "docs") as reader:
-        query = reader.encode("anything")
-        for _ in range(blocks):
-            block = []
-            for _ in range(BLOCK):
-                asked = replace(query, vector=tuple(chance.random() - 0.5 for _ in range(128)))
+def by_hand(conn: psycopg.Connection, query: str) -> Ask:
+    """A prepared statement."""
+    return lambda vector: conn.execute(query, {"v": str(vector), "tag": NEW}, prepare=True).fetchall()  # type: ignore[arg-type]
+
+
+def through_reader(reader: Reader, **where: object) -> Ask:
+    """What the Reader makes of it, its own looks at the plan included."""
+    query = reader.encode("anything")
+    return lambda vector: reader.nearest(replace(query, vector=tuple(vector)), 10, where=where or None)
+
+
+async def at_once(place: Place, blocks: int, found: Reads) -> None:
+    """Sixty-four at once on eight connections: searches a second by an AsyncReader, over those of a bare pool; in turn."""
+    options = {"autocommit": True}
+    async with (
+        AsyncConnectionPool(place.url, min_size=8, max_size=8, kwargs=options, open=False) as pool,
+        AsyncReader(place.url, "docs", connections=8) as own,
+        AsyncReader(pool, "docs") as lent,
+    ):
+        query, chance = await own.encode("anything"), random.Random(7)
+
+        async def bare(vector: list[float]) -> object:
+            async with pool.connection() as conn:
+                asked = await conn.execute(ALIAS.format(filter=""), {"v": str(vector), "tag": NEW})  # type: ignore[arg-type]
+                return await asked.fetchall()
+
+        def by(reader: AsyncReader) -> Callable[[list[float]], Awaitable[object]]:
+            return lambda vector: reader.nearest(replace(query, vector=tuple(vector)), 10)
+
+        kinds = {"bare": bare, "own": by(own), "lent": by(lent)}
+        rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for block in range(-1, 3 * blocks):  # the first warms up
+            vectors = [[chance.random() - 0.5 for _ in range(128)] for _ in range(64)]
+            for kind in chance.sample(list(kinds), len(kinds)):
                 began = time.perf_counter()
-                hits = reader.nearest(asked, 10, where={"tenant_id": 7})
-                block.append((time.perf_counter() - began) * 1000)
-                found.shortest = min(found.shortest, len(hits))
-            times.append(quartile(block))
-    return times
+                for _ in range(3):
+                    await asyncio.gather(*(kinds[kind](vector) for vector in vectors))
+                if block >= 0:
+                    rates[kind].append(3 * len(vectors) / (time.perf_counter() - began))
+    for kind in ("own", "lent"):
+        name = f"64 at once, AsyncReader on {kind} connections / a bare pool"
+        found.ratios[name] = [a / b for a, b in zip(rates[kind], rates["bare"], strict=True)]
 
 
 def quartile(values: list[float]) -> float:
@@ -234,16 +266,16 @@ def quartile(values: list[float]) -> float:
     return sorted(values)[len(values) // 4]
 
 
-def run(conn: psycopg.Connection, queries: dict[str, str], blocks: int, found: Reads) -> dict[str, list[list[float]]]:
+def run(asks: Mapping[str, Ask], blocks: int, found: Reads) -> dict[str, list[list[float]]]:
     """Milliseconds by query and block; a vector is asked of every query before the next."""
-    times: dict[str, list[list[float]]] = {name: [[] for _ in range(blocks)] for name in queries}
+    times: dict[str, list[list[float]]] = {name: [[] for _ in range(blocks)] for name in asks}
     chance, found.shortest = random.Random(7), 10
     for block in range(-1, blocks):  # the first warms up
         for _ in range(BLOCK):
-            vector = str([chance.random() - 0.5 for _ in range(128)])
-            for name in chance.sample(list(queries), len(queries)):
+            vector = [chance.random() - 0.5 for _ in range(128)]
+            for name in chance.sample(list(asks), len(asks)):
                 began = time.perf_counter()
-                rows = conn.execute(queries[name], {"v": vector, "tag": NEW}, prepare=True).fetchall()  # type: ignore[arg-type]
+                rows = asks[name](vector)
                 if block >= 0:
                     times[name][block].append((time.perf_counter() - began) * 1000)
                     found.shortest = min(found.shortest, len(rows))

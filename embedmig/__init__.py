@@ -137,7 +137,7 @@ if TYPE_CHECKING:
     from embedmig.quality.audit import Audit as Audit
     from embedmig.quality.drift import Drift as Drift
     from embedmig.quality.trial import Trial as Trial
-    from embedmig.reading.reader import AsyncReader as AsyncReader
+    from embedmig.reading.async_reader import AsyncReader as AsyncReader
     from embedmig.reading.reader import QueryVector as QueryVector
     from embedmig.reading.reader import Reader as Reader
     from embedmig.report.page import write_report as write_report
@@ -229,7 +229,8 @@ _PUBLIC = {
     "embedmig.quality.audit": "Audit",
     "embedmig.quality.drift": "Drift",
     "embedmig.quality.trial": "Trial",
-    "embedmig.reading.reader": "AsyncReader QueryVector Reader",
+    "embedmig.reading.async_reader": "AsyncReader",
+    "embedmig.reading.reader": "QueryVector Reader",
     "embedmig.report.page": "write_report",
     "embedmig.stores.differences": "Difference",
     "embedmig.types": "Chunk Hit Hits Space Tally Verdict",

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg import sql
@@ -21,8 +21,10 @@ from psycopg.rows import TupleRow
 
 from embedmig.config import mask, parse_address, scrub
 from embedmig.config.settings import ConnectSettings
+from embedmig.database.awaited import AsyncCursor, Awaited
 from embedmig.database.cursors import Cursor
 from embedmig.database.encodings import fit_encoding
+from embedmig.database.greenlets import awaiting, wait
 from embedmig.database.sessions import prepare, wanted_settings
 from embedmig.errors import ConfigError, DatabaseUnavailable, UsageError
 
@@ -62,7 +64,8 @@ class Database:
     def connect(
         self, purpose: str = "", *, autocommit: bool = True, own: bool = True, lock_timeout: bool = False
     ) -> Connection:
-        """A new connection, named after its purpose in ``pg_stat_activity``, its session as :mod:`.sessions` says.
+        """A new connection, named after its purpose in ``pg_stat_activity``, its session as :mod:`.sessions` says; in a coroutine's
+        call one whose calls are awaited.
 
         With ``own`` false it reads for an application: the time limits and the row security of its role hold. With
         ``lock_timeout`` it waits for each lock no longer than is configured, so that others never queue behind it for longer.
@@ -78,7 +81,8 @@ class Database:
                 opened.prepare_threshold = None  # what one session has prepared, the pool's next one lacks
                 if own and not self.shares_sessions(opened):
                     prepare(opened, settings, holds=True)
-            opened.autocommit = autocommit
+            if not autocommit:
+                opened.autocommit = False
         except BaseException:
             opened.close()
             raise
@@ -119,9 +123,12 @@ def open_session(address: str, name: str) -> Connection | UsageError:
     try:
         given = conninfo_to_dict(address)
         defaults = {key: value for key, value in DEFAULTS.items() if key not in given}
-        conn = psycopg.connect(
-            address, **defaults, autocommit=True, application_name=name, client_encoding="UTF8", cursor_factory=Cursor
-        )
+        options = {**defaults, "autocommit": True, "application_name": name, "client_encoding": "UTF8"}
+        if awaiting():
+            opened = wait(psycopg.AsyncConnection.connect(address, **options, cursor_factory=AsyncCursor))
+            conn = cast(Connection, Awaited(opened))
+        else:
+            conn = psycopg.connect(address, **options, cursor_factory=Cursor)
         fit_encoding(conn)
         return conn
     except psycopg.Error as error:

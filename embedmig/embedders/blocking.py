@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from embedmig.database.greenlets import awaiting, wait
 from embedmig.errors import RunSuperseded
 
 T = TypeVar("T")
@@ -16,8 +17,10 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop 
     """Runs a coroutine to its end, in ``loop`` or in one of its own, and returns its result.
 
     Where the caller's thread runs a loop already, as in a notebook or under an ASGI server, it is run on another thread:
-    a thread has one running loop. The caller waits in either case.
+    a thread has one running loop. The caller waits in either case; a coroutine's call does not hold its loop up.
     """
+    if awaiting():
+        return wait(coroutine)
     run: Callable[[Coroutine[Any, Any, T]], T] = loop.run_until_complete if loop else _run
     if not _in_a_loop():
         return run(coroutine)

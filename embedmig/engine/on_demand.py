@@ -101,8 +101,9 @@ class OnDemand:
     counts: ReadCounts = field(default_factory=ReadCounts, init=False)
 
     def __post_init__(self) -> None:
-        self._moved = threading.Condition()
+        self._moved = threading.RLock()  # a future that is done calls who waits for it
         self._in_flight: set[Key] = set()
+        self._waiting: list[tuple[Future[None], set[Key]]] = []
         self._since: float | None = None  # when what is in flight was asked for, or something of it last came back
         self._quiet_until = float("-inf")
         self._asked: asyncio.Queue[Sequence[Key] | None] = asyncio.Queue()
@@ -138,11 +139,13 @@ class OnDemand:
             self._in_flight.update(new)
         self._loop.call_soon_threadsafe(self._asked.put_nowait, new)
 
-    def wait(self, keys: Sequence[Key], seconds: float) -> bool:
-        """Until these rows are written, or can't be; False where that took longer."""
-        wanted = set(keys)
+    def settled(self, keys: Sequence[Key]) -> Future[None]:
+        """Done when these rows are written, or can't be."""
+        settled: Future[None] = Future()
         with self._moved:
-            return self._moved.wait_for(lambda: self._in_flight.isdisjoint(wanted), max(0.0, seconds))
+            self._waiting.append((settled, set(keys)))
+            self._settle()
+        return settled
 
     def note(self, read: ReadCounts) -> None:
         """Counts a read; the figures are kept in the database within a second or so."""
@@ -256,7 +259,18 @@ class OnDemand:
         with self._moved:
             self._in_flight.difference_update(keys)
             self._since = self.clock() if self._in_flight else None
-            self._moved.notify_all()
+            self._settle()
+
+    def _settle(self) -> None:
+        """Those who wait for rows that are no longer in flight hear of it; those who gave up are forgotten."""
+        waiting, self._waiting = self._waiting, []
+        for settled, wanted in waiting:
+            if settled.cancelled():
+                continue
+            if not self._in_flight.isdisjoint(wanted):
+                self._waiting.append((settled, wanted))
+            elif settled.set_running_or_notify_cancel():
+                settled.set_result(None)
 
     def _failed(self, error: Exception) -> None:
         """Nothing is asked for a while; where this role may not write, never again."""

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 from embedmig.database import first_line
 from embedmig.errors import UsageError
-from embedmig.stores.search import Resolved, VersionGone, VersionNotReady
+from embedmig.reading.query_model import OpenVersion
+from embedmig.stores.search import VersionGone, VersionNotReady
 
 SHARE = 0.1
 RETRY_SECONDS = 5.0  # after a failure, the active version answers for so long
@@ -91,7 +92,7 @@ class Canary(Share):
     ) -> None:
         super().__init__("canary", share, tenants, random)
         self.version = version
-        self.resolved: Resolved | None = None
+        self.found: OpenVersion | None = None
         self._rest = Rest("embedmig.canary", f"canary {version} failed, the active version answers", clock)
         self._over = False
 
@@ -102,6 +103,12 @@ class Canary(Share):
 
     def failed(self, error: Exception) -> None:
         """Notes a failure: the active version answers for a while, and from now on if this one is retired."""
-        self.resolved = None
+        self.forget()
         self._over = isinstance(error, VersionGone)
         self._rest.begin(error, silent=isinstance(error, VersionNotReady))
+
+    def forget(self) -> None:
+        """What is known of the version is out of date; its model is let go."""
+        if self.found:
+            self.found.model.retire()
+        self.found = None

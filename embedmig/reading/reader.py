@@ -10,31 +10,28 @@ import asyncio
 import random as randomness
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import psycopg
-from psycopg import sql
 
 from embedmig.config.settings import EmbedderSettings, StoreSettings
-from embedmig.database import Connection, Database, first_line, ident, scalar
+from embedmig.database import Connection, Database, Turn, awaiting, first_line, in_thread
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import AliasRecord, Registry
-from embedmig.embedders.blocking import wait_for
+from embedmig.embedders.encoder import Encoder
 from embedmig.errors import AliasMoved, EmbedderError, EmbedmigError, MissingExtra, PlaceMissing, UsageError
 from embedmig.reading.canary import Canary, Share, Tenants
+from embedmig.reading.connections import Lost, connections_of
+from embedmig.reading.query_model import OpenVersion, QueryModel
 from embedmig.reading.rerank import BUDGET_MS, Reranker, RerankOptions
 from embedmig.reading.rescue import PATIENCE, RETRY_SECONDS, BridgedEncoder, bridged, log
 from embedmig.reading.shadow import Shadow, ShadowTask
-from embedmig.stores.aliases import CHANNEL
+from embedmig.stores.aliases import space_of
 from embedmig.stores.manifest import Manifest
-from embedmig.stores.search import Resolved, encode_query, find_manifest, nearest, resolve_alias, resolve_version
-from embedmig.types import RERANK_DEPTH, Hit, Hits
-
-T = TypeVar("T")
+from embedmig.stores.search import Resolved, find_manifest, nearest, resolve_alias, resolve_version
+from embedmig.types import RERANK_DEPTH, Hit, Hits, Metric
 
 REPLACED = (
     psycopg.errors.UndefinedFunction,
@@ -55,7 +52,8 @@ class QueryVector:
 
 
 class Reader:
-    """Searches a collection through its alias.
+    """Searches a collection through its alias, on a connection of its own where ``url`` is an address, or on the application's: a
+    connection or a pool of psycopg's, an engine or a session of SQLAlchemy's. A read is then in the application's transaction.
 
     ``settings`` say how to reach each provider; what the model *is* comes from the alias. ``lazy`` notes which rows
     were found, so that a backfill with ``order="hot"`` embeds those first. One reader serves one thread; close it, or use it
@@ -76,9 +74,11 @@ class Reader:
     PostgreSQL, by the names that versions give them.
     """
 
+    _size = 1
+
     def __init__(
         self,
-        url: str | Database,
+        url: Any,
         collection: str,
         *,
         schema: str = "embedmig",
@@ -103,8 +103,7 @@ class Reader:
     ) -> None:
         self.collection = collection
         self.lazy = lazy
-        self._database = Database(url, schema) if isinstance(url, str) else url
-        self._registry = Registry(self._database.schema)
+        self._registry = Registry(url.schema if isinstance(url, Database) else schema)
         self._settings, self._stores = settings or {}, stores or {}
         chance = random or randomness.Random()  # noqa: S311  a sample, not a secret
         self._canary = Canary(canary, share, canary_for, chance) if canary else None
@@ -112,17 +111,22 @@ class Reader:
         self._rerank_share = Share("rerank", rerank_share, rerank_for, chance, 1.0)
         self._rerankers: dict[str, Reranker] = {}
         self._bridge, self._rescue, self._retry_at = bridge, rescue, 0.0
+        self._loop = asyncio.new_event_loop()
+        self._resolved: Resolved | None = None
+        self._model: QueryModel | None = None
+        self._record: AliasRecord | None = None
+        self._manifests: dict[str, Manifest] = {}
+        self._closed, self._looking = False, Turn()
+        self._connections = connections_of(url, schema, collection, self._size)
         self._shadow = (
-            Shadow(self._database, collection, shadow, rate, self._settings, chance, keep_texts, self._stores)
+            Shadow(
+                self._connections.database, collection, shadow, rate, self._settings, chance, keep_texts, self._stores
+            )
             if shadow
             else None
         )
-        self._loop = asyncio.new_event_loop()
-        self._resolved: Resolved | None = None
-        self._manifests: dict[str, Manifest] = {}
-        self._conn = self._connect()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -131,35 +135,38 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Gives connection and model back; shadow reads that are queued are waited for, five seconds at most."""
+        """Gives connections and model back; shadow reads that are queued are waited for, five seconds at most."""
+        if self._closed:
+            return
         if self._shadow:
-            self._shadow.close()
+            in_thread(self._shadow.close)
         for reranker in self._rerankers.values():
             reranker.close()
         self._forget()
+        if self._model:
+            self._model.retire()
+        self._closed = True
         self._loop.close()
-        self._conn.close()
+        self._connections.close()
 
     @property
     def version(self) -> str:
         """The version that the alias shows, as far as this reader has heard."""
-        return self._current().version
+        return self._up_to_date().version
 
     @property
     def fingerprint(self) -> str:
         """Part of the key under which an application caches a query's vector: it changes with every flip."""
-        return self._current().fingerprint
+        return self._up_to_date().fingerprint
+
+    @property
+    def metric(self) -> Metric:
+        """By which the distances are measured."""
+        return self._current().shown.space.metric
 
     def encode(self, text: str) -> QueryVector:
         """A query's vector, with the version it can be compared with. Raises :class:`UsageError` for an empty text."""
-        require_text(text)
-        current = self._current()
-        try:
-            vector = wait_for(encode_query(current.encoder, text), self._loop)
-        except EmbedderError as error:
-            current = self._rescued(error)
-            vector = wait_for(encode_query(current.encoder, text), self._loop)
-        return QueryVector(vector, current.version, current.fingerprint)
+        return self._encode(text)[0]
 
     def search(
         self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None,
@@ -188,12 +195,8 @@ class Reader:
                 ):
                     return found
                 return self._ask(text, k, where, version, options)
-            except AliasMoved:
+            except (AliasMoved, Lost):
                 self._forget()
-            except psycopg.OperationalError:
-                if not self._conn.broken:
-                    raise
-                self._reconnect()
         raise AliasMoved(f"the alias of {self.collection} moved {TRIES} times during one search")
 
     def nearest(self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Hit]:
@@ -210,9 +213,11 @@ class Reader:
             )
         hits = self._read(current, query.vector, k, where)
         if not hits and self._showing() != current.version:
+            self._forget()
             raise AliasMoved(f"the alias of {self.collection} moved away from {current.version}")
         if self.lazy and hits:
-            self._registry.note_reads(self._conn, self.collection, [hit.key_text for hit in hits])
+            with self._connections.lend() as conn:
+                self._registry.note_reads(conn, self.collection, [hit.key_text for hit in hits])
         return hits
 
     def text(self, hit: Hit) -> str | None:
@@ -222,11 +227,12 @@ class Reader:
         of a chunked version, on its space. Raises :class:`UsageError` where the version is gone.
         """
         self._current()  # hears of flips: the collection may be another one since
-        if hit.version not in self._manifests:
-            self._manifests[hit.version] = find_manifest(
-                self._conn, self._registry, self.collection, hit.version, self._stores
-            )
-        return self._manifests[hit.version].passage(self._conn, hit.key_text, hit.chunk)
+        with self._connections.lend() as conn:
+            manifest = self._manifests.get(hit.version)
+            if manifest is None:
+                manifest = find_manifest(conn, self._registry, self.collection, hit.version, self._stores)
+                self._manifests[hit.version] = manifest
+            return manifest.passage(conn, hit.key_text, hit.chunk)
 
     # --- helpers
 
@@ -243,29 +249,43 @@ class Reader:
         self, text: str, k: int, where: Mapping[str, Any] | None, version: str | None, options: RerankOptions
     ) -> Hits:
         """What the alias shows, perhaps re-ranked; a shadow hears of it when the answer is there."""
-        began = time.perf_counter()
+        began, lend = time.perf_counter(), self._connections.lend
         reranker = self._reranker(version)
-        read = reranker.begin(self._conn, text, options) if reranker else ""
-        query = self.encode(text)
+        read = reranker.begin(lend, text, options) if reranker else ""
+        query, current = self._encode(text)
         if reranker is None or isinstance(read, str):
             hits = self.nearest(query, k, where=where)
             found = Hits(hits, served_by=query.version, why=read if isinstance(read, str) else "")
         else:
             hits = self.nearest(query, max(k, options.depth), where=where)
-            found = reranker.rank(self._conn, read, hits, k)
-        if self._resolved and isinstance(self._resolved.encoder, BridgedEncoder):
-            found.bridged_from, found.loss = self._resolved.encoder.by, self._resolved.encoder.loss
-        if self._shadow and self._resolved and not where:
+            found = reranker.rank(lend, read, hits, k)
+        if isinstance(current.encoder, BridgedEncoder):
+            found.bridged_from, found.loss = current.encoder.by, current.encoder.loss
+        if self._shadow and not where:
             milliseconds = (time.perf_counter() - began) * 1000
-            self._shadow.offer(ShadowTask(text, query.vector, self._resolved, hits[:k], k, milliseconds))
+            self._shadow.offer(ShadowTask(text, query.vector, current, hits[:k], k, milliseconds))
         return found
+
+    def _encode(self, text: str) -> tuple[QueryVector, Resolved]:
+        """A query's vector, and what it is compared with."""
+        require_text(text)
+        current, model = self._current(), self._model
+        assert model is not None
+        try:
+            vector = model.vector(text)
+        except EmbedderError as error:
+            current, model = self._rescued(error, current)
+            vector = model.vector(text)
+        return QueryVector(vector, current.version, current.fingerprint), current
 
     def _reranker(self, version: str | None) -> Reranker | None:
         """None while the alias shows that version itself."""
         if version is None or version == self._current().version:
             return None
         if version not in self._rerankers:
-            self._rerankers[version] = Reranker(self._database, self.collection, version, self._settings, self._stores)
+            self._rerankers[version] = Reranker(
+                self._connections.database, self.collection, version, self._settings, self._stores
+            )
         return self._rerankers[version]
 
     def _ask_canary(self, text: str, k: int, where: Mapping[str, Any] | None) -> Hits | None:
@@ -275,79 +295,102 @@ class Reader:
         if canary.version == self._current().version or not canary.available:
             return None
         try:
-            if canary.resolved is None:
-                canary.resolved = resolve_version(
-                    self._conn, self._registry, self.collection, canary.version, self._settings, self._stores
-                )
-            vector = wait_for(encode_query(canary.resolved.encoder, text), self._loop)
-            return Hits(nearest(self._conn, canary.resolved, vector, k, where=where), served_by=canary.version)
+            found = self._canary_version(canary)
+            vector = found.model.vector(text)
+            with self._connections.lend() as conn:
+                return Hits(nearest(conn, found.resolved, vector, k, where=where), served_by=canary.version)
+        except Lost:
+            raise
         except (EmbedmigError, psycopg.Error) as error:
-            if self._conn.broken:
-                raise
             canary.failed(error)
             return None
 
-    def _connect(self) -> Connection:
-        conn = self._database.connect("reader", own=False)
-        self._standby = bool(scalar(conn, "select pg_is_in_recovery()"))
-        if not self._standby:  # a standby hears no notes
-            conn.execute(sql.SQL("listen {}").format(ident(CHANNEL)))
-        return conn
+    def _canary_version(self, canary: Canary) -> OpenVersion:
+        """Opened when it is first asked."""
+        with self._looking:
+            if canary.found is None:
+                with self._connections.lend() as conn:
+                    resolved = resolve_version(
+                        conn, self._registry, self.collection, canary.version, self._settings, self._stores
+                    )
+                canary.found = OpenVersion(resolved, QueryModel(resolved.encoder, self._loop))
+            return canary.found
 
-    def _reconnect(self) -> None:
-        """Notes may have been missed meanwhile, so what was known of the alias is forgotten too."""
-        self._conn.close()
-        self._conn = self._connect()
-        self._forget()
+    # --- what is known of the alias
 
     def _forget(self) -> None:
-        """What is known of the alias is out of date; its model is let go in the loop that it was used in."""
-        if self._resolved is not None:
-            wait_for(self._resolved.encoder.embedder.aclose(), self._loop)
+        """What is known of the alias is out of date."""
         self._resolved, self._retry_at = None, 0.0
         self._manifests.clear()
         for reranker in self._rerankers.values():
             reranker.forget()
-        if self._canary and self._canary.resolved:  # the columns shown go with the alias
-            wait_for(self._canary.resolved.encoder.embedder.aclose(), self._loop)
-            self._canary.resolved = None
+        if self._canary:  # the columns shown go with the alias
+            self._canary.forget()
 
     def _current(self) -> Resolved:
         """What the alias shows, as far as is known: a flip says so by NOTIFY, and an empty result asks again."""
-        if self._loop.is_closed():
+        if self._closed:
             raise UsageError(f"the reader of {self.collection} is closed", hint="open another: Reader(url, collection)")
-        if any(note.payload == self.collection for note in self._conn.notifies(timeout=0)):
+        if self._connections.heard() or (self._retry_at and time.monotonic() >= self._retry_at):
             self._forget()
-        if self._standby and self._resolved and self._showing() != self._resolved.version:
+        known = self._resolved  # another search may forget it while this one asks
+        if known and self._connections.unsure() and self._showing() != known.version:
             self._forget()
-        if self._retry_at and time.monotonic() >= self._retry_at:
+        return self._resolved or self._resolve()
+
+    def _up_to_date(self) -> Resolved:
+        """As :meth:`_current`. Notes come to a coroutine's connections with the answers to its reads, so that it has to ask here."""
+        if awaiting() and self._showing() != self._current().version:
             self._forget()
-        if self._resolved is None:
-            self._resolved = self._resolve()
-        return self._resolved
+        return self._current()
 
     def _showing(self) -> str | None:
-        record = self._registry.alias(self._conn, self.collection)
+        with self._connections.lend() as conn:
+            record = self._registry.alias(conn, self.collection)
         return record.version if record else None
 
     def _resolve(self) -> Resolved:
-        record = self._alias()
+        """Looks at the alias, once for all who wait."""
+        with self._looking:
+            if self._resolved is None:
+                with self._connections.lend() as conn:
+                    record = self._alias(conn)
+                    self._show(record, self._opened(conn, record))
+            assert self._resolved is not None
+            return self._resolved
+
+    def _show(self, record: AliasRecord, resolved: Resolved) -> None:
+        """A model that is no longer asked is let go; one that is the same goes on."""
+        if self._model is None or self._model.encoder is not resolved.encoder:
+            if self._model:
+                self._model.retire()
+            self._model = QueryModel(resolved.encoder, self._loop)
+        self._record, self._resolved = record, resolved
+
+    def _opened(self, conn: Connection, record: AliasRecord) -> Resolved:
         if self._bridge is not None and self._bridge != record.version:
-            return self._through(record, self._bridge)
+            return self._through(conn, record, self._bridge)
         settings = self._settings
         if self._rescue:
             settings = {
                 name: replace(one, give_up_after=min(one.give_up_after, PATIENCE)) for name, one in settings.items()
             }
         try:
-            return resolve_alias(self._conn, record, settings, self._stores)
+            return resolve_alias(conn, record, settings, self._stores, self._same_model(record))
         except (EmbedderError, MissingExtra) as error:
-            return self._rescued(error)
+            return self._rescuing(conn, record, error)
 
-    def _alias(self) -> AliasRecord:
+    def _same_model(self, record: AliasRecord) -> Encoder | None:
+        """The encoder that is open, where it is still the alias': of the same space, over the same weights."""
+        if self._model is None or self._record is None or isinstance(self._model.encoder, BridgedEncoder):
+            return None
+        then, now = ((one.fingerprint, space_of(one.encoder or {})) for one in (self._record, record))
+        return self._model.encoder if then == now else None
+
+    def _alias(self, conn: Connection) -> AliasRecord:
         record = None
-        if ledger_exists(self._conn, self._database.schema):
-            record = self._registry.alias(self._conn, self.collection)
+        if ledger_exists(conn, self._registry.schema):
+            record = self._registry.alias(conn, self.collection)
         if record is None or record.version is None or record.encoder is None:
             raise UsageError(
                 f"the alias of {self.collection!r} shows no version yet",
@@ -355,81 +398,54 @@ class Reader:
             )
         return record
 
-    def _through(self, record: AliasRecord, by: str | None) -> Resolved:
+    def _through(self, conn: Connection, record: AliasRecord, by: str | None) -> Resolved:
         """The active version, searched through a bridge."""
-        encoder = bridged(self._conn, self._registry, record, by, self._settings)
-        return resolve_alias(self._conn, record, self._settings, self._stores, encoder)
+        encoder = bridged(conn, self._registry, record, by, self._settings)
+        return resolve_alias(conn, record, self._settings, self._stores, encoder)
 
-    def _rescued(self, error: EmbedmigError) -> Resolved:
+    def _rescued(self, error: EmbedmigError, failed: Resolved) -> tuple[Resolved, QueryModel]:
         """The active version through a bridge, where its own model can't be reached and that is allowed. Raises ``error`` else."""
-        if not self._rescue or (self._resolved and isinstance(self._resolved.encoder, BridgedEncoder)):
+        if isinstance(failed.encoder, BridgedEncoder):
+            raise error
+        with self._looking:
+            if not self._resolved or not isinstance(self._resolved.encoder, BridgedEncoder):
+                with self._connections.lend() as conn:
+                    record = self._alias(conn)
+                    self._show(record, self._rescuing(conn, record, error))
+            assert self._resolved is not None
+            assert self._model is not None
+            return self._resolved, self._model
+
+    def _rescuing(self, conn: Connection, record: AliasRecord, error: EmbedmigError) -> Resolved:
+        if not self._rescue:
             raise error
         try:
-            self._resolved = self._through(self._alias(), None)
+            found = self._through(conn, record, None)
         except EmbedmigError as none:
             raise error from none
         self._retry_at = time.monotonic() + RETRY_SECONDS
-        encoder = self._resolved.encoder
-        assert isinstance(encoder, BridgedEncoder)
-        log.warning("%s is searched through a bridge from %s (%s): %s", self._resolved.version, encoder.by, encoder.loss, first_line(error))  # fmt: skip
-        return self._resolved
+        assert isinstance(found.encoder, BridgedEncoder)
+        log.warning("%s is searched through a bridge from %s (%s): %s", found.version, found.encoder.by, found.encoder.loss, first_line(error))  # fmt: skip
+        return found
+
+    # --- reading
 
     def _read(self, current: Resolved, vector: Sequence[float], k: int, where: Mapping[str, Any] | None) -> list[Hit]:
         try:
-            return nearest(self._conn, current, vector, k, where=where)
+            with self._connections.lend() as conn:
+                return nearest(conn, current, vector, k, where=where)
         except (*REPLACED, PlaceMissing):
             # The view was replaced between resolving and reading, by one of another type, dimension or store.
-            if self._showing() == current.version:
+            if self._showing() != current.version:
+                return []
+            self._forget()
+            anew = self._current()
+            if (anew.version, anew.shown.columns) == (current.version, current.shown.columns):
                 raise
+        if anew.version != current.version:
             return []
-
-
-class AsyncReader:
-    """:class:`Reader` for applications on asyncio: the same promises, its work on a thread of its own."""
-
-    def __init__(self, url: str, collection: str, **options: Any) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedmig-reader")
-        self._make = partial(Reader, url, collection, **options)
-        self._reader: Reader | None = None
-
-    async def __aenter__(self) -> AsyncReader:
-        self._reader = await self._call(self._make)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._call(self._open.close)
-        self._thread.shutdown()
-
-    @property
-    def _open(self) -> Reader:
-        if self._reader is None:
-            raise UsageError("the reader is not open", hint="async with AsyncReader(…) as reader: …")
-        return self._reader
-
-    async def _call(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
-
-    async def encode(self, text: str) -> QueryVector:
-        """As :meth:`Reader.encode`."""
-        return await self._call(self._open.encode, text)
-
-    async def search(
-        self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None,
-        rerank: str | bool | None = None, depth: int | None = None, budget_ms: float | None = None, max_texts: int | None = None,
-    ) -> Hits:  # fmt: skip
-        """As :meth:`Reader.search`."""
-        options: dict[str, Any] = {"rerank": rerank, "depth": depth, "budget_ms": budget_ms, "max_texts": max_texts}
-        return await self._call(partial(self._open.search, text, k, where=where, tenant=tenant, **options))
-
-    async def nearest(self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Hit]:
-        """As :meth:`Reader.nearest`."""
-        return await self._call(partial(self._open.nearest, query, k, where=where))
-
-    async def text(self, hit: Hit) -> str | None:
-        """As :meth:`Reader.text`."""
-        return await self._call(self._open.text, hit)
+        with self._connections.lend() as conn:  # the view has other columns
+            return nearest(conn, anew, vector, k, where=where)
 
 
 def require_text(text: str) -> None:

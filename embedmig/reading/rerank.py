@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import psycopg
 
 from embedmig.config.settings import EmbedderSettings
-from embedmig.database import Connection, Database, first_line
+from embedmig.database import Connection, Database, Turn, first_line, in_thread, result_of
 from embedmig.database.registry import Registry
 from embedmig.embedders.encoder import Encoder
 from embedmig.embedders.shared_limits import SharedRateBudget
@@ -26,10 +28,13 @@ from embedmig.engine.read_counts import ReadCounts
 from embedmig.errors import EmbedmigError, UsageError
 from embedmig.planning.prices import price
 from embedmig.reading.canary import Rest
+from embedmig.reading.connections import Lost
 from embedmig.source.rows import Key
 from embedmig.stores import Manifest
 from embedmig.stores.search import Ranker, Stores, encoder_for, find_manifest
 from embedmig.types import MAX_RERANK_DEPTH, RERANK_DEPTH, Hit, Hits, Space
+
+Lend = Callable[[], AbstractContextManager[Connection]]
 
 BUDGET_MS = 150.0
 PATIENCE = 10.0  # seconds that an API may go without a success before reads do without it
@@ -91,26 +96,28 @@ class Reranker:
         self._settings, self._stores, self._clock = settings, stores, clock
         self._rest = Rest("embedmig.rerank", f"{version} does not re-rank, the active version answers", clock)
         self._ranker: Ranker | None = None
-        self._may_queue = True
+        self._may_queue, self._opening = True, Turn()
         self._shared: OnDemand | None = None
         self._late = 0
 
-    def begin(self, conn: Connection, text: str, options: RerankOptions) -> RerankedRead | str:
-        """Sends the query to the model, which encodes it while the candidates are looked for; or says why not."""
+    def begin(self, lend: Lend, text: str, options: RerankOptions) -> RerankedRead | str:
+        """Sends the query to the model, which encodes it while the candidates are looked for; or says why not. ``lend`` gives a
+        connection for a while: none is kept while a model is waited for.
+        """
         if not self._rest.over:
             return "it failed a moment ago"
         try:
-            ranker, shared = self._opened(conn)
+            ranker, shared = self._opened(lend)
             return RerankedRead(shared.encode_query(text), options, ranker)
         except (EmbedmigError, psycopg.Error, RuntimeError) as error:  # the last: what is shared has ended
-            return self._failed(conn, error)
+            return self._failed(error)
 
-    def rank(self, conn: Connection, read: RerankedRead, hits: Sequence[Hit], k: int) -> Hits:
+    def rank(self, lend: Lend, read: RerankedRead, hits: Sequence[Hit], k: int) -> Hits:
         """The best ``k`` of ``hits`` by the version's own distance; as they are where it can't rank all of them."""
         read.deadline = self._clock() + read.options.budget_ms / 1000
         recalled_by = hits[0].version if hits else ""
         try:
-            ranked = self._rank(conn, read, hits)
+            ranked = self._rank(lend, read, hits)
         except NotRanked as no:
             self._note(read, hits, no)
             return Hits(
@@ -129,56 +136,70 @@ class Reranker:
     def close(self) -> None:
         """The last reader of the process ends what embeds."""
         if self._shared is not None:
-            _give_back(self._shared)
+            in_thread(partial(_give_back, self._shared))
             self._shared = None
 
     # --- ranking
 
-    def _rank(self, conn: Connection, read: RerankedRead, hits: Sequence[Hit]) -> list[Hit]:
+    def _rank(self, lend: Lend, read: RerankedRead, hits: Sequence[Hit]) -> list[Hit]:
         ranker, keys = read.ranker, [hit.key_text for hit in hits]
         try:
-            lacking = ranker.lacking(conn, keys)
+            lacking = self._lacking(lend, ranker, keys)
             read.lacked = len(lacking)
             if lacking:
-                self._fill(conn, read, lacking)
-            return ranker.rank(conn, keys, self._vector(read))
+                self._fill(lend, read, lacking)
+            vector = self._vector(read)
+            with lend() as conn:
+                return ranker.rank(conn, keys, vector)
         except (EmbedmigError, psycopg.Error) as error:
-            raise NotRanked(self._failed(conn, error), read.lacked) from error
+            raise NotRanked(self._failed(error), read.lacked) from error
 
-    def _fill(self, conn: Connection, read: RerankedRead, lacking: Mapping[Key, bool]) -> None:
+    def _in_time(self, shared: OnDemand, keys: Sequence[Key], seconds: float) -> bool:
+        """Whether these rows are written, or can't be, before the seconds are over."""
+        try:
+            result_of(shared.settled(keys), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def _lacking(self, lend: Lend, ranker: Ranker, keys: Sequence[Key]) -> dict[Key, bool]:
+        with lend() as conn:
+            return ranker.lacking(conn, keys)
+
+    def _fill(self, lend: Lend, read: RerankedRead, lacking: Mapping[Key, bool]) -> None:
         """Has what is lacking embedded, and waits as long as there is time. Raises :class:`NotRanked` where some still is."""
         assert self._shared is not None
         ranker = read.ranker
         wanted = [key for key, batched in lacking.items() if not batched]
         asked = wanted[: read.options.max_texts] if ranker.manifest.record.writer == "embedmig" else []
         if not self._shared.available:
-            self._queue(conn, ranker, wanted)
+            self._queue(lend, ranker, wanted)
             raise NotRanked("its vectors can't be made now", len(lacking))
         self._shared.ask(asked)
         if len(asked) < len(lacking):
-            self._queue(conn, ranker, [key for key in wanted if key not in set(asked)])
+            self._queue(lend, ranker, [key for key in wanted if key not in set(asked)])
             raise NotRanked(f"{len(lacking)} candidates have no vector, and {len(asked)} may be embedded", len(lacking))
-        in_time = self._shared.wait(asked, read.deadline - self._clock())
-        left = len(ranker.lacking(conn, asked)) if in_time else len(asked)
+        in_time = self._in_time(self._shared, asked, read.deadline - self._clock())
+        left = len(self._lacking(lend, ranker, asked)) if in_time else len(asked)
         if left:
             why = "its vectors could not be made" if in_time else "the budget ended"
             raise NotRanked(why, left, budget_ended=not in_time)
 
-    def _queue(self, conn: Connection, ranker: Ranker, keys: Sequence[Key]) -> None:
+    def _queue(self, lend: Lend, ranker: Ranker, keys: Sequence[Key]) -> None:
         """A backfill in the order ``hot`` takes them first."""
         if not keys or not self._may_queue:
             return
         try:
-            self._registry.note_reads(conn, self._collection, keys, space=ranker.manifest.record.id)
+            with lend() as conn:
+                self._registry.note_reads(conn, self._collection, keys, space=ranker.manifest.record.id)
         except REFUSED:
             self._may_queue = False  # a role that only reads
 
     def _vector(self, read: RerankedRead) -> tuple[float, ...]:
         try:
-            vector = read.query.result(max(0.0, read.deadline - self._clock()))
+            vector = result_of(read.query, read.deadline - self._clock())
         except TimeoutError as error:
             self._late += 1
-            read.query.cancel()
             if self._late >= TIMEOUTS:
                 self._late = 0
                 self._rest.begin(error, silent=True)
@@ -190,16 +211,22 @@ class Reranker:
 
     # --- the version
 
-    def _opened(self, conn: Connection) -> tuple[Ranker, OnDemand]:
+    def _opened(self, lend: Lend) -> tuple[Ranker, OnDemand]:
         """Any version that is there will do, in whatever state. Raises :class:`VersionGone`, and what its encoder raises."""
-        if self._ranker is None:
-            manifest = find_manifest(conn, self._registry, self._collection, self.version, self._stores)
-            self._ranker = Ranker(manifest, manifest.shown(conn))
-        manifest = self._ranker.manifest
-        if self._shared is None:
-            place = (self._database.url, self._database.schema, self._collection, self.version)
-            self._shared = _share(place, lambda: self._on_demand(manifest))
+        if self._ranker is None or self._shared is None:
+            with self._opening:
+                self._ranker = self._ranker or self._found(lend)
+                self._shared = self._shared or self._share_of(self._ranker.manifest)
         return self._ranker, self._shared
+
+    def _found(self, lend: Lend) -> Ranker:
+        with lend() as conn:
+            manifest = find_manifest(conn, self._registry, self._collection, self.version, self._stores)
+            return Ranker(manifest, manifest.shown(conn))
+
+    def _share_of(self, manifest: Manifest) -> OnDemand:
+        place = (self._database.url, self._database.schema, self._collection, self.version)
+        return in_thread(lambda: _share(place, lambda: self._on_demand(manifest)))
 
     def _on_demand(self, manifest: Manifest) -> OnDemand:
         space, documents = manifest.space, replace(manifest.space, query_model="")
@@ -227,8 +254,8 @@ class Reranker:
             encoder.embedder.share(SharedRateBudget(self._database, settings, encoder.space.provider, "live"))
         return encoder
 
-    def _failed(self, conn: Connection, error: Exception) -> str:
-        if conn.broken:
+    def _failed(self, error: Exception) -> str:
+        if isinstance(error, Lost):
             raise error
         self.forget()
         self._rest.begin(error)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from embedmig.database import Connection, ident, literal, scalar
+from embedmig.database import Connection, ident, in_thread, literal, scalar
 from embedmig.database.registry import AliasRecord, SpaceRecord
 from embedmig.errors import StoreError
 from embedmig.formatting import plural
@@ -62,7 +63,8 @@ class ShownFromStore(Shown):
         filtered = self.store.wanted(asked) | self._keys_as_text(conn, asked)
         limit = k * CHUNKS if self.space.chunk else k + max(MARGIN, k // 2)
         while True:
-            points = self.store.attempt(lambda: self.store.near(vector, limit, filtered, exact=exact))  # noqa: B023
+            near = partial(self.store.near, vector, limit, filtered, exact=exact)
+            points = in_thread(partial(self.store.attempt, near))  # stores' clients can only wait
             distances = {point.id: point.distance for point in points}
             of_these = sql.SQL("point_id = any(%(ids)s::{}[]) and {}").format(self._id_type, wanted)
             query = self._query(of_these)
@@ -79,7 +81,7 @@ class ShownFromStore(Shown):
         """The points that PostgreSQL names, compared here. Raises :class:`StoreError` where the store lacks one of them."""
         rows = reading(conn).execute(self._query(among(self, keys)), {"version": self.version}).fetchall()
         at = 2 * len(self.keys) + 2
-        vectors = self.store.fetch(conn, [row[at] for row in rows])
+        vectors = in_thread(lambda: self.store.fetch(conn, [row[at] for row in rows]))
         if missing := [row[at] for row in rows if row[at] not in vectors]:
             raise StoreError(
                 f"{self.store.settings.name} lacks {plural(len(missing), 'point')} of {self.version} that PostgreSQL names",
@@ -94,7 +96,7 @@ class ShownFromStore(Shown):
             key_text(self), doubled(self.relation), among(self, keys)
         )
         rows = conn.execute(query, {"version": self.version}).fetchall()
-        held = self.store.fetch(conn, [row[2] for row in rows])
+        held = in_thread(lambda: self.store.fetch(conn, [row[2] for row in rows]))
         return {(tuple(key), chunk): held[one] for key, chunk, one in rows if one in held}
 
     def _keys_as_text(self, conn: Connection, where: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,4 +178,4 @@ def shown_by_alias(conn: Connection, alias: AliasRecord, space: Space, collectio
             collection, 0, "", "", tuple(known[name] for name in keys), (), tuple(known[name] for name in columns),
             row_security=False,
         )  # fmt: skip
-        return shown_from_store(conn, relation, space, record.version, open_external(source, record))
+        return shown_from_store(conn, relation, space, record.version, in_thread(lambda: open_external(source, record)))

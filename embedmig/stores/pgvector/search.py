@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 from psycopg import Cursor, DataError, sql
@@ -14,17 +18,25 @@ from psycopg.adapt import Loader
 from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
 
 from embedmig.database import Connection, ident, literal, planned_rows, scalar
+from embedmig.database.cursors import doubled as with_names_doubled
 from embedmig.database.registry import AliasRecord
 from embedmig.errors import UsageError
 from embedmig.source.rows import Key
 from embedmig.stores.manifest_table import OFFSETS
-from embedmig.stores.pgvector import extension
 from embedmig.stores.pgvector.hnsw import OPERATOR, IndexEncoding, encoding_of
 from embedmig.stores.protocol import rows_once
 from embedmig.types import Hit, Space
 
 CHUNKS = 5
 """Hits that the index is asked for per row wanted, where a row has several; at each refill four times as many."""
+USUAL_CANDIDATES = 40
+"""What pgvector's index gives unless a session says otherwise."""
+LOOK_SECONDS = 60.0  # for which a look at a plan is kept
+KEPT = 1_000  # statements, and looks at plans, of one relation
+SETTINGS = """select set_config('hnsw.ef_search', %s, true),
+    (select set_config('hnsw.iterative_scan', 'strict_order', true) from pg_extension where extname = 'vector'
+     and string_to_array(substring(extversion from '^[0-9]+[.][0-9]+'), '.')::int[] >= '{0,8}')"""
+"""Filters and deleted rows thin an index scan out: it goes on until it has found as many as it is asked for."""
 DEEPEST = 20_000  # hits; pgvector's own limit of what one walk of the index looks at
 
 
@@ -63,6 +75,7 @@ class Shown:
     form: IndexEncoding | None  # the stand-in that the index holds; None: the vectors themselves
     rows: int  # about how many it shows
     offsets: bool = False
+    memory: Memory = field(default_factory=lambda: Memory(), repr=False, compare=False)
 
     def nearest(
         self, conn: Connection, vector: Sequence[float], k: int, *, exact: bool = False, where: Mapping[str, Any] | None = None
@@ -75,7 +88,8 @@ class Shown:
         query = sql.SQL("select {shown} from {relation} where {among} order by {distance}").format(
             shown=_shown(self), relation=doubled(self.relation), among=among(self, keys), distance=_distance(self)
         )
-        return rows_once(_read(conn, self, query, {"vector": str(list(vector)), "version": self.version}))
+        values = {"vector": str(list(vector)), "version": self.version}
+        return rows_once([read_hit(row, self) for row in reading(conn).execute(query, values)])
 
     def vectors(self, conn: Connection, keys: sql.Composable) -> dict[tuple[Key, int], Sequence[float]]:
         """Of the rows of a relation of keys: by key and chunk, ``(dimensions,)`` each."""
@@ -151,47 +165,158 @@ def nearest(
     """
     wanted, values = conditions(current, where or {})
     values |= {"vector": str(list(vector)), "version": current.version, "k": k}
-    exact = exact or (bool(where) and few(conn, current, wanted, values))
-    with conn.transaction():
-        # Filters and deleted rows thin an index scan out: it goes on until it has found as many as it is asked for.
-        if extension.version(conn) >= (0, 8):
-            conn.execute("set local hnsw.iterative_scan = strict_order")
-        if current.space.chunk is None:
-            return _hits(conn, current, wanted, values, k, exact=exact)
-        rows = [] if exact else _rows_by_index(conn, current, wanted, values, k)
-        if len(rows) >= k:
-            return rows[:k]
-        return _read(conn, current, _rows_exactly(current, wanted), values)
+    search = Search(conn, current, shape_of(where or {}), wanted, values, k)
+    plan = None if exact or not where else search.looked_at(where)
+    if exact or (plan and plan.few(k, current.rows)):
+        return search.exactly()
+    rows = search.by_index(plan)
+    if len(rows) < k and plan and plan.kept and search.looked_at(where or {}, anew=True).few(k, current.rows):
+        return search.exactly()  # the conditions are met by fewer rows than they were
+    return rows
 
 
-def _rows_by_index(
-    conn: Connection, current: Shown, wanted: sql.Composable, values: Mapping[str, Any], k: int
-) -> list[Hit]:
-    """The nearest rows of a chunked space, refilled until there are ``k`` or the index gives no more. Fewer than ``k``
-    don't prove that there are no others: a walk of the index ends at ``hnsw.max_scan_tuples``.
+@dataclass(frozen=True, slots=True)
+class PlanSeen:
+    """What the planner expects of comparing all rows that meet the conditions: how many there are, and its price. ``kept``: it was
+    looked at a while ago.
     """
-    depth = k * CHUNKS
-    while True:
-        hits = _hits(conn, current, wanted, values, depth, exact=False)
-        rows = rows_once(hits)
-        if len(rows) >= k or len(hits) < depth or depth >= DEEPEST:
-            return rows
-        depth = min(4 * depth, DEEPEST)
+
+    matching: int
+    price: float
+    kept: bool = False
+
+    def few(self, k: int, rows: int) -> bool:
+        """Whether so few rows meet the conditions that comparing all of them is quicker than walking the index for ``k``.
+
+        Of ``n`` rows ``r`` meet them: the index is walked for about ``k · n / r`` rows, each four times the price of a row
+        compared. pgvector's own estimate leaves the filter out. They must be found by an index, too: by the planner's price.
+        """
+        return self.matching**2 <= 4 * k * rows and self.price <= 1000 + 20 * self.matching
 
 
-def _hits(
-    conn: Connection, current: Shown, wanted: sql.Composable, values: Mapping[str, Any], k: int, *, exact: bool
-) -> list[Hit]:
-    """The ``k`` nearest vectors; the index is asked for at least ``k`` candidates. Inside a transaction."""
-    form = None if exact else current.form
-    candidates = k * form.rerank if form else k
-    query = _by_quantized(current, form, wanted) if form else _by_vector(current, wanted, exact=exact)
-    conn.execute(sql.SQL("set local hnsw.ef_search = {}").format(sql.Literal(max(40, min(candidates, 1000)))))
-    return _read(conn, current, query, {**values, "k": k, "candidates": candidates})
+class Memory:
+    """What a reader need not do again for every search of a relation: its statements, by the shape of their conditions, and its
+    looks at plans, by the values too. An old look makes a search slower at most.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._statements: dict[Hashable, str] = {}
+        self._plans: OrderedDict[Hashable, tuple[float, PlanSeen]] = OrderedDict()
+
+    def statement(self, kind: Hashable, compose: Callable[[], sql.Composed]) -> str:
+        """As text; ``kind`` says all that it depends on beside the relation."""
+        if kind not in self._statements:
+            if len(self._statements) >= KEPT:
+                self._statements.clear()
+            self._statements[kind] = with_names_doubled(compose()).as_string()
+        return self._statements[kind]
+
+    def plan(self, where: Mapping[str, Any], look: Callable[[], PlanSeen], *, anew: bool = False) -> PlanSeen:
+        """Kept for :data:`LOOK_SECONDS`; the least used of :data:`KEPT` goes first."""
+        kind = tuple((name, _hashable(value)) for name, value in where.items())
+        try:
+            since, seen = self._plans[kind]
+        except TypeError:  # a value that can't be a key
+            return look()
+        except KeyError:
+            since, seen = float("-inf"), None
+        if seen and not anew and self._clock() < since + LOOK_SECONDS:
+            self._plans.move_to_end(kind)
+            return seen
+        seen = look()
+        self._plans[kind] = self._clock(), replace(seen, kept=True)
+        self._plans.move_to_end(kind)
+        while len(self._plans) > KEPT:
+            self._plans.popitem(last=False)
+        return seen
 
 
-def _read(conn: Connection, current: Shown, query: sql.Composed, values: Mapping[str, Any]) -> list[Hit]:
-    return [read_hit(row, current) for row in reading(conn).execute(query, values)]
+def _hashable(value: Any) -> Hashable:
+    """With its type: ``1``, ``1.0`` and ``True`` are one key."""
+    many = isinstance(value, list | tuple | set | frozenset)
+    return (type(value), tuple((type(one), one) for one in value)) if many else (type(value), value)
+
+
+def shape_of(where: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
+    """What a statement depends on of its conditions: the columns, and which of them have a list."""
+    return tuple((name, isinstance(value, list | tuple | set | frozenset)) for name, value in where.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One question to a relation."""
+
+    conn: Connection
+    shown: Shown
+    shape: Hashable
+    wanted: sql.Composed
+    values: dict[str, Any]
+    k: int
+
+    def looked_at(self, where: Mapping[str, Any], *, anew: bool = False) -> PlanSeen:
+        """The plan of comparing all rows that meet the conditions."""
+
+        def look() -> PlanSeen:
+            query = sql.SQL("explain (format json) {}").format(
+                _by_vector(self.shown, self.wanted, exact=True, limited=False)
+            )
+            plan = scalar(self.conn, query, self.values)[0]["Plan"]
+            return PlanSeen(plan["Plan Rows"], plan["Total Cost"])
+
+        return self.shown.memory.plan(where, look, anew=anew)
+
+    def exactly(self) -> list[Hit]:
+        """By comparing every vector."""
+        if self.shown.space.chunk is None:
+            return self._read("exact", lambda: _by_vector(self.shown, self.wanted, exact=True))
+        return self._read("rows", lambda: _rows_exactly(self.shown, self.wanted))
+
+    def by_index(self, plan: PlanSeen | None) -> list[Hit]:
+        """Through the index. What an index gives by itself is asked for first: it is one statement, in no transaction."""
+        if self._likely_enough(plan):
+            hits = self._read("index", lambda: _by_vector(self.shown, self.wanted, exact=False))
+            if len(hits) >= self.k:
+                return sorted(hits, key=attrgetter("distance"))  # a session may have said relaxed_order
+        with self.conn.transaction():
+            if self.shown.space.chunk is None:
+                return self._hits(self.k)
+            rows = self._rows_by_index()
+        return rows[: self.k] if len(rows) >= self.k else self.exactly()
+
+    def _likely_enough(self, plan: PlanSeen | None) -> bool:
+        """Whether the candidates that an index gives without being asked for more will do."""
+        if self.shown.space.chunk is not None or self.shown.form is not None or self.k > USUAL_CANDIDATES:
+            return False
+        return plan is None or USUAL_CANDIDATES * plan.matching >= 2 * self.k * self.shown.rows
+
+    def _rows_by_index(self) -> list[Hit]:
+        """The nearest rows of a chunked space, refilled until there are ``k`` or the index gives no more. Fewer than ``k``
+        don't prove that there are no others: a walk of the index ends at ``hnsw.max_scan_tuples``.
+        """
+        depth = self.k * CHUNKS
+        while True:
+            hits = self._hits(depth)
+            rows = rows_once(hits)
+            if len(rows) >= self.k or len(hits) < depth or depth >= DEEPEST:
+                return rows
+            depth = min(4 * depth, DEEPEST)
+
+    def _hits(self, k: int) -> list[Hit]:
+        """The ``k`` nearest vectors; the index is asked for at least ``k`` candidates. Inside a transaction."""
+        form = self.shown.form
+        candidates = k * form.rerank if form else k
+        self.conn.execute(SETTINGS, (str(max(USUAL_CANDIDATES, min(candidates, 1000))),))
+        more = {"k": k, "candidates": candidates}
+        if form:
+            return self._read("quantized", lambda: _by_quantized(self.shown, form, self.wanted), more)
+        return self._read("index", lambda: _by_vector(self.shown, self.wanted, exact=False), more)
+
+    def _read(
+        self, kind: str, compose: Callable[[], sql.Composed], more: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[Hit]:
+        query = self.shown.memory.statement((kind, self.shape), compose)
+        return [read_hit(row, self.shown) for row in reading(self.conn).execute(query, {**self.values, **more})]
 
 
 def reading(conn: Connection) -> Cursor[tuple[Any, ...]]:
@@ -200,18 +325,6 @@ def reading(conn: Connection) -> Cursor[tuple[Any, ...]]:
     for name, loader in DATES.items():
         cursor.adapters.register_loader(name, loader)
     return cursor
-
-
-def few(conn: Connection, current: Shown, wanted: sql.Composable, values: Mapping[str, Any]) -> bool:
-    """Whether so few rows meet the conditions that comparing all of them is quicker than walking the index for ``k``.
-
-    Of ``n`` rows ``r`` meet them: the index is walked for about ``k · n / r`` rows, each four times the price of a row
-    compared. pgvector's own estimate leaves the filter out. They must be found by an index, too: by the planner's price.
-    """
-    query = sql.SQL("explain (format json) {}").format(_by_vector(current, wanted, exact=True, limited=False))
-    plan = scalar(conn, query, values)[0]["Plan"]
-    matching, price = plan["Plan Rows"], plan["Total Cost"]
-    return bool(matching**2 <= 4 * values["k"] * current.rows and price <= 1000 + 20 * matching)
 
 
 def conditions(current: Shown, where: Mapping[str, Any]) -> tuple[sql.Composed, dict[str, Any]]:
