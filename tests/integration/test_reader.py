@@ -29,6 +29,7 @@ def opened(request: pytest.FixtureRequest) -> Open:
     """Opens a reader: the promises are those of both kinds."""
     return OWN[request.param]
 
+
 pytestmark = pytest.mark.with_ledger
 
 
