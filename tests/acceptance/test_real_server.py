@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import embedmig
-from embedmig import embedders
+from embedmig import embedders, testing
 from embedmig.embedders import EmbedderSettings
 from embedmig.embedders.encoder import Encoder
 from embedmig.types import Space, Vectors
@@ -63,6 +63,12 @@ def test_a_real_server_fills_a_space_unattended_and_answers_queries(project: Pro
     assert project.one("select count(*) from embedmig.failed_rows") == 0
     title = project.one("select title from documents where id = 7")
     assert title in project.run("search", "docs", title, "-k", "5").stdout
+
+
+def test_a_real_server_passes_the_suite(server: int) -> None:
+    settings = EmbedderSettings(base_url=f"http://127.0.0.1:{server}", batch_size=4)
+    for promise in testing.EMBEDDER_PROMISES:
+        asyncio.run(promise(Encoder(E5, embedders.create(E5, settings))))
 
 
 MINILM = Space("docs", "sentence-transformers/all-MiniLM-L6-v2", "1", 384)
