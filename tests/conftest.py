@@ -28,6 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """The controlling process starts the server; the workers of xdist find it in the environment."""
     if hasattr(config, "workerinput") or SERVER in os.environ:
         return
+    for library in (
+        "OMP",
+        "OPENBLAS",
+    ):  # whose threads wait busily for a core; the test processes keep the cores at work
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     folder = Path(tempfile.mkdtemp(prefix="embedmig-test-"))
     os.environ[SERVER] = start_server(folder)
     config.add_cleanup(lambda: stop_server(folder))

@@ -23,6 +23,8 @@ from embedmig.stores.search import VersionGone, VersionNotReady, find_manifest, 
 from tests.in_process import Fake, space_script, tag, upgrade
 from tests.project import CONFIG, Project
 
+pytestmark = pytest.mark.with_ledger
+
 PACKAGE = Path(embedmig.__file__).parent
 TESTS = Path(__file__).parents[1]
 COMMANDS = "|".join(sorted(typer.main.get_command(app).commands))  # type: ignore[attr-defined]
