@@ -709,7 +709,14 @@ SCENARIOS = list(dict.fromkeys(one for commands in SHOWN.values() for one in com
 SCENARIOS.append(a_view_stands_on_the_alias)  # its hint has no command
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.__name__)
+NO_LEDGER = pytest.param(nothing_has_run_yet, marks=pytest.mark.with_ledger(False))
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [NO_LEDGER if one is nothing_has_run_yet else one for one in SCENARIOS],
+    ids=lambda one: one.__name__,
+)
 def test_the_command_of_a_hint_leads_out_of_the_state_that_prints_it(
     terminal: Terminal, scenario: Callable[[Terminal], None]
 ) -> None:
