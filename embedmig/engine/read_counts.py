@@ -29,7 +29,7 @@ class ReadCounts:
 
     def plus(self, other: ReadCounts) -> ReadCounts:
         """Both together."""
-        return ReadCounts(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
+        return ReadCounts(*(getattr(self, name) + getattr(other, name) for name in FIELDS))
 
 
 FIELDS: Sequence[str] = [one.name for one in fields(ReadCounts)]

@@ -144,6 +144,13 @@ class Reranker:
     def _rank(self, lend: Lend, read: RerankedRead, hits: Sequence[Hit]) -> list[Hit]:
         ranker, keys = read.ranker, [hit.key_text for hit in hits]
         try:
+            # Usually everything is there by now, and one question tells; of a store beside PostgreSQL, its vectors would be fetched twice else.
+            if read.query.done() and not ranker.manifest.space.external:
+                vector = self._vector(read)
+                with lend() as conn:
+                    ranked = ranker.rank_current(conn, keys, vector)
+                if ranked is not None:
+                    return ranked
             lacking = self._lacking(lend, ranker, keys)
             read.lacked = len(lacking)
             if lacking:

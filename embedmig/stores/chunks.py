@@ -14,6 +14,7 @@ from psycopg import sql
 
 from embedmig.database import Connection
 from embedmig.source.rows import Key
+from embedmig.stores.key_relations import typed_keys
 from embedmig.stores.manifest import Manifest
 
 DIGEST_BYTES = 16
@@ -28,7 +29,7 @@ def held(
            from {keys} k join {table} e on {join}
            join {digests} d on d.space = {space} and d.content_hash = e.content_hash"""
     ).format(
-        size=sql.Literal(DIGEST_BYTES), value=manifest.value_read(), keys=manifest.typed_keys(keys), table=manifest.table,
+        size=sql.Literal(DIGEST_BYTES), value=manifest.value_read(), keys=typed_keys(manifest.source.key, keys), table=manifest.table,
         join=manifest.source.join("k", "e"), digests=manifest.registry.digests_table, space=sql.Literal(manifest.record.id),
     )  # fmt: skip
     found = conn.cursor(binary=True).execute(query).fetchall()

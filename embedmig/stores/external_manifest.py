@@ -25,6 +25,7 @@ from embedmig.source.rows import Key
 from embedmig.source.sampling import by_hash
 from embedmig.stores.copy_format import copy_bytes, uuids
 from embedmig.stores.external_search import shown_from_store
+from embedmig.stores.key_relations import typed_keys
 from embedmig.stores.kinds import open_external
 from embedmig.stores.manifest import Drawn, Listing
 from embedmig.stores.manifest_table import ManifestTable
@@ -146,7 +147,7 @@ class ExternalManifest(ManifestTable):
         if not self.source.columns or not keys:
             return {}
         query = sql.SQL("select k.embedmig_key, {} from {} k join {} s on {}").format(
-            self._columns(), self.typed_keys(keys), self.source.rows(text=False, extra=self.source.columns),
+            self._columns(), typed_keys(self.source.key, keys), self.source.rows(text=False, extra=self.source.columns),
             self.source.join("k", "s"),
         )  # fmt: skip
         return {tuple(key): self._named(values) for key, *values in reading(conn).execute(query)}
@@ -163,7 +164,7 @@ class ExternalManifest(ManifestTable):
         """
         if self.source.columns and keys:
             query = sql.SQL("select e.point_id::text, {} from {} k join {} e on {} join {} s on {}").format(
-                self._columns(), self.typed_keys(keys), self.table, self.source.join("k", "e"),
+                self._columns(), typed_keys(self.source.key, keys), self.table, self.source.join("k", "e"),
                 self.source.rows(text=False, extra=self.source.columns), self.source.join("e", "s"),
             )  # fmt: skip
             said: dict[str, dict[str, Any]] = {}

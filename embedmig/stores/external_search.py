@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from embedmig.database import Connection, ident, in_thread, literal, scalar
+from embedmig.database.cursors import escaped, fixed
 from embedmig.database.registry import AliasRecord, SpaceRecord
 from embedmig.errors import StoreError
 from embedmig.formatting import plural
@@ -28,7 +29,6 @@ from embedmig.stores.pgvector.search import (
     among,
     column_names,
     conditions,
-    doubled,
     key_text,
     read_hit,
     reading,
@@ -77,9 +77,15 @@ class ShownFromStore(Shown):
                 return rows[:k]
             limit *= 4
 
-    def among(self, conn: Connection, keys: sql.Composable, vector: Sequence[float]) -> list[Hit]:
+    def query_among(self, keys: sql.Composable) -> sql.SQL:
+        """The points of a relation of keys, as PostgreSQL names them."""
+        return fixed(self._query(among(self, keys)))
+
+    def among(
+        self, conn: Connection, query: sql.SQL, keys: Mapping[str, Any], vector: Sequence[float]
+    ) -> list[Hit]:  # fmt: skip
         """The points that PostgreSQL names, compared here. Raises :class:`StoreError` where the store lacks one of them."""
-        rows = reading(conn).execute(self._query(among(self, keys)), {"version": self.version}).fetchall()
+        rows = reading(conn).execute(query, {"version": self.version, **keys}).fetchall()
         at = 2 * len(self.keys) + 2
         vectors = in_thread(lambda: self.store.fetch(conn, [row[at] for row in rows]))
         if missing := [row[at] for row in rows if row[at] not in vectors]:
@@ -93,7 +99,7 @@ class ShownFromStore(Shown):
     def vectors(self, conn: Connection, keys: sql.Composable) -> dict[tuple[Key, int], Sequence[float]]:
         """Of the points that PostgreSQL names and the store has."""
         query = sql.SQL("select array[{}], chunk, point_id::text from {} where {}").format(
-            key_text(self), doubled(self.relation), among(self, keys)
+            key_text(self), escaped(self.relation), among(self, escaped(keys))
         )
         rows = conn.execute(query, {"version": self.version}).fetchall()
         held = in_thread(lambda: self.store.fetch(conn, [row[2] for row in rows]))
@@ -125,7 +131,7 @@ class ShownFromStore(Shown):
             "where {wanted}"
         ).format(
             keys=sql.SQL(", ").join(ident(name) for name in self.keys), key_text=key_text(self), extra=extra,
-            relation=doubled(self.relation), wanted=wanted,
+            relation=escaped(self.relation), wanted=wanted,
         )  # fmt: skip
 
     def _placed(self, rows: Any, distances: Mapping[str, float]) -> list[tuple[Any, ...]]:

@@ -10,15 +10,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from psycopg import sql
 
 from embedmig.database import Connection, ident, literal, scalar
+from embedmig.database.cursors import escaped, fixed
 from embedmig.database.registry import Registry, SpaceRecord
 from embedmig.lazy import Later
 from embedmig.source import DOC_HASH, HAS_TEXT, Column, Source, check_key_types, comma
 from embedmig.source.rows import Key, Piece, Row
+from embedmig.stores.key_relations import given_keys, key_parameters
 from embedmig.stores.protocol import Batch
 
 if TYPE_CHECKING:
@@ -206,26 +209,34 @@ class Manifest(ABC):
 
     # --- some rows
 
-    def typed_keys(self, keys: Sequence[Key]) -> sql.Composed:
-        """Keys as a relation: their columns in their own types, and ``embedmig_key`` as it was given."""
-        arrays = comma(sql.SQL("{}::text[]").format(sql.Literal(list(column))) for column in zip(*keys, strict=True))
-        names = [ident(f"embedmig_k{n}") for n in range(1, len(self.source.key) + 1)]
-        typed = comma(
-            sql.SQL("{}::{} as {}").format(name, literal(column.qualified), ident(column.name))
-            for name, column in zip(names, self.source.key, strict=True)
+    def given_keys(self, *, current: bool = False) -> sql.Composed:
+        """Keys that are parameters as a relation; with ``current``, those whose rows want no vector."""
+        keys = given_keys(self.source.key)
+        if not current:
+            return keys
+        return sql.SQL("(select * from {} k where not exists (select from {} s where {} and {}))").format(
+            keys, self._rows_for_readers(), self.source.join("k", "s"), self.lacking()
         )
-        return sql.SQL("(select {typed}, array[{names}] as embedmig_key from unnest({arrays}) u({names}))").format(
-            typed=typed, names=comma(names), arrays=arrays
-        )
+
+    def _rows_for_readers(self) -> sql.SQL:
+        """The source with its texts, the same in every session; in a query with placeholders."""
+        pinned = ident(self.record.ledger_schema, "pinned_text")
+        return escaped(self.source.rows(extra=self.own_columns, pinned=pinned))
 
     def lacking_among(self, conn: Connection, keys: Sequence[Key]) -> dict[Key, bool]:
         """Which of these rows want a vector, and whether each is in a batch at the API. The same in every session."""
-        rows = self.source.rows(extra=self.own_columns, pinned=ident(self.record.ledger_schema, "pinned_text"))
-        query = sql.SQL("select k.embedmig_key, {batched} from {keys} k join {rows} s on {join} where {lacking}").format(
-            batched=self.batched(), keys=self.typed_keys(keys), rows=rows, join=self.source.join("k", "s"),
-            lacking=self.lacking(),
+        found = conn.execute(self._lacking_query, key_parameters(keys)) if keys else ()
+        return {tuple(key): batched for key, batched in found}
+
+    @cached_property
+    def _lacking_query(self) -> sql.SQL:
+        query = sql.SQL("select k.embedmig_key, {batched} from {keys} k join {rows} s on {join} where {lacking}")
+        return fixed(
+            query.format(
+                batched=self.batched(), keys=given_keys(self.source.key), rows=self._rows_for_readers(), join=self.source.join("k", "s"),
+                lacking=self.lacking(),
+            )
         )  # fmt: skip
-        return {tuple(key): batched for key, batched in conn.execute(query)} if keys else {}
 
     # --- answers
 

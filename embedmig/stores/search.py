@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import index
 from types import MappingProxyType
 from typing import Any, SupportsIndex, TypeAlias
 
 import psycopg
 from psycopg import errors as pg
+from psycopg import sql
 
 from embedmig.config.settings import EmbedderSettings, StoreSettings
 from embedmig.database import Connection, first_line, in_thread
@@ -24,6 +26,7 @@ from embedmig.source import table as sources
 from embedmig.source.rows import Key
 from embedmig.stores import external_search, open_manifest
 from embedmig.stores.aliases import collection_of, space_of
+from embedmig.stores.key_relations import key_parameters, typed_keys
 from embedmig.stores.manifest import Manifest
 from embedmig.stores.pgvector import search
 from embedmig.stores.pgvector.search import Shown
@@ -87,7 +90,7 @@ def resolve_alias(
     return Resolved(shown, alias.fingerprint or "", found)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ranker:
     """A version's vectors of rows that another version found; it need not have all of them."""
 
@@ -103,13 +106,29 @@ class Ranker:
 
         Raises :class:`StoreError` where their vectors can't be had.
         """
+        return self._rank(conn, self._of_all, keys, vector)
+
+    def rank_current(self, conn: Connection, keys: Sequence[Key], vector: Sequence[float]) -> list[Hit] | None:
+        """As :meth:`rank`, in one question to the database; None unless every one of these rows has a vector of its text as it is now."""
+        found = self._rank(conn, self._of_current, keys, vector)
+        return found if len(found) == len(keys) else None
+
+    def _rank(self, conn: Connection, query: sql.SQL, keys: Sequence[Key], vector: Sequence[float]) -> list[Hit]:
         place = {key: n for n, key in enumerate(keys)}
-        found = self.shown.among(conn, self.manifest.typed_keys(keys), vector) if keys else []
+        found = self.shown.among(conn, query, key_parameters(keys), vector) if keys else []
         return sorted(found, key=lambda hit: (hit.distance, place.get(hit.key_text, len(keys))))
+
+    @cached_property
+    def _of_all(self) -> sql.SQL:
+        return self.shown.query_among(self.manifest.given_keys())
+
+    @cached_property
+    def _of_current(self) -> sql.SQL:
+        return self.shown.query_among(self.manifest.given_keys(current=True))
 
     def vectors(self, conn: Connection, keys: Sequence[Key]) -> dict[tuple[Key, int], Sequence[float]]:
         """Those of these rows that have one, by key and chunk."""
-        return self.shown.vectors(conn, self.manifest.typed_keys(keys)) if keys else {}
+        return self.shown.vectors(conn, typed_keys(self.manifest.source.key, keys)) if keys else {}
 
 
 class VersionNotReady(UsageError):

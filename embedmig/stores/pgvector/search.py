@@ -19,6 +19,7 @@ from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoade
 
 from embedmig.database import Connection, ident, literal, planned_rows, scalar
 from embedmig.database.cursors import doubled as with_names_doubled
+from embedmig.database.cursors import escaped, fixed
 from embedmig.database.registry import AliasRecord
 from embedmig.errors import UsageError
 from embedmig.source.rows import Key
@@ -83,18 +84,25 @@ class Shown:
         """:func:`nearest`."""
         return nearest(conn, self, vector, k, exact=exact, where=where)
 
-    def among(self, conn: Connection, keys: sql.Composable, vector: Sequence[float]) -> list[Hit]:
-        """The rows of a relation of keys, each by its nearest chunk, nearest first."""
-        query = sql.SQL("select {shown} from {relation} where {among} order by {distance}").format(
-            shown=_shown(self), relation=doubled(self.relation), among=among(self, keys), distance=_distance(self)
+    def query_among(self, keys: sql.Composable) -> sql.SQL:
+        """What :meth:`among` asks: the rows of a relation of keys, which are its parameters, nearest first."""
+        return fixed(
+            sql.SQL("select {shown} from {relation} where {among} order by {distance}").format(
+                shown=_shown(self), relation=escaped(self.relation), among=among(self, keys), distance=_distance(self)
+            )
         )
-        values = {"vector": str(list(vector)), "version": self.version}
+
+    def among(
+        self, conn: Connection, query: sql.SQL, keys: Mapping[str, Any], vector: Sequence[float]
+    ) -> list[Hit]:  # fmt: skip
+        """The rows of these keys, each by its nearest chunk, nearest first."""
+        values = {"vector": str(list(vector)), "version": self.version, **keys}
         return rows_once([read_hit(row, self) for row in reading(conn).execute(query, values)])
 
     def vectors(self, conn: Connection, keys: sql.Composable) -> dict[tuple[Key, int], Sequence[float]]:
         """Of the rows of a relation of keys: by key and chunk, ``(dimensions,)`` each."""
         query = sql.SQL("select array[{}], chunk, embedding::real[] from {} where {}").format(
-            key_text(self), doubled(self.relation), among(self, keys)
+            key_text(self), escaped(self.relation), among(self, escaped(keys))
         )
         return {(tuple(key), chunk): vector for key, chunk, vector in conn.execute(query, {"version": self.version})}
 
@@ -347,7 +355,7 @@ def among(current: Shown, keys: sql.Composable) -> sql.Composed:
     """The version, and that a row is one of a relation of keys."""
     names = sql.SQL(", ").join(ident(name) for name in current.keys)
     return sql.SQL("version = %(version)s and ({names}) in (select {names} from {keys} k)").format(
-        names=names, keys=doubled(keys)
+        names=names, keys=keys
     )
 
 
@@ -356,7 +364,7 @@ def _by_vector(current: Shown, wanted: sql.Composable, *, exact: bool, limited: 
     return sql.SQL(
         """select {shown} from {relation} where {wanted} order by {distance}{exactly}{limit}"""
     ).format(
-        shown=_shown(current), relation=doubled(current.relation), wanted=wanted, distance=_distance(current),
+        shown=_shown(current), relation=escaped(current.relation), wanted=wanted, distance=_distance(current),
         exactly=sql.SQL(" + 0" if exact else ""), limit=sql.SQL(" limit %(k)s" if limited else ""),
     )  # fmt: skip
 
@@ -374,7 +382,7 @@ def _by_quantized(current: Shown, form: IndexEncoding, wanted: sql.Composable) -
              select * from {relation} where {wanted} order by {near} limit %(candidates)s) candidates
            order by {distance} limit %(k)s"""
     ).format(
-        shown=_shown(current), relation=doubled(current.relation), wanted=wanted, near=near, distance=_distance(current)
+        shown=_shown(current), relation=escaped(current.relation), wanted=wanted, near=near, distance=_distance(current)
     )
 
 
@@ -386,7 +394,7 @@ def _rows_exactly(current: Shown, wanted: sql.Composable) -> sql.Composed:
              select distinct on ({row}) {shown} from {relation} where {wanted} order by {row}, {distance}, chunk) best
            order by {place} limit %(k)s"""
     ).format(
-        row=key_text(current), shown=_shown(current), relation=doubled(current.relation), wanted=wanted,
+        row=key_text(current), shown=_shown(current), relation=escaped(current.relation), wanted=wanted,
         distance=_distance(current), place=distance,
     )  # fmt: skip
 
@@ -408,13 +416,6 @@ def _distance(current: Shown) -> sql.Composed:
     space = current.space
     kind = literal(f"{space.storage}({space.dimensions})")
     return sql.SQL("(embedding {} %(vector)s::{})").format(literal(OPERATOR[space.metric]), kind)
-
-
-def doubled(part: sql.Composable) -> sql.SQL:
-    """A relation in a query with placeholders: a percent sign in the collection's ``where``, which is SQL of the user's, is
-    none of those. In names alone the session's cursor sees to it.
-    """
-    return literal(part.as_string().replace("%", "%%"))
 
 
 def read_hit(row: Sequence[Any], current: Shown) -> Hit:
