@@ -1,7 +1,7 @@
 """A table that never sleeps: readers and writers at full speed while the alias is upgraded, downgraded, and embedmig killed.
 
-``python -m tests.soak --minutes 10 [--store milvus]``. Four readers search through the alias with prepared statements, two writers
-insert, update and delete, two daemons sync (with ``--store`` the vectors are there, and readers go through ``Reader``); a hand that is not steady kills daemons and upgrades with ``kill -9``.
+``python -m tests.soak --minutes 10 [--store milvus]``. Four readers search through the alias with prepared statements, two more through
+``Reader``, re-ranked by the version that the alias does not show, two writers insert, update and delete, two daemons sync (with ``--store`` the vectors are there, and readers go through ``Reader``); a hand that is not steady kills daemons and upgrades with ``kill -9``.
 An oracle knows which model made a vector (the sign of its first component) and when each row was deleted.
 The first tenth of the time is calm, with neither daemons nor migrations: what the machine itself costs. Where there is
 room for it the server's files are in memory: a disk that stalls holds readers and writers up for 200 ms, whether there
@@ -33,14 +33,14 @@ import numpy as np
 import psycopg
 
 from embedmig.config.settings import StoreSettings
-from tests import soak_store, stores
+from tests import soak_rerank, soak_store, stores
 from tests.conftest import SERVER as TEST_SERVER
 from tests.conftest import start_server, stop_server
 from tests.project import CONFIG, Project, check_space
 from tests.soak_scripts import MODEL, SCRIPT, SPACES
 from tests.stores import RunningStore
 
-READERS, WRITERS, DAEMONS = 4, 2, 2
+READERS, RERANKERS, WRITERS, DAEMONS = 4, 2, 2, 2
 ROWS = 1000  # few: a search reads them all, and a pause is to show who waits for whom, not how long that takes
 IDS = 4_000_000  # per writer: no id is used twice, so that a deleted row can be told
 DIMENSIONS = 8
@@ -83,7 +83,10 @@ class Spent:
         )
 
 
-SUMS = ("reads", "failed_reads", "mixed_reads", "reads_of_deleted_rows", "writes", "failed_writes", "cores_watched")
+SUMS = (
+    "reads", "reranked_reads", "failed_reads", "mixed_reads", "reads_of_deleted_rows", "writes", "failed_writes", "rows_asked",
+    "cores_watched",
+)  # fmt: skip
 LONGEST = ("reader_pause_ms", "writer_pause_ms", "held_up_ms", "machine_pause_ms")
 OVER = ("reads_over_100_ms", "writes_over_100_ms")
 """How :class:`Counts` of several processes become one: added, the longest taken, and added by phase."""
@@ -98,11 +101,15 @@ class Counts:
     """
 
     reads: int = 0
+    reranked_reads: int = 0  # of those, by another version than the alias showed
     failed_reads: int = 0
     mixed_reads: int = 0
     reads_of_deleted_rows: int = 0
     writes: int = 0
     failed_writes: int = 0
+    rows_asked: int = 0  # by readers that re-rank: rows without a current vector
+    texts_sent: int = 0  # to the models, for those
+    texts_sent_twice: int = 0
     reader_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     writer_pause_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
     held_up_ms: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -118,6 +125,7 @@ class Counts:
     gates_closed: int = 0
     seconds: float = 0.0
     files: str = "disk"
+    sent: list[str] = field(default_factory=list)  # texts, for readers that re-rank
     slow: list[tuple[float, float, str]] = field(default_factory=list)  # ms, when, who: all over SLOW_MS
     events: list[tuple[float, str]] = field(default_factory=list)  # when, what: of embedmig and of the server
     slowest: list[str] = field(default_factory=list)  # some of the slow ones, and what happened before and after
@@ -143,6 +151,11 @@ class Counts:
             self.slowest.append(f"{took:.0f} ms, {who}: {', '.join(before + after)}")
         self.slow, self.events = [], []
 
+    def count_texts(self) -> None:
+        """Every text that was sent for a read, by whichever process: no two rows of the soak have the same."""
+        self.texts_sent, self.texts_sent_twice = len(self.sent), len(self.sent) - len(set(self.sent))
+        self.sent = []
+
     def add(self, other: Counts) -> None:
         """Adds what a process counted."""
         for name in SUMS:
@@ -152,6 +165,7 @@ class Counts:
                 pairs = zip(getattr(self, name), getattr(other, name), strict=True)
                 setattr(self, name, [both(pair) for pair in pairs])
         self.slow += other.slow
+        self.sent += other.sent
         self.errors += other.errors
 
 
@@ -357,6 +371,7 @@ def soak(
     out = context.Queue()
     jobs: list[tuple[Callable[..., None], int]] = (
         [(reading, n) for n in range(READERS)]
+        + [(functools.partial(soak_rerank.read, project.folder), n) for n in range(0 if calm else RERANKERS)]
         + [(write, n) for n in range(WRITERS)]
         + [(watch, core) for core in CORES]
     )
@@ -380,6 +395,7 @@ def soak(
     counts.flip_p50_ms, counts.flip_p99_ms = (
         [float(np.percentile(operator.flips, share)) for share in (50, 99)] if operator.flips else [0.0, 0.0]
     )
+    counts.count_texts()
     check_at_rest(project, store)
     return counts
 
@@ -466,7 +482,8 @@ def main() -> int:
             stop_server(server)
     print(json.dumps(asdict(counts), indent=2))
     bad = counts.failed_reads + counts.mixed_reads + counts.reads_of_deleted_rows + counts.failed_writes
-    return int(bad > 0 or bool(counts.errors))
+    paid_twice = counts.texts_sent_twice + max(0, counts.texts_sent - counts.rows_asked)
+    return int(bad > 0 or paid_twice > 0 or bool(counts.errors))
 
 
 if __name__ == "__main__":

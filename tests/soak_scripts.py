@@ -8,6 +8,8 @@ MODEL = '''
 import hashlib
 import numpy as np
 
+listen = None  # hears of every text of a document that this process has embedded
+
 
 def vectors(texts, sign):
     """Unit vectors by the hash of the text; the sign of the first component says which model made them."""
@@ -17,12 +19,18 @@ def vectors(texts, sign):
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def one(texts):
-    return vectors(texts, 1)
+def told(name, texts, role):
+    if listen and role == "document":
+        listen([f"{name}: {text}" for text in texts])
+    return texts
 
 
-def two(texts):
-    return vectors(texts, -1)
+def one(texts, role):
+    return vectors(told("one", texts, role), 1)
+
+
+def two(texts, role):
+    return vectors(told("two", texts, role), -1)
 '''
 SCRIPT = """
 from embedmig import Space, op
