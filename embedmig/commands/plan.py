@@ -21,7 +21,7 @@ from embedmig.operations.base import Context
 from embedmig.operations.create_index import CreateIndex
 from embedmig.planning.index_growth import IndexAdvice, advise_index
 from embedmig.planning.prices import Price, find_price
-from embedmig.planning.probing import Probe, probe, probe_size
+from embedmig.planning.probing import PATIENCE, Probe, probe, probe_size
 from embedmig.planning.strategy import Advice, advise
 from embedmig.planning.sunsets import Sunset, find_sunset
 from embedmig.planning.tokens import extrapolate
@@ -31,7 +31,6 @@ from embedmig.stores.index_sizes import graph_bytes, index_bytes, table_bytes
 from embedmig.types import MAX_INDEX_DIMENSIONS, Estimate, Space, Storage
 
 MOST_PROBED = 100_000
-PATIENCE = 30.0  # seconds that a probe waits for an API that does not answer
 PIPELINE = 0.64
 """The least of the embedder's own speed that a whole backfill has kept, where the model runs beside PostgreSQL
 (docs/performance.md); with an API it keeps nearly all."""

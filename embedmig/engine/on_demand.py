@@ -54,26 +54,38 @@ def embed_rows(
         database.connect("rows writer") as writing,
     ):
         model_check.check_once(database.url, reading, registry, store.record, make())
-        encoder = make()
-        store.prepare_writer(writing)
         context = RunContext(fence=lambda conn, did: count_texts(conn, registry, store.record.id, did))
-        pipeline = Pipeline(registry, store, encoder, writing, context, limit)
-        changes = Changes(registry, store)
+        return embed_keys((reading, writing), registry, store, make(), context, limit, keys)
 
-        async def feed() -> AsyncIterator[Request]:
-            for page in pages(keys, CLAIM_ROWS):
-                claims = await asyncio.to_thread(changes.claim_keys, reading, page)
-                async for request in requests_for(reading, changes, claims, pipeline.request_size):
-                    yield request
 
-        async def run() -> None:
-            try:
-                await pipeline.run(feed(), within=True)
-            finally:
-                await encoder.embedder.aclose()
+def embed_keys(
+    connections: tuple[Connection, Connection], registry: Registry, store: Manifest, encoder: Encoder, context: RunContext,
+    limit: SpendingLimit, keys: Sequence[Key],
+) -> Tally:  # fmt: skip
+    """Embeds those of these rows that the space lacks, until the run is stopped, and closes the model. The connections are one to
+    read and one to write.
+    """
+    reading, writing = connections
+    store.prepare_writer(writing)
+    pipeline = Pipeline(registry, store, encoder, writing, context, limit)
+    changes = Changes(registry, store)
 
-        wait_for(run())
-        return pipeline.tally
+    async def feed() -> AsyncIterator[Request]:
+        for page in pages(keys, CLAIM_ROWS):
+            if pipeline.halting():
+                return
+            claims = await asyncio.to_thread(changes.claim_keys, reading, page)
+            async for request in requests_for(reading, changes, claims, pipeline.request_size):
+                yield request
+
+    async def run() -> None:
+        try:
+            await pipeline.run(feed(), within=True)
+        finally:
+            await encoder.embedder.aclose()
+
+    wait_for(run())
+    return pipeline.tally
 
 
 def count_texts(conn: Connection, registry: Registry, space: int, did: Tally) -> None:

@@ -23,6 +23,7 @@ from embedmig.engine.sync import Sync
 from embedmig.errors import AnswerIsNo, PlanError, RunSuperseded
 from embedmig.operations.base import Context, Operation, PlannedState, Run
 from embedmig.operations.estimate_recorder import EstimateRecorder, counter, estimate_of, weighable
+from embedmig.operations.kept_embeddings import take_kept
 from embedmig.planning.prices import BATCH_SHARE
 from embedmig.planning.tokens import weigh
 from embedmig.source import table as sources
@@ -159,9 +160,11 @@ def fill(
         SenderLock(context.database, record.id, run) as lock,
     ):
         sends = config.settings(record.space.provider).mode == "batch" and not joins
+        tally = Tally() if joins else take_kept(context, conn, record, run, limit, check_model)
         if sends:
             check_model()
-        tally = by_batches(lock, sends=True) if sends and lock.send_or_share() else Tally()
+        if sends and lock.send_or_share():
+            tally = tally.plus(by_batches(lock, sends=True))
         lock.share()
         tally = tally.plus(by_requests())
         if not joins and Claims(context.registry, record.id).sent(conn):  # of a time when the mode was another

@@ -16,6 +16,8 @@ WAVES = 4  # requests one after the other in each place: their spread is what th
 TEXTS = (256, 4096)
 SECONDS = 30.0  # no request is begun later than this
 
+PATIENCE = 30.0  # seconds that a probe waits for an API that does not answer
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import embedmig
 from embedmig import UsageError, embedders
 from embedmig.testing import FakeEmbedder
+from embedmig.testing.fake_embedder import fake_vectors
 from tests.acceptance.test_corpora import DATA, load
-from tests.in_process import Fake
+from tests.in_process import Fake, space_script, tag
 from tests.project import NEW_TAG, OLD_TAG, Project
 
 pytestmark = pytest.mark.one_server
@@ -127,3 +131,60 @@ def test_a_sample_holds_the_judged_rows_says_how_it_flatters_and_without_judgeme
     assert told["trials"][0]["dimensions"] == 64
     page = project.run("try", "docs", "--candidate", "wordllama/l2-supercat@0.4/64", "--queries", str(lines)).stdout
     assert "can't say" in page
+
+
+def test_the_backfill_of_the_model_that_was_chosen_sends_no_text_that_try_has_embedded(
+    project: Project, tmp_path: Path
+) -> None:
+    fake = Fake().register()
+    project.documents(60)
+    lines = tmp_path / "queries.txt"
+    lines.write_text("shock wave\n")
+    embedmig.try_models(project.opened(), "docs", ["fake/hash@1/8", "fake/hash@1/16"], sample=40, queries=lines)
+    with project.connect() as conn:
+        conn.execute(
+            "update documents set body = 'another text' where id in (select id from documents order by id limit 5)"
+        )
+    tried = {text for text in fake.seen if text != "shock wave"}
+    space_script(project, "0001")
+    embedmig.upgrade(project.opened())
+    seen = {text: times for text, times in fake.seen.items() if text != "shock wave"}
+    held = project.rows(f"select content_hash from embedmig.{space_table(project)}")
+    assert len(tried) == 40
+    assert len(held) == 60
+    assert {times for text, times in seen.items() if text in tried} == {2}, "once for each of two candidates, by try"
+    assert {times for text, times in seen.items() if text not in tried} == {1}
+    texts = dict(project.rows("select id::text, concat_ws(E'\\n\\n', title, body) from documents"))
+    check_vectors(project, texts)
+    [attempt] = embedmig.history(project.opened()).attempts
+    assert attempt.rows_done == 60
+
+    file = project.folder / ".embedmig" / "embeddings.sqlite"
+    embedmig.try_models(project.opened(), "docs", ["fake/hash@1/12"], sample=40, queries=lines)
+    with closing(sqlite3.connect(file)) as cache, cache:
+        cache.execute("update vectors set vector = zeroblob(48) where length(vector) = 48 and role = 'document'")
+    before = fake.seen.total()
+    space_script(project, "0002", "0001", dimensions=12)
+    embedmig.upgrade(project.opened())
+    assert fake.seen.total() - before == 60, "nothing of a damaged cache is used"
+    check_vectors(project, texts, 12)
+    file.write_bytes(b"SQLite format 3\0 and then something else" * 100)
+    with pytest.raises(UsageError, match="damaged") as damaged:
+        embedmig.try_models(project.opened(), "docs", ["fake/hash@1/8"], queries=lines)
+    assert "remove" in (damaged.value.hint or "")
+    space_script(project, "0003", "0002", dimensions=10)
+    embedmig.upgrade(project.opened())
+    check_vectors(project, texts, 10)
+
+
+def space_table(project: Project, dimensions: int = 8) -> str:
+    return str(project.one(f"select table_name from embedmig.spaces where version = '{tag(dimensions)}'"))
+
+
+def check_vectors(project: Project, texts: dict[str, str], dimensions: int = 8) -> None:
+    """Each row has the vector that the model makes of its text."""
+    rows = project.rows(f"select id::text, embedding::real[] from embedmig.{space_table(project, dimensions)}")
+    made = fake_vectors(list(texts.values()), dimensions)
+    made = made / np.linalg.norm(made, axis=1, keepdims=True)
+    held = dict(rows)
+    assert np.array([held[key] for key in texts]) == pytest.approx(made, abs=1e-6)
