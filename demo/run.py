@@ -72,7 +72,7 @@ def adopt() -> None:
 
 
 def killed() -> None:
-    """A run that is killed, a gate that refuses, and the same command again."""
+    """A run that is killed, a gate that refuses, the new model's answer on the first day, and the same command again."""
     say("Run it, slowly at first: create, backfill, index, gate, flip. Somebody kills it halfway (kill -9)")
     embedmig("throttle", "1000", "docs")
     print("$ embedmig upgrade head", flush=True)
@@ -84,11 +84,16 @@ def killed() -> None:
     running.wait()
     say("The gate on the half-filled version refuses, exit code 3; there is no --force, and reads are as before")
     run([str(SCRIPTS / "embedmig"), "gate", "docs"], shown=["embedmig", "gate", "docs"], expect=3)
+    say(
+        "The first day, long before the backfill is done: the old version finds fifty candidates, the new one ranks them. "
+        "What it lacks of them is embedded for this question, and kept"
+    )
+    embedmig("search", "docs", QUESTION, "-k", "5", "--rerank", "0002")
     say("The same command goes on where it was: nothing is embedded twice")
     embedmig("throttle", "off", "docs")
     embedmig("upgrade", "head")
     embedmig("status")
-    say("The same question, by the same name: the alias brought its own encoder")
+    say("After: the same question, by the same name, answered by the new version alone; the alias brought its own encoder")
     embedmig("search", "docs", QUESTION, "-k", "5")
 
 

@@ -141,6 +141,7 @@ if TYPE_CHECKING:
     from embedmig.reading.reader import QueryVector as QueryVector
     from embedmig.reading.reader import Reader as Reader
     from embedmig.report.page import write_report as write_report
+    from embedmig.report.trials_picture import write_trials as write_trials
     from embedmig.stores.differences import Difference as Difference
     from embedmig.types import Chunk as Chunk
     from embedmig.types import Hit as Hit
@@ -171,6 +172,7 @@ __all__ = [
     "open_project", "pause", "plan", "rebase",
     "release", "resume", "retire", "revision", "search", "server_url", "show", "squash", "stamp", "status", "status_each",
     "stop_server", "sync", "throttle", "try_models", "uninstall", "upgrade", "upgrade_each", "within", "write_report",
+    "write_trials",
 ]  # fmt: skip
 
 _PUBLIC = {
@@ -232,6 +234,7 @@ _PUBLIC = {
     "embedmig.reading.async_reader": "AsyncReader",
     "embedmig.reading.reader": "QueryVector Reader",
     "embedmig.report.page": "write_report",
+    "embedmig.report.trials_picture": "write_trials",
     "embedmig.stores.differences": "Difference",
     "embedmig.types": "Chunk Hit Hits Space Tally Verdict",
 }

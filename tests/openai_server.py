@@ -81,6 +81,7 @@ class Stats:
     answered: int = 0
     tokens: int = 0
     in_batches: int = 0
+    judged: int = 0  # chats that were answered
     in_flight: int = 0
     most_in_flight: int = 0
     alone: int = 0  # requests that came when none was in flight
@@ -221,6 +222,19 @@ class Api:
         head = f'{{"object":"list","model":{json.dumps(request["model"])},{told}"data":['
         return (head + ",".join(spoil(rows, fault)) + "]}").encode(), limits
 
+    def chat(self, body: bytes) -> bytes:
+        """A judge of relevance, which goes by :func:`shared_words` of the query and the passage in its prompt."""
+        prompt = json.loads(body)["messages"][0]["content"]
+        query, _, passage = prompt.partition("\nQuery: ")[2].partition("\nPassage: ")
+        self.stats.judged += 1
+        tokens = sum(self.count([prompt]))
+        message = {"role": "assistant", "content": str(shared_words(query, passage.rpartition("\n\n")[0]))}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        usage = {"prompt_tokens": tokens, "completion_tokens": 1, "total_tokens": tokens + 1}
+        return json.dumps(
+            {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        ).encode()
+
     def count(self, texts: list[str]) -> list[int]:
         """Tokens of each text."""
         return [int(len(text) * self.options.tokens_per_character) + 1 for text in texts]
@@ -298,6 +312,12 @@ class Api:
             f'{{"object":"embedding",{number.format(index)}"embedding":{value}}}'
             for index, value in enumerate(values, first)
         ]
+
+
+def shared_words(query: str, passage: str) -> int:
+    """The grade of the server's judge: from 0 to 3, by the share of the query's longer words that the passage has."""
+    words = {word for word in query.lower().split() if len(word) > 4}
+    return min(3, int(4 * len(words & set(passage.lower().split())) / max(1, len(words))))
 
 
 def nan(dimensions: int) -> str:
@@ -404,7 +424,9 @@ class OpenAIServer:
         if (method, path.removeprefix(below or "/v1")) == ("POST", self.path) and path.startswith(below):
             self.stats.query = query
             return await self._embeddings(writer, headers, body)
-        if (method, path) == ("GET", "/stats"):
+        if (method, path) == ("POST", "/v1/chat/completions"):
+            send(writer, 200, self.api.chat(body))
+        elif (method, path) == ("GET", "/stats"):
             send(writer, 200, json.dumps(self.stats.report(texts="texts" in query)).encode())
         elif (method, path) == ("POST", "/script"):
             self.api.extend(json.loads(body))

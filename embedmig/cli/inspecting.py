@@ -288,15 +288,23 @@ def try_models(
     queries: Annotated[Path | None, typer.Option("--queries", metavar="FILE", help="Queries without judgements, one a line.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many results count.")] = 10,
     seed: Annotated[int, typer.Option("--seed", help="Which rows: the same seed draws the same.")] = 0,
+    make_golden: Annotated[int | None, typer.Option("--make-golden", metavar="N", help="Draw N known items into the golden set first.")] = None,
+    judge: Annotated[str | None, typer.Option("--judge", metavar="MODEL", help="A language model that grades what is found: PROVIDER/MODEL.")] = None,
+    max_cost: Annotated[float | None, typer.Option("--max-cost", metavar="USD", help="The most for any one model, the judge included.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page too: quality against price and size as a picture.")] = None,
 ) -> None:  # fmt: skip
     """Models, cuts and storage types beside each other on a sample: quality, cost, time, disk. Writes nothing to the database."""
     from embedmig.commands.try_models import read_candidates
     from embedmig.report.trials import trial_page
+    from embedmig.report.trials_picture import write_trials
 
     wanted = [*(candidate or []), *(read_candidates(candidates) if candidates else [])]
     found = embedmig.try_models(
-        settings.project(), collection, wanted, sample=sample, golden_set=golden, queries=queries, k=k, seed=seed
-    )
+        settings.project(), collection, wanted, sample=sample, golden_set=golden, queries=queries, k=k, seed=seed,
+        make_golden=make_golden, judge=judge, max_cost=max_cost,
+    )  # fmt: skip
+    if html:
+        write_trials(found, html)
     settings.show("tried", found, lambda: trial_page(found))
 
 

@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from embedmig.commands.evaluate import make_golden as make_golden_set
 from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.database import Connection, first_line
 from embedmig.database.ledger import ledger_exists
 from embedmig.embedders.encoder import Encoded
-from embedmig.errors import EmbedmigError, UsageError
+from embedmig.errors import AnswerIsNo, EmbedmigError, UsageError
 from embedmig.formatting import plural
 from embedmig.lazy import Later
 from embedmig.operations.base import Context
 from embedmig.operations.evaluating import check_k, default_set
-from embedmig.operations.trying import Live, Sample, try_candidate
+from embedmig.operations.judging import judge_rankings
+from embedmig.operations.trying import Live, Sample, embed_candidate, measure_candidate
 from embedmig.quality import golden
 from embedmig.quality.answers import answer, encode, without_unknown
 from embedmig.quality.embedding_cache import EmbeddingCache, cache_file
 from embedmig.quality.golden import GoldenSet
+from embedmig.quality.judging import judged_set
 from embedmig.quality.measures import summary
 from embedmig.quality.trial import Trial, judged
 from embedmig.source import count_rows
@@ -71,11 +74,17 @@ def try_models(
     queries: Path | str | None = None,
     k: int = 10,
     seed: int = 0,
+    make_golden: int | None = None,
+    judge: str | None = None,
+    max_cost: float | None = None,
 ) -> TrialResult:
     """Measures models on a sample that holds every judged row: quality, cost, time, latency, disk. Calls the models; what they
     give is kept in ``.embedmig/embeddings.sqlite``, so that a second look calls none.
 
     A candidate is ``PROVIDER/MODEL@VERSION[/DIMENSIONS]``, or the fields of a :class:`Space`. One that fails has an ``error``.
+    ``make_golden`` draws a set of so many known items first, as ``eval`` does. ``judge``, a language model ``PROVIDER/MODEL`` with the
+    protocol of OpenAI, grades what the candidates find for ``queries``; with a golden set it is measured how well it agrees with that.
+    ``max_cost`` is the most USD for any one model, the judge included.
     Raises :class:`UsageError` for what can't be asked, and where every candidate fails what the first one's model raises.
     """
     project = opened(project)
@@ -85,15 +94,20 @@ def try_models(
         raise UsageError("no candidate is given", hint="--candidate PROVIDER/MODEL@VERSION, or --candidates FILE.yaml")
     if not 1 <= sample <= MOST:
         raise UsageError(f"a sample of {sample:,} is not possible", hint=f"--sample goes from 1 to {MOST:,}")
+    made = [_make_golden(project, collection, make_golden, golden_set, queries, seed)] if make_golden else []
     asked = _asked(project, collection, golden_set, queries)
     with project.looking() as (context, conn), closing(EmbeddingCache(cache_file(project.config))) as cache:
         drawn, notices, named = _draw(context, conn, collection, asked, sample, seed, k)
+        drawn = replace(drawn, max_cost=max_cost)
+        if judge:
+            drawn = _judge(context, conn, cache, judge, spaces, drawn, notices)
         live = _live(context, conn, collection, drawn, notices)
         trials: list[Trial] = []
         failed: list[EmbedmigError] = []
         for wanted in spaces:
             try:
-                trials += try_candidate(context, conn, cache, wanted, drawn, live, notices)
+                candidate = embed_candidate(context, cache, wanted, drawn, notices)
+                trials += measure_candidate(conn, candidate, drawn, live, notices)
             except EmbedmigError as error:
                 failed.append(error)
                 width = 0 if wanted.dimensions == 1 else wanted.dimensions
@@ -104,7 +118,7 @@ def try_models(
     return TrialResult(
         collection, drawn.counted.eligible, len(drawn.rows), named, len(drawn.asked.questions), asked.name, k,
         live.version if live else None, {name: summary(values) for name, values in (live.scores if live else {}).items()},
-        trials, _said(drawn, live) + notices,
+        trials, made + _said(drawn, live) + notices,
     )  # fmt: skip
 
 
@@ -152,6 +166,45 @@ def _asked(project: Project, collection: str, golden_set: Path | str | None, que
     if queries:
         return replace(golden.read(Path(queries), judged=False), name=Path(queries).name)
     return golden.read(Path(golden_set or default_set(project.config, collection)))
+
+
+def _make_golden(
+    project: Project, collection: str, count: int, golden_set: Path | str | None, queries: Path | str | None, seed: int
+) -> str:
+    """Draws it, and says what it can show."""
+    if queries:
+        raise UsageError("--make-golden and --queries exclude each other", hint="a golden set holds queries too")
+    drawn = make_golden_set(project, collection, count, golden_set, seed)
+    return f"{drawn.path}: {plural(drawn.queries, 'query', 'queries')}. {drawn.shows}"
+
+
+def _judge(
+    context: Context, conn: Connection, cache: EmbeddingCache, model: str, spaces: Sequence[Space], drawn: Sample, notices: list[str]
+) -> Sample:  # fmt: skip
+    """Has what the candidates and the live version find judged, and says what that is worth. Queries without judgements get them."""
+    rankings = [ranked for wanted in spaces for ranked in _rankings(context, cache, wanted, drawn)]
+    live = _live(context, conn, spaces[0].collection, drawn, [])
+    asked = drawn.asked
+    found = judge_rankings(context, cache, model, drawn, [*rankings, *([live.ranked] if live else [])])
+    notices.append(found.words(asked))
+    if asked.judged:
+        return drawn
+    judged_by, left = judged_set(asked, found.grades)
+    if not judged_by.questions:
+        raise AnswerIsNo(
+            f"{model} found nothing relevant among {plural(len(found.grades), 'passage')}", hint="look at the queries"
+        )
+    if left:
+        notices.append(f"{plural(left, 'query', 'queries')} left out: {model} found nothing relevant to them")
+    return replace(drawn, asked=judged_by)
+
+
+def _rankings(context: Context, cache: EmbeddingCache, wanted: Space, drawn: Sample) -> list[Sequence[Sequence[Key]]]:
+    """What a candidate finds in each of its forms; nothing where it fails, which is said when it is measured."""
+    try:
+        return [ranked for _, ranked in embed_candidate(context, cache, wanted, drawn, []).ranked]
+    except EmbedmigError:
+        return []
 
 
 def _draw(

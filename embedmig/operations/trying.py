@@ -48,6 +48,7 @@ class Sample:
     asked: GoldenSet
     counted: SourceCounts
     k: int
+    max_cost: float | None = None  # USD that may be spent on one model, beside what the configuration says
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,33 @@ class Live:
     scores: Mapping[str, Scores]
 
 
-def try_candidate(
-    context: Context, conn: Connection, cache: EmbeddingCache, wanted: Space, drawn: Sample, live: Live | None, notices: list[str]
-) -> Iterator[Trial]:  # fmt: skip
-    """The candidate's rows of the table. Raises what its model raises."""
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A candidate and the sample in its terms; ``ranked`` are its further forms with each question's rows, ``whole`` what the whole
+    collection would take.
+    """
+
+    found: Embedded
+    ranked: Sequence[tuple[Space, Sequence[Sequence[Key]]]]
+    whole: Trial
+
+
+def embed_candidate(
+    context: Context, cache: EmbeddingCache, wanted: Space, drawn: Sample, notices: list[str]
+) -> Candidate:
+    """Has the sample embedded. Raises what its model raises."""
     space = _with_dimensions(context, wanted, notices)
     found, model = _embedded(context, cache, space, drawn)
-    whole = _whole(context, cache, space, model, drawn)
-    for one in variants(space):
-        ranked = rank(found, one, drawn.k, len(drawn.asked.questions))
+    ranked = [(one, rank(found, one, drawn.k, len(drawn.asked.questions))) for one in variants(space)]
+    return Candidate(found, ranked, _whole(context, cache, space, model, drawn))
+
+
+def measure_candidate(
+    conn: Connection, candidate: Candidate, drawn: Sample, live: Live | None, notices: list[str]
+) -> Iterator[Trial]:
+    """The candidate's rows of the table."""
+    whole, found = candidate.whole, candidate.found
+    for one, ranked in candidate.ranked:
         scores = judged(drawn.asked, ranked, drawn.k)
         trial = replace(
             whole, dimensions=one.dimensions, storage=one.storage, cut=one.cut, version=one.tag, warning=cut_warning(one),
@@ -116,9 +135,10 @@ def _embedded(context: Context, cache: EmbeddingCache, space: Space, drawn: Samp
     cache.check(model)
     missing = sum(map(len, cache.missing(model, "document", texts)))
     most = find_price(space, settings).of(missing / 2)  # two characters a token: dearer than any real text
-    if settings.max_cost is not None and most is not None and most > settings.max_cost:
+    ceiling = min((one for one in (settings.max_cost, drawn.max_cost) if one is not None), default=None)
+    if ceiling is not None and most is not None and most > ceiling:
         raise AnswerIsNo(
-            f"embedding the sample could cost ${most:.2f}, more than max_cost (${settings.max_cost:g})",
+            f"embedding the sample could cost ${most:.2f}, more than max_cost (${ceiling:g})",
             hint="--sample takes fewer rows",
         )
     documents = cache.documents(encoder, model, texts)

@@ -36,6 +36,7 @@ create table if not exists vectors (
 create table if not exists rows (model text, collection text, key text, primary key (model, collection, key)) without rowid;
 create table if not exists requests (model text, texts integer, characters integer, tokens integer, seconds real);
 create table if not exists latencies (model text, milliseconds real);
+create table if not exists grades (judge text, prompt blob, grade integer, primary key (judge, prompt)) without rowid;
 """
 TIMED = 30  # queries encoded one by one, for the time that an application waits
 
@@ -70,7 +71,7 @@ class EmbeddingCache:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             if self._db.execute("pragma user_version").fetchone()[0] != SHAPE:
-                for table in ("vectors", "rows", "requests", "latencies"):
+                for table in ("vectors", "rows", "requests", "latencies", "grades"):
                     self._db.execute(f"drop table if exists {table}")
                 self._db.executescript(TABLES + f"pragma user_version = {SHAPE};")
         except sqlite3.DatabaseError as error:
@@ -122,6 +123,16 @@ class EmbeddingCache:
         query = "select vector from vectors where model = ? and role = 'document' and hash = ?"
         found = ((place, self._db.execute(query, (model, digest(text))).fetchone()) for place, text in enumerate(texts))
         return {place: np.frombuffer(row[0], "<f4") for place, row in found if row and row[0]}
+
+    def grades(self, judge: str, prompts: Sequence[str]) -> dict[str, int | None]:
+        """The grades that a judge gave, by prompt; None where it gave none."""
+        query = "select grade from grades where judge = ? and prompt = ?"
+        found = ((prompt, self._db.execute(query, (judge, digest(prompt))).fetchone()) for prompt in prompts)
+        return {prompt: row[0] for prompt, row in found if row}
+
+    def keep_grade(self, judge: str, prompt: str, grade: int | None) -> None:
+        """Notes a grade."""
+        self._db.execute("insert or replace into grades values (?, ?, ?)", (judge, digest(prompt), grade))
 
     def speed(self, model: str) -> Speed | None:
         """What documents took; None where none were embedded."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,14 @@ import yaml
 
 import embedmig
 from embedmig import UsageError, embedders
+from embedmig.errors import AnswerIsNo
+from embedmig.report.trials_picture import pictures, trials_html
 from embedmig.testing import FakeEmbedder
 from embedmig.testing.fake_embedder import fake_vectors
-from tests.acceptance.test_corpora import DATA, load
+from tests.acceptance.test_corpora import DATA, judgments, lines, load
 from tests.in_process import Fake, space_script, tag
-from tests.project import NEW_TAG, OLD_TAG, Project
+from tests.openai_server import OpenAIServer, shared_words
+from tests.project import CONFIG, NEW_TAG, OLD_TAG, Project
 
 pytestmark = pytest.mark.one_server
 
@@ -72,6 +77,17 @@ def test_what_is_tried_is_what_the_finished_migration_has_and_costs_nothing_the_
     assert (half.table_bytes or 0) < 0.7 * (wide.table_bytes or 0)
     assert wide.index_recall["200"] >= wide.index_recall["40"] > 0.8
     assert {"p50", "p95"} == set(wide.model_ms) == set(wide.search_ms)
+
+    by_price, by_size = pictures(replace(found, trials=[replace(one, cost=2.0) for one in found.trials[:4]]))
+    assert [one.number for one in by_size.points] == ["1", "2", "3", "4"]
+    assert by_size.points[0].x == pytest.approx(1 / 1.08)
+    assert by_size.points[1].x < by_size.points[0].x, "half precision takes less"
+    assert [one.number for one in by_price.points] == ["1, 2", "3", "4"]
+    assert f"1: {wide.scores['ndcg@10']['value']:.3f}" in by_size.words
+    page = trials_html(found)
+    assert page.count("<svg") == page.count('role="img" aria-label="nDCG@10 with its 95 % interval against') == 1
+    assert "prefers-color-scheme: dark" in page
+    assert not re.search(r"""(src|href)=["'](?!data:)|url\(|https?://""", page), "one file, without a network"
 
     def refuse(*_: object) -> None:
         raise AssertionError("a model was called")
@@ -129,8 +145,10 @@ def test_a_sample_holds_the_judged_rows_says_how_it_flatters_and_without_judgeme
         project.run("--json", *ran[:2], "--candidate", "wordllama/l2-supercat@0.4/64", "--queries", str(lines)).stdout
     )
     assert told["trials"][0]["dimensions"] == 64
-    page = project.run("try", "docs", "--candidate", "wordllama/l2-supercat@0.4/64", "--queries", str(lines)).stdout
-    assert "can't say" in page
+    file = tmp_path / "tried.html"
+    ran = ("try", "docs", "--candidate", "wordllama/l2-supercat@0.4/64", "--queries", str(lines), "--html", str(file))
+    assert "can't say" in project.run(*ran).stdout
+    assert "There is no picture" in file.read_text()
 
 
 def test_the_backfill_of_the_model_that_was_chosen_sends_no_text_that_try_has_embedded(
@@ -188,3 +206,59 @@ def check_vectors(project: Project, texts: dict[str, str], dimensions: int = 8) 
     made = made / np.linalg.norm(made, axis=1, keepdims=True)
     held = dict(rows)
     assert np.array([held[key] for key in texts]) == pytest.approx(made, abs=1e-6)
+
+
+LOCAL = """
+[embedders.local]
+kind = "openai"
+base_url = "{url}"
+
+[embedders.local.prices]
+overlap = 2.0
+"""
+
+
+def test_a_language_model_judges_what_is_found_within_its_budget_and_is_measured_against_people(
+    cranfield: Project, tmp_path: Path
+) -> None:
+    known = {key for (key,) in cranfield.rows("select id from documents")}
+    people = judgments("cranfield")
+    asked = [one for one in lines("cranfield", "queries") if known & people[one["id"]].keys()][:20]
+    golden, plain = tmp_path / "some.yaml", tmp_path / "some.txt"
+    relevant = {one["text"]: sorted(known & people[one["id"]].keys()) for one in asked}
+    golden.write_text(yaml.safe_dump([{"query": query, "relevant": keys} for query, keys in relevant.items()]))
+    plain.write_text("".join(f"{query}\n" for query in relevant))
+    texts = dict(cranfield.rows("select id, concat_ws(E'\\n\\n', title, body) from documents"))
+    candidates = ["wordllama/l2-supercat@0.4/256"]
+    with OpenAIServer() as server:
+        cranfield.configure(CONFIG, LOCAL.format(url=server.url))
+        project = cranfield.opened()
+        with pytest.raises(AnswerIsNo, match="max_cost"):
+            embedmig.try_models(project, "docs", candidates, queries=plain, judge="local/overlap", max_cost=0.001)
+        with pytest.raises(UsageError, match="price"):
+            embedmig.try_models(project, "docs", candidates, queries=plain, judge="local/another", max_cost=1)
+        before = server.stats.judged
+        assert 0 < before < 10, "until the budget would have been passed"
+        found = embedmig.try_models(project, "docs", candidates, queries=plain, judge="local/overlap", max_cost=1)
+        assert any("agrees with people is unmeasured" in said for said in found.notices)
+        assert found.trials[0].probability_better is not None
+        asked_for = server.stats.judged
+        measured = embedmig.try_models(project, "docs", candidates, golden_set=golden, judge="local/overlap")
+        assert server.stats.judged == asked_for, "a pair is judged once"
+
+    with closing(sqlite3.connect(cranfield.folder / ".embedmig" / "embeddings.sqlite")) as cache:
+        assert cache.execute("select count(*) from grades").fetchone()[0] == asked_for
+    found_by_model = [
+        (query, key)
+        for query in relevant
+        for key in known
+        if shared_words(query, texts[key]) >= 2 and key in relevant[query]
+    ]
+    assert found_by_model, "the double and people agree on something"
+    said = next(one for one in measured.notices if "kappa" in one)
+    assert f"{asked_for} of {asked_for} pairs" in said
+    assert 0 < float(said.rsplit(" ", 1)[1]) < 1
+    drawn = tmp_path / "drawn.yaml"
+    known_items = embedmig.try_models(project, "docs", candidates, golden_set=drawn, make_golden=15)
+    assert (known_items.queries, len(yaml.safe_load(drawn.read_text()))) == (15, 15)
+    assert "Known items" in known_items.notices[0]
