@@ -93,7 +93,9 @@ def killed() -> None:
     embedmig("throttle", "off", "docs")
     embedmig("upgrade", "head")
     embedmig("status")
-    say("After: the same question, by the same name, answered by the new version alone; the alias brought its own encoder")
+    say(
+        "After: the same question, by the same name, answered by the new version alone; the alias brought its own encoder"
+    )
     embedmig("search", "docs", QUESTION, "-k", "5")
 
 
