@@ -22,7 +22,8 @@ from tests.soak_store import OPPOSITE
 if TYPE_CHECKING:
     from tests.soak import Stage
 
-DEPTH = 20
+DEPTH = 5  # few: the writers change every row every few seconds, and an answer is re-ranked where all of these have vectors by then
+BUDGET_MS = 2000.0
 
 
 def read(folder: Path, stage: Stage, number: int, out: Any) -> None:
@@ -36,11 +37,11 @@ def read(folder: Path, stage: Stage, number: int, out: Any) -> None:
     import_module("soak_model").listen = counts.sent.extend
     count_asked(counts)
     by = SPACES[number % 2].tag + ("/on-far" if stage.stores else "")
-    with Reader(stage.url, "docs", rerank=by, depth=DEPTH, stores=stage.stores) as reader:
+    with Reader(stage.url, "docs", rerank=by, depth=DEPTH, budget_ms=BUDGET_MS, stores=stage.stores) as reader:
         while not stage.ended.value:
             began = time.monotonic()
             try:
-                hits = reader.search(f"query {dice.random()}", 10)
+                hits = reader.search(f"query {dice.random()}", DEPTH)
             except (embedmig.EmbedmigError, psycopg.Error) as error:
                 counts.failed_reads += 1
                 counts.errors.append(f"re-ranked read: {type(error).__name__}: {error}"[:300])
