@@ -173,6 +173,9 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--leave-out", nargs="*", default=[], choices=MODELS, help="models that take too long here")
+    parser.add_argument(
+        "--corpora", nargs="*", default=corpora(), choices=corpora(), help="those to measure; all of them"
+    )
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "embedmig-first-day")
     asked = parser.parse_args()
     os.environ[CACHE] = str(asked.cache)
@@ -180,7 +183,7 @@ def main() -> None:
         del MODELS[name]
     rows = []
     with opened() as place:
-        for corpus in corpora():
+        for corpus in asked.corpora:
             for row in measure(place, corpus):
                 print(row, file=sys.stderr, flush=True)
                 rows.append(row)
