@@ -174,7 +174,7 @@ def test_the_backfill_of_the_model_that_was_chosen_sends_no_text_that_try_has_em
     assert {times for text, times in seen.items() if text not in tried} == {1}
     texts = dict(project.rows("select id::text, concat_ws(E'\\n\\n', title, body) from documents"))
     check_vectors(project, texts)
-    [attempt] = embedmig.history(project.opened()).attempts
+    [attempt] = embedmig.history(project.opened())
     assert attempt.rows_done == 60
 
     file = project.folder / ".embedmig" / "embeddings.sqlite"
