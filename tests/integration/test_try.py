@@ -174,8 +174,7 @@ def test_the_backfill_of_the_model_that_was_chosen_sends_no_text_that_try_has_em
     assert {times for text, times in seen.items() if text not in tried} == {1}
     texts = dict(project.rows("select id::text, concat_ws(E'\\n\\n', title, body) from documents"))
     check_vectors(project, texts)
-    [attempt] = embedmig.history(project.opened())
-    assert attempt.rows_done == 60
+    assert project.one("select sum(rows_done) from embedmig.attempts") == 60
 
     file = project.folder / ".embedmig" / "embeddings.sqlite"
     embedmig.try_models(project.opened(), "docs", ["fake/hash@1/12"], sample=40, queries=lines)
@@ -234,15 +233,15 @@ def test_a_language_model_judges_what_is_found_within_its_budget_and_is_measured
         cranfield.configure(CONFIG, LOCAL.format(url=server.url))
         project = cranfield.opened()
         with pytest.raises(AnswerIsNo, match="max_cost"):
-            embedmig.try_models(project, "docs", candidates, queries=plain, judge="local/overlap", max_cost=0.001)
+            embedmig.try_models(project, "docs", candidates, queries=plain, judge="local/overlap", max_cost=0.02)
         with pytest.raises(UsageError, match="price"):
             embedmig.try_models(project, "docs", candidates, queries=plain, judge="local/another", max_cost=1)
         before = server.stats.judged
-        assert 0 < before < 10, "until the budget would have been passed"
         found = embedmig.try_models(project, "docs", candidates, queries=plain, judge="local/overlap", max_cost=1)
         assert any("agrees with people is unmeasured" in said for said in found.notices)
         assert found.trials[0].probability_better is not None
         asked_for = server.stats.judged
+        assert 0 < before < asked_for / 2, "until the budget could have been passed"
         measured = embedmig.try_models(project, "docs", candidates, golden_set=golden, judge="local/overlap")
         assert server.stats.judged == asked_for, "a pair is judged once"
 
