@@ -174,7 +174,7 @@ def test_the_backfill_of_the_model_that_was_chosen_sends_no_text_that_try_has_em
     assert {times for text, times in seen.items() if text not in tried} == {1}
     texts = dict(project.rows("select id::text, concat_ws(E'\\n\\n', title, body) from documents"))
     check_vectors(project, texts)
-    assert project.one("select sum(rows_done) from embedmig.attempts") == 60
+    assert project.one("select sum(rows_done) from embedmig.embedding_migrations") == 60
 
     file = project.folder / ".embedmig" / "embeddings.sqlite"
     embedmig.try_models(project.opened(), "docs", ["fake/hash@1/12"], sample=40, queries=lines)
