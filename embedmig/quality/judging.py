@@ -54,7 +54,9 @@ async def _ask(judge: Judge, name: str, cache: EmbeddingCache, limit: SpendingLi
 
     try:
         for start in range(0, len(prompts), AT_ONCE):
-            await asyncio.gather(*map(one, prompts[start : start + AT_ONCE]))
+            some = await asyncio.gather(*map(one, prompts[start : start + AT_ONCE]), return_exceptions=True)
+            if error := next(filter(None, some), None):  # after the others were answered, and kept
+                raise error
     finally:
         await judge.aclose()
 
