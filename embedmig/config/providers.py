@@ -22,7 +22,7 @@ SHAPING = FIXED | {
 """Options of embedding APIs that change vectors: of OpenAI, Voyage, Cohere, Jina, Gemini, Mistral, Nomic, TEI and vLLM."""
 SHAPING_HINT = 'Space(…, roles={"document": {…}, "query": {…}}, dimensions=…) in the script says it'
 
-EMBEDDER_KINDS = ("openai", "litellm", "sentence-transformers", "model2vec", "wordllama", "python")
+EMBEDDER_KINDS = ("openai", "litellm", "sentence-transformers", "fastembed", "model2vec", "wordllama", "python")
 EMBEDDER: dict[str, Check] = {
     "kind": toml_values.one_of(*EMBEDDER_KINDS),
     "api_key": toml_values.string,

@@ -50,6 +50,7 @@ class Embedder(Protocol):
 Factory = Callable[[Space, EmbedderSettings], Embedder]
 
 _MODULES = {
+    "fastembed": "embedmig.embedders.fastembed",
     "litellm": "embedmig.embedders.litellm",
     "model2vec": "embedmig.embedders.model2vec",
     "openai": "embedmig.embedders.openai",

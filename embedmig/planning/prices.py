@@ -49,7 +49,7 @@ LISTED: Mapping[tuple[str, str], ListPrice] = {
 https://usagepricing.com/blueprint/voyage-ai too); Voyage's third generation as Vercel's gateway, which serves it, has it."""
 BATCH_SHARE = 0.5
 """Of the list price, for what is sent by the Batch API."""
-LOCAL_PROVIDERS = frozenset({"wordllama", "model2vec", "sentence-transformers"})
+LOCAL_PROVIDERS = frozenset({"wordllama", "model2vec", "fastembed", "sentence-transformers"})
 
 
 @dataclass(frozen=True, slots=True)

