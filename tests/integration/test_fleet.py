@@ -7,7 +7,7 @@ import signal
 import pytest
 
 import embedmig
-from embedmig.errors import EXIT_INTERRUPTED, EXIT_NO
+from embedmig.errors import EXIT_INTERRUPTED, EXIT_NO, EXIT_USAGE
 from tests.model import Model
 from tests.project import Project
 from tests.waiting import read_until, wait_until
@@ -98,6 +98,8 @@ def test_ctrl_c_ends_the_runs_at_work_after_their_batch_and_begins_no_other(proj
     assert '"not run"' in said
     assert 0 < len(model.asked) <= ROWS
 
+    refused = project.run("upgrade", "--each", "fleet.toml", "--dry-run", expect=EXIT_USAGE).stderr
+    assert "embedmig status --each FILE" in refused
     looked = project.json("status", "--each", "fleet.toml", "--check", expect=EXIT_NO)
     assert [(one["tenant"], one["state"]) for one in looked["tenants"]] == [("acme", "behind"), ("zenith", "behind")]
     assert looked["tenants"][0]["active"] == {"docs": None}

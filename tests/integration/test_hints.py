@@ -540,6 +540,9 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig upgrade --dry-run": FIRST_HOUR,
         "embedmig upgrade": FIRST_HOUR,
     },
+    "cli/migrating.py": {
+        "embedmig status --each": "integration/test_fleet.py::test_ctrl_c_ends_the_runs_at_work_after_their_batch_and_begins_no_other",
+    },
     "cli/operating.py": {
         "embedmig alias rebuild {}": the_alias_is_dropped_and_rebuilt,
         "embedmig alias drop {} --old": a_renamed_alias_is_rebuilt_and_its_old_name_dropped,
