@@ -82,7 +82,6 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1000, help="rows a second of the model")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--shared-buffers", help="of the server, such as 32MB; default: its own")
     parser.add_argument("--doc", type=Path, help="write a table of these results into it; nothing is measured")
     parser.add_argument("results", type=Path, nargs="*")
     options = parser.parse_args()
@@ -93,8 +92,6 @@ def main() -> None:
     found = Corpus("made up", "made_up", [(f"row {n}", "some words of a text " * 5) for n in range(options.rows)])
     with opened() as place:
         place.load(found)
-        if options.shared_buffers:
-            place.restart(shared_buffers=options.shared_buffers)
         runs = [measure(place, found, way, options) for _ in range(options.repeat) for way in options.ways]
         results = {
             "machine": machine(place),
@@ -130,9 +127,8 @@ def page(results: Sequence[dict[str, Any]]) -> str:
 def line(runs: Sequence[dict[str, Any]], options: dict[str, Any], way: str) -> str:
     """A line of the table."""
     ideal, rows = options["rows"] / options["rate"], options["rows"]
-    setting = f", shared_buffers {options['shared_buffers']}" if options["shared_buffers"] else ""
     cells = [
-        f"{options['dimensions']:,}", f"{rows:,}", f"{options['rate']:,.0f}", way + setting,
+        f"{options['dimensions']:,}", f"{rows:,}", f"{options['rate']:,.0f}", way,
         f"**{span([run['seconds'] / ideal for run in runs])}**", span([run["loading"] / ideal for run in runs]),
         span([1000 * run["cpu_seconds"] / rows for run in runs]), span([run["wal_bytes"] / 1000 / rows for run in runs], 1),
         f"{runs[0]['index_bytes'] / 1e6:.0f}",

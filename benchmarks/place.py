@@ -58,14 +58,6 @@ class Place:
         """A connection to the database."""
         return psycopg.connect(self.url, autocommit=True)
 
-    def restart(self, **settings: str) -> None:
-        """With these settings of the server."""
-        with self.connect() as conn:
-            for name, value in settings.items():
-                conn.execute(f"alter system set {name} = '{value}'")  # type: ignore[arg-type]
-        stop_embedded(self.folder / "postgres")
-        self.url = embedded_url(self.folder / "postgres")
-
     def cpu_seconds(self) -> float:
         """Of the server's processes, those that have ended included: asked again where one ended meanwhile."""
         server = psutil.Process(int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0]))
