@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import index
 from types import MappingProxyType
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import errors as pg
@@ -208,10 +208,14 @@ def nearest(
     the alias must have; a list: one of them. ``exact`` compares every vector. Raises :class:`UsageError` for an unknown column,
     for values that can't be compared with it, and for a ``k`` that is no number of rows.
     """
-    if not isinstance(k, SupportsIndex) or index(k) < 0:
+    try:
+        rows = index(k)
+    except TypeError:
+        rows = -1
+    if rows < 0:
         raise UsageError(f"k is {k!r}", hint="how many rows are wanted: a whole number, 0 or more")
     try:
-        return current.shown.nearest(conn, vector, index(k), exact=exact, where=where)
+        return current.shown.nearest(conn, vector, rows, exact=exact, where=where)
     except (psycopg.DataError, psycopg.ProgrammingError) as error:
         if not where or not (isinstance(error, WRONG_VALUE) or error.sqlstate is None):
             raise

@@ -60,13 +60,8 @@ def plan_of_search(conn: psycopg.Connection, reader: Reader, where: dict[str, ob
     current = reader._current().shown
     wanted, values = search.conditions(current, where or {})
     assert current.form is not None
-    query = search._by_quantized(current, current.form, wanted)
-    values |= {
-        "vector": str([0.1] * current.space.dimensions),
-        "version": current.version,
-        "k": 5,
-        "candidates": 50,
-    }
+    query = search._by_quantized(current, current.form, wanted, 5, 50)
+    values |= {"vector": str([0.1] * current.space.dimensions), "version": current.version}
     conn.execute("set enable_seqscan = off; set enable_sort = off")
     cursor = psycopg.ClientCursor(conn)
     return "\n".join(row[0] for row in cursor.execute(sql.SQL("explain (costs off) ") + query, values))

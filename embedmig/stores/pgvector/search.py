@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Any
 
 from psycopg import Cursor, DataError, sql
@@ -18,7 +18,6 @@ from psycopg.adapt import Loader
 from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
 
 from embedmig.database import Connection, ident, literal, planned_rows, scalar
-from embedmig.database.cursors import doubled as with_names_doubled
 from embedmig.database.cursors import escaped, fixed
 from embedmig.database.registry import AliasRecord
 from embedmig.errors import UsageError
@@ -172,7 +171,7 @@ def nearest(
     compared: no index matches an order by the distance plus nothing. Raises :class:`UsageError` for an unknown column.
     """
     wanted, values = conditions(current, where or {})
-    values |= {"vector": str(list(vector)), "version": current.version, "k": k}
+    values |= {"vector": str(list(vector)), "version": current.version}
     search = Search(conn, current, shape_of(where or {}), wanted, values, k)
     plan = None if exact or not where else search.looked_at(where)
     if exact or (plan and plan.few(k, current.rows)):
@@ -217,7 +216,7 @@ class Memory:
         if kind not in self._statements:
             if len(self._statements) >= KEPT:
                 self._statements.clear()
-            self._statements[kind] = with_names_doubled(compose()).as_string()
+            self._statements[kind] = fixed(compose()).as_string()
         return self._statements[kind]
 
     def plan(self, where: Mapping[str, Any], look: Callable[[], PlanSeen], *, anew: bool = False) -> PlanSeen:
@@ -266,9 +265,7 @@ class Search:
         """The plan of comparing all rows that meet the conditions."""
 
         def look() -> PlanSeen:
-            query = sql.SQL("explain (format json) {}").format(
-                _by_vector(self.shown, self.wanted, exact=True, limited=False)
-            )
+            query = sql.SQL("explain (format json) {}").format(_by_vector(self.shown, self.wanted, None, exact=True))
             plan = scalar(self.conn, query, self.values)[0]["Plan"]
             return PlanSeen(plan["Plan Rows"], plan["Total Cost"])
 
@@ -277,13 +274,13 @@ class Search:
     def exactly(self) -> list[Hit]:
         """By comparing every vector."""
         if self.shown.space.chunk is None:
-            return self._read("exact", lambda: _by_vector(self.shown, self.wanted, exact=True))
-        return self._read("rows", lambda: _rows_exactly(self.shown, self.wanted))
+            return self._read("exact", self.k, lambda: _by_vector(self.shown, self.wanted, self.k, exact=True))
+        return self._read("rows", self.k, lambda: _rows_exactly(self.shown, self.wanted, self.k))
 
     def by_index(self, plan: PlanSeen | None) -> list[Hit]:
         """Through the index. What an index gives by itself is asked for first: it is one statement, in no transaction."""
         if self._likely_enough(plan):
-            hits = self._read("index", lambda: _by_vector(self.shown, self.wanted, exact=False))
+            hits = self._read("index", self.k, lambda: _by_vector(self.shown, self.wanted, self.k, exact=False))
             if len(hits) >= self.k:
                 return sorted(hits, key=attrgetter("distance"))  # a session may have said relaxed_order
         with self.conn.transaction():
@@ -315,16 +312,15 @@ class Search:
         form = self.shown.form
         candidates = k * form.rerank if form else k
         self.conn.execute(SETTINGS, (str(max(USUAL_CANDIDATES, min(candidates, 1000))),))
-        more = {"k": k, "candidates": candidates}
         if form:
-            return self._read("quantized", lambda: _by_quantized(self.shown, form, self.wanted), more)
-        return self._read("index", lambda: _by_vector(self.shown, self.wanted, exact=False), more)
+            compose = partial(_by_quantized, self.shown, form, self.wanted, k, candidates)
+            return self._read("quantized", k, compose)
+        return self._read("index", k, lambda: _by_vector(self.shown, self.wanted, k, exact=False))
 
-    def _read(
-        self, kind: str, compose: Callable[[], sql.Composed], more: Mapping[str, Any] = MappingProxyType({})
-    ) -> list[Hit]:
-        query = self.shown.memory.statement((kind, self.shape), compose)
-        return [read_hit(row, self.shown) for row in reading(self.conn).execute(query, {**self.values, **more})]
+    def _read(self, kind: str, k: int, compose: Callable[[], sql.Composed]) -> list[Hit]:
+        """The limit stands in the statement: of a parameter the planner would expect a tenth of all rows, and plan each search anew."""
+        query = self.shown.memory.statement((kind, k, self.shape), compose)
+        return [read_hit(row, self.shown) for row in reading(self.conn).execute(query, self.values)]
 
 
 def reading(conn: Connection) -> Cursor[tuple[Any, ...]]:
@@ -359,17 +355,17 @@ def among(current: Shown, keys: sql.Composable) -> sql.Composed:
     )
 
 
-def _by_vector(current: Shown, wanted: sql.Composable, *, exact: bool, limited: bool = True) -> sql.Composed:
+def _by_vector(current: Shown, wanted: sql.Composable, limit: int | None, *, exact: bool) -> sql.Composed:
     """Ordered by the vectors themselves, out of the index or out of all of them."""
     return sql.SQL(
         """select {shown} from {relation} where {wanted} order by {distance}{exactly}{limit}"""
     ).format(
         shown=_shown(current), relation=escaped(current.relation), wanted=wanted, distance=_distance(current),
-        exactly=sql.SQL(" + 0" if exact else ""), limit=sql.SQL(" limit %(k)s" if limited else ""),
+        exactly=sql.SQL(" + 0" if exact else ""), limit=sql.SQL("" if limit is None else " limit {}").format(sql.Literal(limit)),
     )  # fmt: skip
 
 
-def _by_quantized(current: Shown, form: IndexEncoding, wanted: sql.Composable) -> sql.Composed:
+def _by_quantized(current: Shown, form: IndexEncoding, wanted: sql.Composable, k: int, candidates: int) -> sql.Composed:
     """Candidates out of the index in the order of their stand-ins, ranked by the vectors themselves."""
     space = current.space
     near = sql.SQL("{} {} {}").format(
@@ -379,23 +375,24 @@ def _by_quantized(current: Shown, form: IndexEncoding, wanted: sql.Composable) -
     )
     return sql.SQL(
         """select {shown} from (
-             select * from {relation} where {wanted} order by {near} limit %(candidates)s) candidates
-           order by {distance} limit %(k)s"""
+             select * from {relation} where {wanted} order by {near} limit {candidates}) candidates
+           order by {distance} limit {k}"""
     ).format(
-        shown=_shown(current), relation=escaped(current.relation), wanted=wanted, near=near, distance=_distance(current)
-    )
+        shown=_shown(current), relation=escaped(current.relation), wanted=wanted, near=near, distance=_distance(current),
+        candidates=sql.Literal(candidates), k=sql.Literal(k),
+    )  # fmt: skip
 
 
-def _rows_exactly(current: Shown, wanted: sql.Composable) -> sql.Composed:
+def _rows_exactly(current: Shown, wanted: sql.Composable, k: int) -> sql.Composed:
     """Every row's nearest chunk, and of those the nearest."""
     distance = sql.Literal(2 * len(current.keys) + 3)  # the column's number: the application may have one of that name
     return sql.SQL(
         """select * from (
              select distinct on ({row}) {shown} from {relation} where {wanted} order by {row}, {distance}, chunk) best
-           order by {place} limit %(k)s"""
+           order by {place} limit {k}"""
     ).format(
         row=key_text(current), shown=_shown(current), relation=escaped(current.relation), wanted=wanted,
-        distance=_distance(current), place=distance,
+        distance=_distance(current), place=distance, k=sql.Literal(k),
     )  # fmt: skip
 
 
@@ -418,10 +415,13 @@ def _distance(current: Shown) -> sql.Composed:
     return sql.SQL("(embedding {} %(vector)s::{})").format(literal(OPERATOR[space.metric]), kind)
 
 
-def read_hit(row: Sequence[Any], current: Shown) -> Hit:
+def read_hit(row: tuple[Any, ...], current: Shown) -> Hit:
     """A row of the result as a value."""
     width = len(current.keys)
-    key, key_text, (chunk, version, distance, *extra) = row[:width], row[width : 2 * width], row[2 * width :]
-    start, end = extra[:2] if current.offsets else (None, None)
-    columns = dict(zip(current.columns, extra[2:] if current.offsets else extra, strict=True))
-    return Hit(tuple(key), chunk, version, distance, columns, start, end, tuple(key_text))
+    at, first = 2 * width, 2 * width + 3
+    start = end = None
+    if current.offsets:
+        start, end = row[first : first + 2]
+        first += 2
+    columns = dict(zip(current.columns, row[first:], strict=True))
+    return Hit(row[:width], row[at], row[at + 1], row[at + 2], columns, start, end, row[width:at])
