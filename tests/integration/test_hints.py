@@ -624,6 +624,9 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig alias drop {} --old": a_renamed_alias_is_carried_out_by_a_flip,
         "embedmig status": RACE + "an alias moved between plan and flip",
     },
+    "operations/kept_embeddings.py": {
+        "embedmig try": "integration/test_try.py::test_the_backfill_of_the_model_that_was_chosen_sends_no_text_that_try_has_embedded",
+    },
     "operations/release_space.py": {"embedmig retire {} {} --confirm {}": a_version_of_its_own_is_not_released},
     "operations/retire_space.py": {"embedmig downgrade -1": GIVEN_UP},
     "operations/taking_back.py": {"embedmig stamp REVISION": "put right by hand: integration/test_states.py"},
@@ -635,6 +638,9 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig alias rebuild {}": the_view_was_changed_by_hand,
         "embedmig upgrade": "integration/test_ledger.py::test_an_invalid_index_closes_the_gate_and_is_dropped_and_built_anew",
         "embedmig revision -m … --collection {} --adopt {}.{} --model": a_column_of_vectors_that_nobody_accounts_for,
+    },
+    "quality/embedding_cache.py": {
+        "embedmig try": "integration/test_try.py::test_the_backfill_of_the_model_that_was_chosen_sends_no_text_that_try_has_embedded",
     },
     "reading/rescue.py": {
         "embedmig bridge {} --from VERSION --to {}": "integration/test_rerank.py::test_a_bridge_is_fitted_measured_and_kept_for_its_pair_alone",
