@@ -26,7 +26,7 @@ MATRIX := $(patsubst %,tests/integration/test_%.py,spaces capture sources index 
 OLDEST := $(patsubst %,tests/integration/test_%.py,states versions ledger audit counting)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit test-matrix test-stores servers packages soak bench bench-peers docs site docs-picture venv local clean
+.PHONY: help demo test lint types unit test-matrix test-stores servers packages soak bench bench-peers docs site docs-picture docs-pictures dist venv local clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,12 @@ docs: .venv/.dev ## every transcript, command, key and link in README and docs/,
 
 site: .venv/.dev ## the documentation as a site in build/site, strictly: a broken link fails
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
+
+docs-pictures: .venv/.dev ## the pictures of the report in docs/pictures, by Chromium
+	@$(BIN)/python -m tests.pictures
+
+dist: .venv/.dev ## sdist and wheel in dist/, the same bytes from the same commit; twine check
+	@rm -rf dist && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist >/dev/null && $(BIN)/python -m twine check --strict dist/*
 
 docs-picture: .venv/.dev ## draws docs/architecture.svg from the imports, and docs/states.svg from the tables of states
 	@$(BIN)/python -m tests.architecture

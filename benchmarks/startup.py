@@ -1,4 +1,6 @@
-"""``--help`` and ``upgrade head`` with nothing to do, beside Alembic's own: processes of both in turn, one database."""
+"""``--help`` and ``upgrade head`` with nothing to do, beside Alembic's own: processes of both in turn, one database. Then what
+importing embedmig and its first commands take, in CPU milliseconds, which load doesn't lengthen much.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +87,28 @@ def measure(place: Place, found: Corpus, repeats: int) -> dict[str, list[Pair]]:
     }
 
 
+def commands(place: Place, folder: Path, repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall and CPU seconds of the interpreter alone, of imports, and of commands, taken in turn; the first round is left out.
+
+    ``folder`` is a project that :func:`measure` has upgraded.
+    """
+    ours = str(SCRIPTS / "embedmig")
+    python = {
+        "python -c pass": "pass", "import embedmig": "import embedmig", "from embedmig import Reader": "from embedmig import Reader",
+        "from embedmig import op, Space": "from embedmig import op, Space",
+    }  # fmt: skip
+    lines = {name: [sys.executable, "-c", code] for name, code in python.items()}
+    lines |= {f"embedmig {asked}": [ours, *asked.split()] for asked in ("status", "search docs shock", "check")}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in [*lines, "embedmig init --database"]}
+    for number in range(repeats + 1):
+        for name, line in lines.items():
+            found[name].append(once(line, folder))
+        fresh = place.folder / f"init-{number}"
+        begin = [ours, "--database", place.url, "init", str(fresh), "--yes"]
+        found["embedmig init --database"].append(once(begin, place.folder))
+    return {name: times[1:] for name, times in found.items()}
+
+
 def alembic_project(place: Place) -> Path:
     """The least that Alembic needs: an ini, an ``env.py``, one revision."""
     folder = place.folder / "alembic"
@@ -126,6 +150,10 @@ def main() -> None:
             for what in ("wall", "cpu"):
                 ratios = [getattr(pair, what) for pair in pairs]
                 print(f"{asked}, {what}: {min(ratios):.2f} {median(ratios):.2f} {max(ratios):.2f}")
+        (folder,) = {path.parent for path in place.folder.rglob("embedmig.toml")}
+        for name, times in commands(place, folder, int(sys.argv[1])).items():
+            wall, cpu = (sorted(1000 * one[kind] for one in times) for kind in (0, 1))
+            print(f"{name}: wall {median(wall):.0f} ms ({wall[0]:.0f} to {wall[-1]:.0f}), CPU {median(cpu):.0f} ms")
 
 
 if __name__ == "__main__":

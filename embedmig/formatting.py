@@ -43,14 +43,15 @@ def percent(share: float) -> str:
 
 def short_tags(tags: Sequence[str]) -> dict[str, str]:
     """Each version's tag without what all of them share; the model stays, and two never get one name."""
-    parts = {tag: tag.split("/") for tag in tags}
-    shared = (
-        set.intersection(*(set(one[1:]) for one in parts.values()))
-        if len(parts) > 1
-        else set(tags and parts[tags[0]][1:])
-    )
+    parts, shared = {tag: tag.split("/") for tag in tags}, set(left_out(tags))
     short = {tag: "/".join([one[0], *(part for part in one[1:] if part not in shared)]) for tag, one in parts.items()}
     return short if len(set(short.values())) == len(short) else {tag: tag for tag in tags}
+
+
+def left_out(tags: Sequence[str]) -> list[str]:
+    """The parts that all these tags have, but for the model: what their short names leave out, in the order of the tag."""
+    rest = [tag.split("/")[1:] for tag in tags]
+    return [part for part in (rest[0] if rest else []) if all(part in one for one in rest)]
 
 
 def usd(amount: float | None) -> str:

@@ -53,12 +53,12 @@ class Browser:
         os.close(self._out)
         os.close(self._in)
 
-    def open(self, file: Path, width: int, scheme: str) -> None:
-        """Shows a file in a window that wide, ``light`` or ``dark``; returns when it is loaded."""
+    def open(self, file: Path, width: int, scheme: str, *, paper: bool = False) -> None:
+        """Shows a file in a window that wide, ``light`` or ``dark``, or as it is printed; returns when it is loaded."""
         self.heard = []
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         scheme_feature = {"name": "prefers-color-scheme", "value": scheme}
-        self.ask("Emulation.setEmulatedMedia", features=[scheme_feature])
+        self.ask("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=[scheme_feature])
         self.ask("Page.navigate", url=file.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.heard):
             self._hear()
@@ -84,10 +84,10 @@ class Browser:
         abroad = [event for event in asked if not event["params"]["request"]["url"].startswith(("file:", "data:"))]
         return [event for event in self.heard if event["method"] in said] + abroad
 
-    def picture(self, path: Path) -> None:
-        """The whole page as a PNG."""
+    def picture(self, path: Path, height: int | None = None) -> None:
+        """The page as a PNG, as far down as ``height``; None: all of it."""
         size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": height or size["height"], "scale": 1}
         shot = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(shot["data"]))
 

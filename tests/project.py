@@ -88,8 +88,14 @@ class Project:
         self.migrations = folder / "migrations"
         self.migrations.mkdir()
         self.environment: dict[str, str] = {}
+        self.command = COMMAND
         self.processes: list[subprocess.Popen[str]] = []
         self.configure(CONFIG)
+
+    def install(self, folder: Path) -> None:
+        """From now on, the embedmig that is installed in a folder of its own runs, not that of the checkout."""
+        self.command = str(folder / "bin" / "embedmig")
+        self.environment["PYTHONPATH"] = str(folder)
 
     def configure(self, text: str, more: str = "") -> None:
         """Writes ``embedmig.toml``."""
@@ -220,9 +226,11 @@ class Project:
 
     def start(self, *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Starts ``embedmig`` and doesn't wait."""
-        process = Forked(
-            [COMMAND, *arguments], cwd=self.folder, env=self.environ, stdout=stdout, stderr=subprocess.PIPE, text=True
-        )
+        # What is installed elsewhere is not what the parent of forks has imported.
+        kind = Forked if self.command == COMMAND else subprocess.Popen
+        process = kind(
+            [self.command, *arguments], cwd=self.folder, env=self.environ, stdout=stdout, stderr=subprocess.PIPE, text=True
+        )  # fmt: skip
         self.processes.append(process)
         return process
 

@@ -47,6 +47,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+UNLIMITED = 10_000  # cells in a line of a pipe
 MIGRATING, INSPECTING, OPERATING = "Migrating", "Inspecting", "Operating"
 
 
@@ -69,11 +70,16 @@ class Settings:
 
     @property
     def out(self) -> Console:
-        """Where data goes. In a pipe a line is a line, however long. Brackets in it are the data's own."""
+        """Where data goes. In a pipe a line is a line, however long, unless COLUMNS says otherwise. Brackets in it are the data's own."""
         from rich.console import Console
 
-        width = None if sys.stdout.isatty() else 200
+        width = None if self.wrapped else UNLIMITED
         return Console(no_color=not self.color, highlight=False, markup=False, width=width)
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether lines end at a width: a terminal's, or that of COLUMNS."""
+        return sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
 
     def project(self, max_cost: float | None = None) -> Project:
         """Reads the configuration."""
@@ -88,7 +94,7 @@ class Settings:
 
             print(document(name, data))
         else:
-            self.out.print(render(), soft_wrap=not sys.stdout.isatty())
+            self.out.print(render(), soft_wrap=not self.wrapped)
 
 
 settings = Settings()

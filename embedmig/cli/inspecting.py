@@ -79,9 +79,15 @@ def report(
         bool, typer.Option("--audit", help="Audit the store too: reads every vector, calls no model.")
     ] = False,
     with_text: Annotated[bool, typer.Option("--with-text", help="Show the texts of queries, and keys.")] = False,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers", help="Ask both models for the queries that changed most, and show both answers, with texts."
+        ),
+    ] = False,
 ) -> None:
     """One self-contained HTML page: what is live, what is running, how far it is, how good, what happened."""
-    path = embedmig.write_report(settings.project(), output, audited=audit, with_text=with_text)
+    path = embedmig.write_report(settings.project(), output, audited=audit, with_text=with_text, answered=answers)
     settings.show("report", {"path": path}, lambda: str(path))
 
 

@@ -20,14 +20,21 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Where.")] = Path(),
     model: Annotated[str | None, typer.Option(metavar="PROVIDER/MODEL@VERSION", help="What made the vectors that are there.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    make_golden: Annotated[int | None, typer.Option("--make-golden", metavar="N", min=1, help="Draw a first golden set of N known items for each collection.")] = None,
 ) -> None:  # fmt: skip
     """Begin a project. With --database: look for vectors, propose collections, and write revisions that adopt them."""
     from embedmig.cli.beginning import choose, explain
+    from embedmig.report.evidence import made_lines
 
     database = settings.database or os.environ.get("EMBEDMIG_DATABASE")
     found = embedmig.find_vectors(database) if database and database != "embedded" else []
     models = choose(found, model, yes=yes) if found else {}
     files = embedmig.init(directory, database=database, found=found, models=models)
+    project = embedmig.open_project(directory / "embedmig.toml", database=database) if make_golden else None
+    for one in (one for one in found if not one.problem and make_golden):
+        made = embedmig.make_golden(project, one.collection, make_golden or 0)
+        settings.err.print(made_lines(made), soft_wrap=True)
+        files.append(made.path)
     paths = [str(path) for path in files]
     settings.show("files", paths, lambda: "\n".join(paths))
     if database and not settings.json:

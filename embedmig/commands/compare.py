@@ -73,6 +73,7 @@ def compare(
     notices: list[str] = []
     with project.looking() as (context, conn):
         records = [find_space(project, context, conn, collection, version) for version in (old, new)]
+        old, new = (record.version for record in records)
         if wanted.judged:
             wanted, notices = without_unknown(conn, context.source(conn, collection), wanted)
         mode = _mode(context, conn, records if depth is None else records[:1], notices)

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from embedmig.commands.gate import gate_of
 from embedmig.commands.project import Project
 from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
-from embedmig.errors import EmbedmigError
+from embedmig.errors import EmbedmigError, UsageError
 from embedmig.gates.evidence import Evaluation, newest_evals
 from embedmig.gates.evidence_table import EvidenceTable, ShadowFigures
 from embedmig.operations.base import Context
+from embedmig.operations.evaluating import default_set
 from embedmig.operations.gate import evaluate_evidence
+from embedmig.quality import golden
 from embedmig.types import Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionEvidence:
     """Of one collection: the newest evaluation of each live version that has one, oldest version first; its shadow
-    reads, those read last first; for each version what its script's gate asks of the evidence; and of each live version the
-    newest evaluation of each depth at which it re-ranked.
+    reads, those read last first; for each version what its script's gate asks of the evidence; of each live version the
+    newest evaluation of each depth at which it re-ranked; and the tags of each question of the collection's golden set, by the
+    set's digest.
     """
 
     evaluations: list[Evaluation]
     shadows: list[ShadowFigures]
     gates: dict[str, list[Verdict]]
     reranked: list[Evaluation]
+    tags: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
 
 
 def evidence(project: Project, *, with_text: bool) -> dict[str, CollectionEvidence]:
@@ -45,8 +49,19 @@ def evidence(project: Project, *, with_text: bool) -> dict[str, CollectionEviden
             evaluations = [one if with_text else without_text(one) for one in newest]
             gates = {record.version: _gates(project, context, conn, record) for record in records}
             reranked = newest_reranked(kept.evals(conn, name, reranked=True), records)
-            found[name] = CollectionEvidence(evaluations, kept.shadows(conn, name), gates, reranked)
+            found[name] = CollectionEvidence(
+                evaluations, kept.shadows(conn, name), gates, reranked, _tags(project, name)
+            )
         return found
+
+
+def _tags(project: Project, collection: str) -> dict[str, list[tuple[str, ...]]]:
+    """None where the set is not here, or can't be read: whoever looks at the report may have another folder."""
+    try:
+        found = golden.read(default_set(project.config, collection))
+    except UsageError:
+        return {}
+    return {found.digest: [question.tags for question in found.questions]}
 
 
 def _gates(project: Project, context: Context, conn: Connection, record: SpaceRecord) -> list[Verdict]:

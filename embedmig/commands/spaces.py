@@ -9,6 +9,7 @@ from embedmig.database import Connection
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import UnknownTarget
+from embedmig.formatting import short_tags
 from embedmig.operations.base import Context
 
 
@@ -26,14 +27,17 @@ def find_space(
 
 
 def named(among: Sequence[SpaceRecord], every: Sequence[SpaceRecord], collection: str, name: str) -> SpaceRecord:
-    """The version that is called by its full tag, by the revision that made it, or by a part of the tag that no other has.
+    """The version that is called by its full tag, by the revision that made it, or by a part of the tag that no other has, or
+    by its short name.
 
     Raises :class:`UnknownTarget` naming those there are.
     """
+    short = short_tags([record.version for record in among])
     for found in (
         [record for record in among if record.version == name],
         [record for record in among if _same_revision(record.revision, name)],
         [record for record in among if name in record.version],
+        [record for record in among if short[record.version] == name],
     ):
         if len(found) == 1:
             return found[0]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from embedmig.commands.keeping import keeping
+from embedmig.commands.next_step import next_step
 from embedmig.commands.project import PartlyDone, ProjectLike, applied_revisions, opened, partly_done
 from embedmig.commands.unmade import unmade
 from embedmig.database import Connection, lock_is_held, translated
@@ -145,7 +146,9 @@ class CollectionStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where the project stands. ``unmade`` says which versions of applied revisions this database never had."""
+    """Where the project stands. ``unmade`` says which versions of applied revisions this database never had, ``next`` is the
+    command for the most urgent thing, if there is one.
+    """
 
     database: str
     heads: list[str]
@@ -160,6 +163,7 @@ class Status:
     unreadable: list[dict[str, Any]] = field(default_factory=list)
     undeclared: list[Difference] = field(default_factory=list)
     unmade: list[str] = field(default_factory=list)
+    next: str | None = None
 
     @property
     def settled(self) -> bool:
@@ -185,24 +189,46 @@ def status(project: ProjectLike = None, *, exact: bool = False) -> Status:
         there = ledger_exists(conn, context.database.schema)
         running = context.ledger.running(conn) if there else None
         attempts = context.ledger.attempts(conn) if there else []
-        return Status(
+        collections = {
+            name: _with_given_up(name, _collection_status(context, conn, name, there, exact), graph)
+            for name in project.config.collections
+        }
+        found = Status(
             database=context.database.masked,
             heads=list(graph.heads()),
             current=list(graph.applied_heads(applied)),
             pending=[script.revision for script in reversed(graph.walk()) if script.revision not in applied],
-            running=attempt_line(running) | {"alive": lock_is_held(conn, context.database.schema)} if running else None,
+            running=_running(context, conn, running, collections) if running else None,
             edited=[s.revision for s in graph.scripts.values() if applied.get(s.revision) not in (None, s.checksum)],
             missing_scripts=[name for name in (*applied, *(p.revision for p in partly)) if name not in graph.scripts],
-            collections={
-                name: _with_given_up(name, _collection_status(context, conn, name, there, exact), graph)
-                for name in project.config.collections
-            },
+            collections=collections,
             last_attempt=attempt_line(attempts[-1]) if attempts else None,
             partly=partly,
             unreadable=[{"path": p.name, "error": error.message, "hint": error.hint} for p, error in graph.unreadable],
             undeclared=context.undeclared(conn),
             unmade=[one.in_words for one in unmade(graph, context, conn, applied)],
         )
+        return replace(found, next=next_step(found))
+
+
+def _running(
+    context: Context, conn: Connection, attempt: Attempt, collections: Mapping[str, CollectionStatus]
+) -> dict[str, Any]:
+    """The attempt with its stage and, during a backfill, its rate and what is left; None is: not known."""
+    stage, alive = context.ledger.stage(conn, attempt.id), lock_is_held(conn, context.database.schema)
+    filling = alive and stage is not None and stage.kind == "backfill"
+    rate = attempt.rows_done / stage.backfill_seconds if filling and stage and stage.backfill_seconds else 0.0
+    spaces = [space for found in collections.values() for space in found.spaces]
+    missing = sum(
+        space.source_rows - space.complete - space.failed_rows for space in spaces
+        if space.revision == attempt.revision and space.state == "building"
+    )  # fmt: skip
+    left = max(0, missing) if filling else None
+    return attempt_line(attempt) | {
+        "alive": alive, "operation": stage.kind if stage else None, "position": stage.position + 1 if stage else None,
+        "rows_per_second": round(rate, 3) or None, "rows_left": left,
+        "eta_seconds": round(left / rate, 1) if rate and left is not None else None,
+    }  # fmt: skip
 
 
 def attempt_line(attempt: Attempt) -> dict[str, Any]:

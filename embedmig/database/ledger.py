@@ -54,6 +54,17 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """The kind of operation that a running attempt is at; ``position`` counts from 0, ``backfill_seconds`` are those of all its backfills
+    so far, pauses included.
+    """
+
+    position: int
+    kind: str
+    backfill_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """What a model did in ``seconds``; ``tokens`` is None where it doesn't say, ``when`` names the run."""
 
@@ -173,6 +184,17 @@ class Ledger:
         query = sql.SQL("select {} from {} where status = 'running'").format(FIELDS, self.attempts_table)
         row = conn.execute(query).fetchone()
         return Attempt(*row) if row else None
+
+    def stage(self, conn: Connection, attempt: int) -> Stage | None:
+        """Where an attempt is; None between two operations."""
+        query = sql.SQL(
+            """select position, kind,
+                 (select coalesce(sum(extract(epoch from coalesce(finished_at, clock_timestamp()) - started_at)), 0)::float8
+                  from {table} where attempt = %(attempt)s and kind = 'backfill')
+               from {table} where attempt = %(attempt)s and finished_at is null order by position desc limit 1"""
+        ).format(table=self.operations_table)
+        row = conn.execute(query, {"attempt": attempt}).fetchone()
+        return Stage(*row) if row else None
 
     def measured(self, conn: Connection, spaces: sql.Identifier, model: str) -> Measured | None:
         """How fast a model was when it last embedded a thousand rows or more; else the last time that it embedded any.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from embedmig.commands.status import CollectionStatus, SpaceStatus
 from embedmig.database.ledger import Attempt
@@ -64,6 +64,7 @@ def decide(
     gates: Callable[[SpaceStatus], list[Verdict]],
     attempts: Sequence[Attempt],
     launch: str | None,
+    costs: Mapping[str, Any],
 ) -> Decision | None:
     """None where no version is there yet. ``launch`` is when the newest version could be live, None: unknown."""
     live = [space for space in found.spaces if space.state not in GONE and not space.fault]
@@ -79,7 +80,7 @@ def decide(
     when = (launch or "unknown") if candidate else "now"
 
     def side(space: SpaceStatus, live_at: str) -> Side:
-        figures = _figures(space, evaluations, attempts, live_at)
+        figures = _figures(space, evaluations, attempts, live_at, costs.get(space.version))
         return Side(space, names[space.version], evaluation_of(evaluations, space), figures)
 
     old = side(before, "now" if candidate else "kept for rollback") if before else None
@@ -150,25 +151,67 @@ def _changed(old: Side | None, new: Side) -> list[tuple[int, float, float]]:
     return moved if len(moved) <= 2 * CHANGED else moved[:CHANGED] + moved[-CHANGED:]
 
 
+def slices(found: Decision, tags: Mapping[str, Sequence[tuple[str, ...]]]) -> list[tuple[str, int, float, float]]:
+    """Of each kind of query: how many, and the mean nDCG@10 of the old and the new version. None without two sets of scores on the
+    set whose ``tags``, question by question, are known.
+    """
+    old, new = (side.found if side else None for side in (found.old, found.new))
+    if not (old and new and old.scores and new.scores and old.golden_digest == new.golden_digest):
+        return []
+    of = tags.get(new.golden_digest, [])
+    rows = {
+        tag: [n for n, some in enumerate(of) if tag in some] for tag in sorted({tag for some in of for tag in some})
+    }
+    return [
+        (tag, len(places), *(sum(one[n] for n in places) / len(places) for one in (old.scores, new.scores)))  # type: ignore[misc]
+        for tag, places in rows.items()
+    ]  # fmt: skip
+
+
 def evaluation_of(evaluations: Sequence[Evaluation], space: SpaceStatus) -> Evaluation | None:
     """Its newest evaluation that measured nDCG@10."""
     return next((one for one in evaluations if one.version == space.version and NDCG in one.metrics), None)
 
 
-def _figures(space: SpaceStatus, evaluations: Sequence[Evaluation], attempts: Sequence[Attempt], live: str) -> dict[str, str]:  # fmt: skip
+def _figures(space: SpaceStatus, evaluations: Sequence[Evaluation], attempts: Sequence[Attempt], live: str, monthly: Mapping[str, Any] | None) -> dict[str, str]:  # fmt: skip
     found = evaluation_of(evaluations, space)
-    costs = [one.cost_usd for one in attempts if one.revision == space.revision and one.cost_usd is not None]
+    paid = [one.cost_usd for one in attempts if one.revision == space.revision and one.cost_usd is not None]
     times = found.latency_ms if found else {}
     waiting = space.oldest_pending_seconds
     return {
         "quality": f"nDCG@10 {found.metrics[NDCG]['value']:.3f}" if found else "not measured",
         "answers in": f"{times['p50']:.1f} ms, 95 % in {times['p95']:.1f} ms" if "p95" in times else "not measured",
         "complete": percent(space.completeness),
-        "behind by": "nobody can say" if waiting is None else duration(waiting) if waiting else "nothing",
-        "disk": size(space.bytes),
-        "paid so far": usd(sum(costs)) if costs else "nothing noted",
         "live": live,
+        "behind by": "nobody can say" if waiting is None else duration(waiting) if waiting else "nothing",
+        "cost a month": _monthly(monthly),
+        "disk": size(space.bytes),
+        "paid so far": usd(sum(paid)) if paid else "nothing noted",
     }
+
+
+def _monthly(found: Mapping[str, Any] | None) -> str:
+    """What changes cost at the rate so far; queries are not in it."""
+    if found is None or (found["texts_per_month"] is None and found["usd_per_month"] != 0):
+        return "unknown"
+    texts = f"at most {found['texts_per_month']:,} texts" if found["texts_per_month"] else "no text changes"
+    if not found["texts_per_month"]:
+        return texts
+    return f"{usd(found['usd_per_month'])}, {texts}"
+
+
+def distance(verdict: Verdict) -> str:
+    """How far a condition is from its threshold, where both are numbers: ``0.07 short``, ``2 over``."""
+    value, needed = verdict.value, verdict.threshold
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isinstance(needed, int | float):
+        return ""
+    gap = abs(value - needed)
+    shown = f"{gap:,.0f}" if float(gap).is_integer() else f"{gap:.3g}"
+    if not gap:
+        return "at the limit"
+    if verdict.passed:
+        return f"{shown} to spare"
+    return f"{shown} {'short' if value < needed else 'over'}"
 
 
 def _back(found: CollectionStatus, old: Side | None, *, waiting: bool) -> str:
@@ -193,8 +236,8 @@ def progress(
     """How the version came to be, by the ledger's attempts; the forecast goes from now to ``launch``."""
     ours = [one for one in attempts if one.revision == space.revision and one.direction == "upgrade"]
     total = space.source_rows
-    if not total or sum(one.rows_done for one in ours) == 0:
-        return None
+    if not total or sum(one.rows_done for one in ours) == 0 or (len(ours) == 1 and space.complete >= total):
+        return None  # one line from nothing to everything says nothing
     done, steps = 0, []
     for one in ours:
         steps.append((one.started_at, done))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from embedmig.commands.bridge import BridgeResult
@@ -14,6 +13,7 @@ from embedmig.commands.evaluate import DrawnGoldenSet, EvaluationResult
 from embedmig.formatting import percent, plural
 from embedmig.gates.evidence import Evaluation
 from embedmig.quality.compare import ChangedQuery
+from embedmig.report.layout import Rows
 from embedmig.types import Hit
 
 
@@ -22,17 +22,14 @@ def evaluated_table(found: EvaluationResult) -> RenderableType:
     head = Text(
         f"{found.collection}, {plural(found.queries, 'query', 'queries')} of {found.golden}; in brackets the 95 % interval"
     )
-    table = _table()
-    table.add_column("version", overflow="fold")
-    table.add_column("search")
     measures = list(found.evaluations[0].metrics)
-    for name in (*measures, "p50 ms", "p95 ms"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("corpus", justify="right")
+    figures = (*measures, "p50 ms", "p95 ms", "corpus")
+    plain = all(one.name == one.version for one in found.evaluations)
+    table = Rows(("version", "search", *figures), ("version", "search"), "version" if plain else "", right=figures)
     for one in found.evaluations:
         share = Text(percent(one.completeness), style="bold red" if one.version in found.partial else "")
         times = (f"{one.latency_ms[name]:.1f}" if one.latency_ms else "" for name in ("p50", "p95"))
-        table.add_row(one.name, one.mode, *(_figure(name, one.metrics[name]) for name in measures), *times, share)
+        table.add(one.name, one.mode, *(_figure(name, one.metrics[name]) for name in measures), *times, share)
     return Group(head, table, *_partial(found), *_notes(found.notices))
 
 
@@ -93,9 +90,9 @@ def bridge_page(found: BridgeResult) -> RenderableType:
         )
         for one in found.fits
     ]
-    table = _table("", "ndcg")
+    table = Rows(("", "ndcg"), ("",))
     for way in found.options:
-        table.add_row(way.name, f"{way.value:.3f} [{way.low:.3f}, {way.high:.3f}]")
+        table.add(way.name, f"{way.value:.3f} [{way.low:.3f}, {way.high:.3f}]")
     style = {"pays": "bold green", "does not pay": "bold red"}.get(found.answer or "", "yellow")
     return Group(*lines, *([table] if found.options else []), Text(found.words, style=style), *_notes(found.notices))
 
@@ -103,28 +100,28 @@ def bridge_page(found: BridgeResult) -> RenderableType:
 def _tags(found: ComparisonResult) -> RenderableType | None:
     if not found.comparison.tags:
         return None
-    table = _table("tag", "queries", "overlap", "ndcg old", "ndcg new", title="\nby tag")
+    table = Rows(("tag", "queries", "overlap", "ndcg old", "ndcg new"), ("tag",))
     for one in found.comparison.tags:
         scores = ("" if score is None else f"{score:.3f}" for score in (one.old_ndcg, one.new_ndcg))
-        table.add_row(one.tag, f"{one.queries:,}", f"{one.overlap:.3f}", *scores)
-    return table
+        table.add(one.tag, f"{one.queries:,}", f"{one.overlap:.3f}", *scores)
+    return _titled("by tag", table)
 
 
 def _distances(found: ComparisonResult) -> RenderableType | None:
     if not found.comparison.distances:
         return None
-    table = _table("of the results", "old distance", "new distance", title="\ndistance thresholds that the same share of results passes")  # fmt: skip
+    table = Rows(("of the results", "old distance", "new distance"), ("of the results",))
     for one in found.comparison.distances:
-        table.add_row(f"{one.share:.0%} nearer than", f"{one.old:.4f}", f"{one.new:.4f}")
-    return table
+        table.add(f"{one.share:.0%} nearer than", f"{one.old:.4f}", f"{one.new:.4f}")
+    return _titled("distance thresholds that the same share of results passes", table)
 
 
 def _changed(one: ChangedQuery) -> RenderableType:
     scores = "" if one.old_ndcg is None else f", ndcg {one.old_ndcg:.3f} → {one.new_ndcg:.3f}"
-    table = _table("", "old", "new", title=f"\n{one.query}  (overlap {one.overlap:.2f}{scores})")
+    table = Rows(("", "old", "new"), ("",), cut=("old", "new"))
     for place in range(max(len(one.old), len(one.new))):
-        table.add_row(str(place + 1), _hit(one.old, place), _hit(one.new, place))
-    return table
+        table.add(str(place + 1), _hit(one.old, place), _hit(one.new, place))
+    return _titled(f"{one.query}  (overlap {one.overlap:.2f}{scores})", table)
 
 
 def _hit(hits: Sequence[Hit], place: int) -> Text:
@@ -140,11 +137,8 @@ def _spread(measured: dict[str, float]) -> str:
     return f"{measured['value']:.3f} [{measured['low']:.3f}, {measured['high']:.3f}]"
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title=Text(title) if title else None, title_justify="left")  # fmt: skip
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+def _titled(title: str, table: Rows) -> RenderableType:
+    return Group(Text(f"\n{title}", style="italic"), table)
 
 
 def _figure(name: str, measured: dict[str, float]) -> str:

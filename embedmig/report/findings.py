@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from embedmig import __version__
@@ -19,6 +18,7 @@ from embedmig.formatting import plural
 from embedmig.lint import Finding
 from embedmig.quality.audit import Audit, AuditFinding, Sampled
 from embedmig.quality.drift import Drift
+from embedmig.report.layout import Rows
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -95,11 +95,10 @@ def _result(one: Finding, rule: int, folder: Path) -> dict[str, Any]:
 
 def audit_page(found: Audit) -> RenderableType:
     """``embedmig audit``: what was looked at, and then what was found."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("collection", "state", "version", "vectors", "sample"):
-        table.add_column(column, overflow="fold", justify="right" if column == "vectors" else "left")
+    columns = ("collection", "state", "version", "vectors", "sample")
+    table = Rows(columns, ("collection", "version"), "version", right=("vectors",), prose=("sample",))
     for space in found.spaces:
-        table.add_row(space.collection, space.state, space.version, f"{space.vectors:,}", _sampled(space.sample))
+        table.add(space.collection, space.state, space.version, f"{space.vectors:,}", _sampled(space.sample))
     lines = [_audited(one) for one in found.findings] or [Text("nothing found", style="green")]
     return Group(table, Text(""), *lines) if found.spaces else Group(*lines)
 

@@ -5,32 +5,28 @@ from __future__ import annotations
 from collections import Counter
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from embedmig.commands.fleet import WELL, FleetResult, TenantOutcome
 from embedmig.formatting import duration, plural
+from embedmig.report.layout import Rows
 
 STYLE = {"upgraded": "green", "up to date": "", "not run": "dim"}
 
 
 def fleet_table(found: FleetResult) -> RenderableType:
     """A line a tenant, those that are behind last, where they are seen; what is wrong stands below its line."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     columns = (
         ("tenant", "state", "at", "took")
         if found.command == "upgrade"
         else ("tenant", "state", "at", "pending", "shows")
     )
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = Rows(columns, columns[:1], prose=("pending", "shows"), bare=("state",))
     ordered = sorted(found.tenants, key=lambda one: one.state not in WELL)
     for one in ordered:
         name = one.tenant + (" (canary)" if one.tenant == found.canary and found.command == "upgrade" else "")
         rest = [duration(one.seconds)] if found.command == "upgrade" else [", ".join(one.pending), _shown(one)]
-        table.add_row(
-            Text(name), Text(one.state, style=STYLE.get(one.state, "bold red")), ", ".join(one.current), *rest
-        )
+        table.add(name, Text(one.state, style=STYLE.get(one.state, "bold red")), ", ".join(one.current), *rest)
     said = [line for one in ordered for line in _why(one)]
     counts = Counter(one.state for one in found.tenants)
     total = ", ".join(f"{count} {state}" for state, count in counts.most_common())

@@ -7,22 +7,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from embedmig.commands.project import ProjectLike, opened
+from embedmig.commands.answers import BothAnswers, both_answers
+from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.commands.report import Report, database_time, gather_report
 from embedmig.commands.status import Status
 from embedmig.errors import UsageError
 from embedmig.formatting import percent, size
 from embedmig.gates.conditions import UNKNOWN_EDITS
-from embedmig.report.decision import Decision, decide, progress
+from embedmig.report.decision import Decision, decide, distance, progress, slices
 from embedmig.report.tables import keeping_costs, model_ends
 from embedmig.revisions.authoring import template_dir
 from embedmig.types import Verdict
 
 SHOWN_ATTEMPTS = 50
+Answers = tuple[dict[int, BothAnswers], str]
+"""By the query's number, and why there are none."""
 
 
-def page(report: Report, *, now: datetime) -> str:
-    """Renders everything that is known as HTML."""
+def page(report: Report, *, now: datetime, answers: Mapping[str, Answers] | None = None) -> str:
+    """Renders everything that is known as HTML; ``answers`` are those of both versions to the queries that changed most, by collection."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -38,6 +41,11 @@ def page(report: Report, *, now: datetime) -> str:
         launch_basis=eta.held_by,
         problems=problems(report.status),
         decisions=[one for one in (decision(report, name) for name in report.status.collections) if one],
+        answers=answers or {},
+        distance=distance,
+        slices=lambda one: (
+            slices(one, report.evidence[one.collection].tags) if one.collection in report.evidence else []
+        ),
         progress=lambda side: progress(side.space, report.attempts, now, eta.at),
         evidences=report.evidence,
         audit=report.audit,
@@ -59,20 +67,33 @@ def write_report(
     *,
     audited: bool = False,
     with_text: bool = False,
+    answered: bool = False,
 ) -> Path:
     """Gathers the report, writes it to ``path`` and returns that. Raises :class:`UsageError` where it can't be written.
 
     ``audited`` audits the store too: it reads every vector and calls no model. ``with_text`` shows the texts of
-    queries, and keys.
+    queries, and keys. ``answered`` does so too, and asks both models for the queries that changed most, to show both answers.
     """
     project, output = opened(project), Path(path)
     now = database_time(project)
-    html = page(gather_report(project, audited=audited, with_text=with_text, now=now), now=now)
+    found = gather_report(project, audited=audited, with_text=with_text or answered, now=now)
+    html = page(found, now=now, answers=_answers(project, found) if answered else None)
     try:
         output.write_text(html, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{output} can't be written: {error.strerror}", hint="-o names another file") from error
     return output
+
+
+def _answers(project: Project, report: Report) -> dict[str, Answers]:
+    """Of each collection whose two versions were measured on one set, what they find for the queries that changed most."""
+    found = {}
+    for name in report.status.collections:
+        one = decision(report, name)
+        if one and one.changed and one.old and one.new and one.new.found:
+            versions, numbers = (one.old.space.version, one.new.space.version), [number for number, *_ in one.changed]
+            found[name] = both_answers(project, name, versions, one.new.found.golden_digest, numbers)
+    return found
 
 
 def gates_on_evidence(report: Report, collection: str, version: str) -> list[Verdict]:
@@ -91,6 +112,7 @@ def decision(report: Report, name: str) -> Decision | None:
         lambda space: [*space.gates, *gates_on_evidence(report, name, space.version)],
         report.attempts,
         f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else None,
+        report.costs,
     )
 
 

@@ -13,6 +13,11 @@ HELP = {
     "embedmig_pending_revisions": "Revisions that are not applied.",
     "embedmig_edited_revisions": "Applied revisions whose script was edited.",
     "embedmig_running": "1 while a revision is running.",
+    "embedmig_run_rows": "Rows that the run has embedded.",
+    "embedmig_run_rows_per_second": "Rows that it embeds a second.",
+    "embedmig_run_rows_left": "Rows that are left to its backfill.",
+    "embedmig_run_eta_seconds": "What is left of its backfill at that rate, in seconds.",
+    "embedmig_run_cost": "What it has cost, in USD.",
     "embedmig_sound": "0 where a table, a column or the alias of the collection is missing.",
     "embedmig_source_rows": "Eligible rows of the source.",
     "embedmig_capture_ok": "1 if changes of the source are captured.",
@@ -41,6 +46,16 @@ HELP = {
 }
 
 
+RUN = {
+    "embedmig_run_rows": "rows_done",
+    "embedmig_run_rows_per_second": "rows_per_second",
+    "embedmig_run_rows_left": "rows_left",
+    "embedmig_run_eta_seconds": "eta_seconds",
+    "embedmig_run_cost": "cost_usd",
+}
+"""Gauges of the run that is under way, or that died, and the keys of ``running`` in the JSON of ``status``."""
+
+
 def exposition(status: Status) -> str:
     """The text format 0.0.4 of Prometheus: https://prometheus.io/docs/instrumenting/exposition_formats/"""
     grouped: dict[str, list[str]] = {}
@@ -59,7 +74,10 @@ def samples(status: Status) -> Iterator[Sample]:
     """Everything there is to say; what is unknown is left out, never 0."""
     yield "embedmig_pending_revisions", {}, len(status.pending)
     yield "embedmig_edited_revisions", {}, len(status.edited)
-    yield "embedmig_running", {}, float(status.running is not None)
+    yield "embedmig_running", {}, float(bool(status.running and status.running["alive"]))
+    for name, key in RUN.items():
+        if status.running and status.running[key] is not None:
+            yield name, {}, status.running[key]
     for name, collection in status.collections.items():
         yield from _collection(name, collection)
 

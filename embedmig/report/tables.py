@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from embedmig.formatting import percent, plural, size, usd
+from embedmig.formatting import duration, percent, plural, size, usd
 from embedmig.gates.conditions import UNKNOWN_EDITS
 from embedmig.gates.quality_verdict import QualityVerdict
+from embedmig.report.layout import Line, Rows
 from embedmig.revisions.states import in_words
 from embedmig.types import GONE, Estimate, Verdict
 
@@ -35,20 +35,17 @@ STATE_STYLE = {
 
 def status_table(status: Status) -> RenderableType:
     """``embedmig status``."""
-    lines = [Text(f"database    {status.database}")]
+    lines: list[RenderableType] = [Text(f"database    {status.database}")]
     lines.append(
         Text(
             f"current     {', '.join(status.current) or 'nothing applied'}   (head: {', '.join(status.heads) or 'none'})"
         )
     )
-    if status.pending:
+    under_way = status.running["revision"] if status.running and status.running["alive"] else None
+    if status.pending and status.pending != [under_way]:
         lines.append(Text(f"pending     {', '.join(status.pending)}", style="yellow"))
     if status.running:
-        state = "running" if status.running["alive"] else "died"
-        what = f"{status.running['revision']} {status.running['direction']} by {status.running['by']}"
-        done = f", {plural(status.running['rows_done'], 'row')} embedded" if status.running["rows_done"] else ""
-        more = "" if status.running["alive"] else "; run the same command again to resume"
-        lines.append(Text(f"{state:<11} {what}{done}{more}", style="yellow"))
+        lines += _running(status)
     elif status.last_attempt and status.last_attempt["status"] != "done":
         last = status.last_attempt
         lines.append(
@@ -57,7 +54,6 @@ def status_table(status: Status) -> RenderableType:
                 style="yellow",
             )
         )
-    under_way = status.running["revision"] if status.running and status.running["alive"] else None
     partly = [one for one in status.partly if one.revision != under_way]
     lines += [Text(f"partly      {_partly(one)}", style="bold red") for one in partly]
     lines += [Text(f"unreadable  {one['error']}", style="bold red") for one in status.unreadable]
@@ -69,7 +65,26 @@ def status_table(status: Status) -> RenderableType:
         lines.append(
             Text(f"missing     {', '.join(status.missing_scripts)}: applied, but there is no script", style="bold red")
         )
-    return Group(*lines, *(_collection(name, found) for name, found in status.collections.items()))
+    collections = (_collection(name, found) for name, found in status.collections.items())
+    return Group(*lines, *collections, *([Text(f"\nnext: {status.next}")] if status.next else []))
+
+
+def _running(status: Status) -> list[RenderableType]:
+    """The run, its stage, and how far it is."""
+    found = status.running or {}
+    tags = [space.version for one in status.collections.values() for space in one.spaces]
+    more = "" if found["alive"] else "; run the same command again to resume"
+    what = f"{found['revision']} {found['direction']} by {found['by']}{more}"
+    lines = [f"{'running' if found['alive'] else 'died':<11} {what}"]
+    stage = [f"{found['position']}. {found['operation']}"] if found["operation"] else []
+    rate, left, seconds = found["rows_per_second"], found["rows_left"], found["eta_seconds"]
+    figures = [f"{plural(found['rows_done'], 'row')} embedded"] if found["rows_done"] else []
+    figures += [f"{rate:,.0f} rows/s"] if rate else []
+    figures += [f"{plural(left, 'row')} left"] if left is not None else []
+    figures += [f"about {duration(seconds)}"] if seconds is not None else []
+    figures += [f"{usd(found['cost_usd'])}"] if found["cost_usd"] is not None else []
+    lines += [f"  stage     {': '.join([*stage, ', '.join(figures)])}"] if stage else []
+    return [Line(Text(line, style="yellow"), tags) for line in lines]
 
 
 def _partly(found: PartlyDone) -> str:
@@ -82,21 +97,23 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
     shown = f"shows {found.active}" if found.active else "shows nothing yet"
     about = "about " if found.counted == "estimated" else ""
     rows = "rows unknown" if found.error else f"{about}{plural(found.source_rows, 'row')}{blank}"
-    head = Text(f"\n{name}: {rows}; alias {found.alias} {shown}", style="bold")
+    captured = f", capture {found.capture}" if found.capture in CAPTURED else ""
+    head = Text(f"\n{name}: {rows}{captured}; alias {found.alias} {shown}", style="bold")
     if found.error:
         states = [Text(f"{space.state}  {space.version}") for space in found.spaces]
         return Group(head, _fault(found.error, found.hint), *_differences(found), *states)
     if not found.spaces:
         return head
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column, justify in (("state", "left"), ("version", "left"), ("rows", "right"), ("complete", "right"), ("index", "left"), ("size", "right"), ("notes", "left")):  # fmt: skip
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    tags = [space.version for space in found.spaces]
+    table = Rows(
+        ("state", "version", "rows", "complete", "index", "size", "notes"), ("version",), "version",
+        right=("rows", "complete", "size"), prose=("notes",), bare=("state", "size", "notes"),
+    )  # fmt: skip
     for space in found.spaces:
-        table.add_row(
-            Text(space.state, style=STATE_STYLE.get(space.state, "")), space.version, *_figures(space), _notes(space),
-        )  # fmt: skip
+        state = Text(space.state, style=STATE_STYLE.get(space.state, ""))
+        table.add(state, space.version, *_figures(space), _notes(space))
     lines = [quality_line(found.quality)] if found.quality else []
-    lines.append(_capture(found))
+    lines += [] if found.capture in CAPTURED else [_capture(found)]
     lines += [Text(found.alias_fault, style="bold red")] if found.alias_fault else []
     lines += [_fault(f"{space.version}: {space.fault}", space.hint) for space in found.spaces if space.fault]
     lines += [
@@ -110,8 +127,10 @@ def _collection(name: str, found: CollectionStatus) -> RenderableType:
     lines += [Text(words, style="yellow") for space in found.spaces if (words := model_ends(space))]
     kept = {space.version: space.keeping for space in found.spaces if space.keeping and costs_money(space.keeping)}
     lines += [Text(f"keeping {version} {keeping_costs(costs)}") for version, costs in kept.items()]
-    return Group(head, table, *lines)
+    return Group(Line(head, tags), table, *(Line(line, tags) for line in lines))
 
+
+CAPTURED = ("installed", "watermark", "none")
 
 QUALITY_STYLE = {"better": "bold green", "worse": "bold red", "first version": ""}
 
@@ -122,9 +141,7 @@ def quality_line(found: QualityVerdict, label: str = "quality") -> Text:
 
 
 def _capture(found: CollectionStatus) -> Text:
-    """Whether changes are captured; where not, why, and what to do."""
-    if found.capture in ("installed", "watermark", "none"):
-        return Text(f"capture {found.capture}")
+    """Why changes are not captured, and what to do."""
     why = f" {found.capture_note}" if found.capture_note else ""
     return Text(
         f"capture {found.capture}{why}; embedmig sync --repair installs it and compares every row", style="bold red"
@@ -240,15 +257,13 @@ def plan_tables(planned: Sequence[PlannedRevision], *, as_sql: bool) -> Renderab
 
 
 def _plan_table(planned: PlannedRevision) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left",
-                  title=f"{planned.direction} {planned.revision}  {planned.message}")  # fmt: skip
-    for column in ("operation", "rows", "tokens", "cost", "disk"):
-        table.add_column(column, justify="left" if column == "operation" else "right", overflow="fold")
+    figures = ("rows", "tokens", "cost", "disk")
+    table = Rows(("operation", *figures), ("operation",), right=figures, prose=("operation",))
     for operation in planned.operations:
-        table.add_row(operation.description, *_estimate(operation.estimate))
+        table.add(operation.description, *_estimate(operation.estimate))
         if operation.estimate.note:
-            table.add_row(Text(f"  {operation.estimate.note}", style="dim"))
-    return table
+            table.add(Text(f"  {operation.estimate.note}", style="dim"))
+    return Group(Text(f"{planned.direction} {planned.revision}  {planned.message}", style="italic"), table)
 
 
 def _estimate(estimate: Estimate) -> tuple[str, str, str, str]:
@@ -272,28 +287,26 @@ def _plan_sql(planned: PlannedRevision) -> RenderableType:
 
 def verdict_table(verdicts: Sequence[Verdict]) -> RenderableType:
     """A gate: what was measured, what is required, and what would open it."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("gate", "value", "required", "", "what would open it"):
-        table.add_column(column, overflow="fold")
+    columns = ("gate", "value", "required", "", "what would open it")
+    table = Rows(columns, ("gate",), prose=("value", "required", "what would open it"), bare=("", "what would open it"))
     for verdict in verdicts:
         state = Text("open", style="green") if verdict.passed else Text("closed", style="bold red")
-        table.add_row(verdict.name, str(verdict.value), str(verdict.threshold), state, verdict.advice)
+        table.add(verdict.name, str(verdict.value), str(verdict.threshold), state, verdict.advice)
     return table
 
 
 def hits_table(found: SearchResult) -> RenderableType:
     """``embedmig search``."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left",
-                  title=f"{found.version}{_recall(found)}  ({found.milliseconds:.0f} ms, model included)")  # fmt: skip
     columns = list(found.hits[0].columns) if found.hits else []
     chunked = any(hit.end is not None for hit in found.hits)
-    for column in ("", "distance", "key", *(("chunk", "characters") if chunked else ()), *columns):
-        table.add_column(column, overflow="ellipsis", no_wrap=column in columns)
+    chunks = ("chunk", "characters") if chunked else ()
+    table = Rows(("", "distance", "key", *chunks, *columns), ("", "key"), cut=columns)
     for place, hit in enumerate(found.hits, 1):
         where = (str(hit.chunk), f"{hit.start}-{hit.end}") if chunked else ()
         shown = (str(hit.columns[column]) for column in columns)
-        table.add_row(str(place), f"{hit.distance:.4f}", ", ".join(hit.key_text), *where, *shown)
-    return table if found.hits else Text(f"nothing found through {found.version}")
+        table.add(str(place), f"{hit.distance:.4f}", ", ".join(hit.key_text), *where, *shown)
+    head = Text(f"{found.version}{_recall(found)}  ({found.milliseconds:.0f} ms, model included)", style="italic")
+    return Group(head, table) if found.hits else Text(f"nothing found through {found.version}")
 
 
 def _recall(found: SearchResult) -> str:
@@ -309,10 +322,9 @@ def synced_table(found: Sequence[Synced]) -> RenderableType:
     """``embedmig sync``."""
     if not found:
         return Text("no space to sync yet")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("collection", "version", "rows", "refused", "pending", ""):
-        table.add_column(column, overflow="fold")
+    columns = ("collection", "version", "rows", "refused", "pending", "")
+    table = Rows(columns, ("collection", "version"), "version", prose=("",), bare=("",))
     for one in found:
         error = Text(one.error or "", style="bold red")
-        table.add_row(one.collection, one.version, f"{one.rows:,}", f"{one.failed:,}", f"{one.waiting:,}", error)
+        table.add(one.collection, one.version, f"{one.rows:,}", f"{one.failed:,}", f"{one.waiting:,}", error)
     return table

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from embedmig.commands.try_models import TrialResult
 from embedmig.formatting import duration, plural, size, usd
 from embedmig.quality.trial import Trial
+from embedmig.report.layout import Rows
 
 COLUMNS = ("candidate", "dim", "nDCG", "better", "cost", "time", "query", "disk", "recall")
 
@@ -19,13 +19,11 @@ def trial_page(found: TrialResult) -> RenderableType:
         f"{found.collection}: {plural(found.sample, 'row')} of {found.rows:,}, {found.judged_rows:,} of them judged; "
     )
     head += f"{plural(found.queries, 'query', 'queries')} of {found.golden}"
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "candidate" else "right", overflow="fold")
+    table = Rows(COLUMNS, COLUMNS[:1], right=COLUMNS[1:])
     if found.live:
-        table.add_row(f"{found.live} (live)", "", _score(found.live_scores, found.k))
+        table.add(f"{found.live} (live)", "", _score(found.live_scores, found.k))
     for trial in found.trials:
-        table.add_row(*_row(trial, found.k))
+        table.add(*_row(trial, found.k))
     notes = [f"{one.candidate}: {said}" for one in found.trials if (said := one.error or one.warning)]
     return Group(
         Text(head, style="bold"),

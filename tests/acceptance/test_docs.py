@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import yaml
 import embedmig
 from embedmig import Reader
 from embedmig.cli import app
+from embedmig.cli.anywhere import options_first
 from embedmig.config import loading as configuration
 from embedmig.config import providers
 from embedmig.config.tenants import read_tenants
@@ -199,6 +201,22 @@ def test_every_toml_block_is_a_configuration_and_python_and_yaml_can_be_read(doc
             configuration.load(
                 tmp_path / "embedmig.toml", environ={"DATABASE_URL": "postgresql://host/name", "TENANT": "acme"}
             )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_command_of_an_example_that_is_not_run_exists_with_its_options(document: Path) -> None:
+    everywhere = options_of(typer.main.get_command(app))
+    for block in blocks(document.read_text()):
+        if block.language != "sh":
+            continue
+        for line in block.body.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["embedmig"]:
+                command, *rest = [
+                    word for word in options_first(words[1:]) if word not in everywhere and "env:" not in word
+                ]
+                given = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
+                assert given <= options_of(COMMANDS[command]), line
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

@@ -1,4 +1,6 @@
-"""The first minutes of somebody who has vectors already: ``init`` looks at the database, and what it writes passes."""
+"""The first hour of somebody who has vectors already, from the installed wheel to a finished migration: ``init`` looks at the
+database, and what it writes passes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import pytest
 from psycopg import Connection
 
 import embedmig
+from tests import wheel
 from tests.project import Project, embeddings
 
 MODEL = "wordllama/l2-supercat@0.4"
@@ -62,6 +65,7 @@ def fresh(project: Project) -> Project:
     """A database without embedmig, and a folder without a project."""
     (project.folder / "embedmig.toml").unlink()
     project.migrations.rmdir()
+    project.install(wheel.installed())
     return project
 
 
@@ -75,25 +79,34 @@ def begun(project: Project, *more: str) -> tuple[str, embedmig.Project]:
     return said, written
 
 
+def moved(project: Project, collection: str, alias: str) -> None:
+    """To a finished migration: the adopted vectors are searched, the next model's are made, and the alias shows them."""
+    project.run("upgrade")
+    assert embedmig.search(project.opened(), collection, "when does my money come back").version == TAG
+    project.run("revision", "-m", "256", "--collection", collection, "--model", "wordllama/l2-supercat", "--model-version", "0.4",
+        "--dimensions", "256")  # fmt: skip
+    project.run("upgrade")
+    assert project.one(f"select count(*) from {alias} where version like '%dim-256%'") == len(TEXTS)
+
+
 def test_an_unlabelled_table_is_found_adopted_and_searched(fresh: Project) -> None:
     with fresh.connect() as conn:
         conn.execute(UNLABELLED)  # type: ignore[arg-type]
         insert = "insert into articles (title, body, lang, embedding) values ('Help', %s, 'en', %s)"
         conn.cursor().executemany(insert, list(zip(TEXTS, vectors(), strict=True)))
-    said, _ = begun(fresh, "--model", MODEL)
-    fresh.run("upgrade")
-    assert fresh.json("search", "articles", "when does my money come back")["version"] == TAG
+    said, _ = begun(fresh, "--model", MODEL, "--make-golden", "3")
+    assert "3 queries" in said
+    moved(fresh, "articles", "articles_embeddings")
     assert "articles.embedding: 3 rows, 64 dimensions" in said
     assert "not proposed: no primary key" in said, "a table that can't be a source is named with the reason"
+    (script,) = fresh.migrations.glob("*_256.py")
+    assert "ndcg_at_10=within(0.01, of=OLD)" in script.read_text(), (
+        "there is a golden set, so the gate asks for quality"
+    )
     written = (fresh.folder / "embedmig.toml").read_text()
     assert 'text = ["title", "body"]' in written
     assert 'database = "env:TEST_DATABASE_URL"' in written
     assert (fresh.folder / ".gitignore").read_text() == ".embedmig/\n"
-    # The whole way: the next model, from the configuration that init wrote.
-    project = fresh.opened()
-    embedmig.revision(project, "256", fields={"model": "wordllama/l2-supercat", "version": "0.4", "dimensions": 256})
-    embedmig.upgrade(project)
-    assert fresh.one("select count(*) from articles_embeddings where version like '%dim-256%'") == 3
 
 
 def test_each_collection_of_langchain_becomes_one_of_its_own(fresh: Project) -> None:
@@ -107,8 +120,8 @@ def test_each_collection_of_langchain_becomes_one_of_its_own(fresh: Project) -> 
             insert, [(str(n), *pair) for n, pair in enumerate(zip(TEXTS, vectors(), strict=True))]
         )
     said, written = begun(fresh, "--model", MODEL)
-    embedmig.upgrade(written)
-    assert [embedmig.search(written, name, "my money").version for name in ("help_desk", "news")] == [TAG, TAG]
+    moved(fresh, "help_desk", "help_desk_embeddings")
+    assert embedmig.search(written, "news", "my money").version == TAG, "the other collection stays where it is"
     assert said.count("3 rows, 64 dimensions, made by LangChain") == 2
 
 
@@ -123,7 +136,11 @@ def test_a_table_of_llamaindex_is_found_by_its_columns_and_nothing_is_labelled_b
     said, _ = begun(fresh)
     assert "data_handbook.embedding: 3 rows, 64 dimensions, made by LlamaIndex" in said
     assert "nothing says which model made data_handbook.embedding" in said
-    assert "Name it here" in (fresh.folder / "migrations" / "0001_adopt_data_handbook_embedding.py").read_text()
+    script = fresh.folder / "migrations" / "0001_adopt_data_handbook_embedding.py"
+    assert "Name it here" in script.read_text()
+    model, version = MODEL.split("@")
+    script.write_text(script.read_text().replace("unknown/model", model).replace('"unlabelled"', f'"{version}"'))
+    moved(fresh, "handbook", "handbook_embeddings")
 
 
 def test_the_program_that_made_a_table_is_recognised_and_its_record_of_the_model_believed(

@@ -533,6 +533,7 @@ def a_version_that_was_retired(t: Terminal) -> None:
 GIVEN_UP = "integration/test_versions.py::test_a_version_that_is_given_up_before_it_was_shown_is_retired_by_hand"
 LOST = "integration/test_versions.py::test_a_dropped_table_of_a_version_is_shown_made_again_by_repair_or_retired"
 RACE = "a race that no command can be made to lose in a test: "
+NEXT = "unit/test_next_step.py::test_the_most_urgent_thing_comes_first"
 FIRST_HOUR = "acceptance/test_first_hour.py::test_an_unlabelled_table_is_found_adopted_and_searched"
 
 SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
@@ -550,9 +551,23 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig uninstall --yes": nobody_confirms_the_uninstall,
     },
     "commands/alias.py": {"embedmig upgrade head": the_alias_shows_nothing},
+    "commands/answers.py": {"embedmig eval {}": a_gate_wants_evidence},
     "commands/backfill.py": {"embedmig status": there_is_no_such_version},
     "commands/bridge.py": {"embedmig backfill {}": too_few_rows_for_a_bridge},
     "commands/drift.py": {"embedmig status": there_is_nothing_to_compare},
+    "commands/next_step.py": {
+        "embedmig downgrade -1": "integration/test_quality_verdict.py::test_a_collapse_of_quality_is_red_in_status_report_metrics_and_after_the_upgrade",
+        "embedmig status --watch": "integration/test_writing.py::test_the_status_is_watched_on_a_terminal_until_it_is_interrupted",
+        "embedmig check": an_applied_script_was_edited,
+        "embedmig gate {}": NEXT,
+        "embedmig upgrade --dry-run": FIRST_HOUR,
+        "embedmig revision --help": NEXT,
+        "embedmig eval {}": nobody_measured_the_version,
+        "embedmig sync --repair": triggers_are_gone,
+        "embedmig alias rebuild {}": the_alias_is_dropped_and_rebuilt,
+        "embedmig resume {}": NEXT,
+        "embedmig upgrade {}": a_revision_is_applied_in_part,
+    },
     "commands/project.py": {"embedmig upgrade head": nothing_has_run_yet},
     "commands/running.py": {
         "embedmig uninstall": everything_is_taken_back,

@@ -73,8 +73,9 @@ def test_the_worst_queries_and_what_shadow_reads_saw_are_shown_without_a_text(pr
     figures = (f"overlap@10 <b>{pair.overlap:.3f}", *(f"{ms:.1f}" for ms in (*pair.other_ms, *pair.active_ms)))  # type: ignore[misc]
     assert all(figure in shown for figure in figures)
     assert "panel" not in html
-    assert "a&lt;i&gt;b" in html
+    assert re.search(r'data-slices="docs">.*<td>a&lt;i&gt;b</td><td class="n">12</td>', html, re.DOTALL)
     assert "&lt;b&gt;wind " in html_of(proved.opened(), with_text=True)
+    assert "data-answers" not in html_of(proved.opened(), with_text=True), "models are asked only where that was wanted"
 
 
 def test_a_score_of_an_incomplete_corpus_is_marked_wherever_the_page_shows_it(proved: Project) -> None:
@@ -146,6 +147,8 @@ COLLECTION = """Object.fromEntries(["source_rows", "alias", "active"].map(name =
     [name, document.querySelector(`[data-collection="docs"] [data-figure="${name}"]`).innerText]))"""
 CUT_OFF = """[...document.querySelectorAll("body *")].filter(one => one.getBoundingClientRect().right > innerWidth + 1
     && !one.closest(".scroll")).map(one => one.outerHTML.slice(0, 80))"""
+CHANGED = "document.querySelectorAll('[data-changed] td:first-child').length"
+ANSWERED = "document.querySelectorAll('[data-answers] caption').length"
 PAPER = "getComputedStyle(document.body).backgroundColor"
 PAPERS = {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 27)"}
 VIEWS = [(width, scheme) for width in (390, 1200) for scheme in PAPERS]
@@ -163,7 +166,7 @@ def test_on_a_phone_and_a_desk_light_and_dark_it_shows_without_a_fault_what_stat
     proved: Project, browser: Browser, tmp_path: Path
 ) -> None:
     file = tmp_path / "report.html"
-    proved.run("report", "-o", str(file), "--audit", "--with-text")
+    proved.run("report", "-o", str(file), "--audit", "--answers")
     status = proved.json("status")
     collection = status["collections"]["docs"]
     for width, scheme in VIEWS:
@@ -172,6 +175,7 @@ def test_on_a_phone_and_a_desk_light_and_dark_it_shows_without_a_fault_what_stat
         assert browser.value("document.querySelector('[data-decision]').dataset.decision") == "live"
         assert browser.value("document.querySelector('.sentence').getBoundingClientRect().bottom < 400")
         assert browser.value(PAPER) == PAPERS[scheme]
+        assert browser.value(ANSWERED) == browser.value(CHANGED) > 0
         assert browser.value("innerWidth") == width
         assert browser.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         assert browser.value(CUT_OFF) == []
@@ -187,7 +191,7 @@ def test_axe_finds_nothing_on_the_page(proved: Project, browser: Browser, tmp_pa
     if not AXE.exists():
         pytest.skip("no axe-core: npm install --no-save axe-core")
     file = tmp_path / "report.html"
-    file.write_text(html_of(proved.opened(), with_text=True, audited=True), encoding="utf-8")
+    embedmig.write_report(proved.opened(), file, audited=True, answered=True)
     for width, scheme in VIEWS:
         browser.open(file, width, scheme)
         assert browser.inaccessible() == []

