@@ -39,7 +39,7 @@ def advise_index(vectors: int, seconds: float, dimensions: int, index: int, cach
     grown = (
         ""
         if index <= cache
-        else f"; it outgrows shared_buffers ({size(index)} of {size(cache)}), which makes inserts slower"
+        else f"; it outgrows shared_buffers ({size(index)} of {size(cache)}), and inserts beyond that were not measured"
     )
     return IndexAdvice(
         True,
