@@ -533,6 +533,7 @@ def a_version_that_was_retired(t: Terminal) -> None:
 GIVEN_UP = "integration/test_versions.py::test_a_version_that_is_given_up_before_it_was_shown_is_retired_by_hand"
 LOST = "integration/test_versions.py::test_a_dropped_table_of_a_version_is_shown_made_again_by_repair_or_retired"
 RACE = "a race that no command can be made to lose in a test: "
+SQUASH = "integration/test_squash.py::test_a_database_in_the_middle_is_told_to_finish_first_and_what_was_tampered_with_is_refused"
 NEXT = "unit/test_next_step.py::test_the_most_urgent_thing_comes_first"
 FIRST_HOUR = "acceptance/test_first_hour.py::test_an_unlabelled_table_is_found_adopted_and_searched"
 
@@ -570,6 +571,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
     },
     "commands/project.py": {"embedmig upgrade head": nothing_has_run_yet},
     "commands/running.py": {
+        "embedmig downgrade {}": "integration/test_squash.py::test_a_fresh_database_runs_one_script_and_one_that_had_them_all_nothing_and_both_go_on_alike",
         "embedmig uninstall": everything_is_taken_back,
         "embedmig upgrade {}": a_revision_is_applied_in_part,
         "embedmig stamp {}": an_applied_script_was_edited,
@@ -578,6 +580,10 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig bridge {} --from NEW --to {}": "integration/test_models.py::test_the_day_on_which_a_model_ends_is_said_wherever_its_version_is_shown",
         "embedmig retire {} {} --confirm {}": GIVEN_UP,
     },
+    "commands/squash.py": {
+        "embedmig upgrade {}": "integration/test_squash.py::test_what_is_not_applied_or_built_upon_in_its_middle_is_not_squashed"
+    },
+    "reading/integrations/langchain.py": {"embedmig sync": "a note in an error of LangChain's own"},
     "commands/throttle.py": {"embedmig pause": a_speed_of_nothing},
     "commands/unmade.py": {
         "embedmig stamp {}": revisions_were_recorded_that_never_ran,
@@ -684,6 +690,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig heads": a_merge_of_what_is_one_line,
     },
     "revisions/graph.py": {
+        "embedmig upgrade {}": SQUASH,
         "embedmig history": a_name_that_nothing_has,
         'embedmig revision -m "…"': no_script_yet,
         "embedmig downgrade base": a_direction_that_leads_nowhere,
@@ -692,7 +699,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         'embedmig merge -m "…"': there_are_two_heads,
         "embedmig current": "no target is known that Alembic refuses in this way after the checks before it",
     },
-    "revisions/scripts.py": {"embedmig init": an_empty_folder},
+    "revisions/scripts.py": {"embedmig squash": SQUASH, "embedmig init": an_empty_folder},
     "source/capture.py": {
         "embedmig sync": "integration/test_capture.py::test_rows_of_partitions_that_come_and_go_are_taken_in_by_sync"
     },
