@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from embedmig.commands.compare import ComparisonResult as ComparisonResult
     from embedmig.commands.compare import compare as compare
     from embedmig.commands.current import current as current
+    from embedmig.commands.cuts import CutsResult as CutsResult
+    from embedmig.commands.cuts import cuts as cuts
     from embedmig.commands.downgrade import downgrade as downgrade
     from embedmig.commands.drift import drift as drift
     from embedmig.commands.dry_run import PlannedOperation as PlannedOperation
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
     from embedmig.errors import ConfigError as ConfigError
     from embedmig.errors import ConnectionLost as ConnectionLost
     from embedmig.errors import CutoverBlocked as CutoverBlocked
+    from embedmig.errors import CutUnknown as CutUnknown
     from embedmig.errors import DatabaseFailed as DatabaseFailed
     from embedmig.errors import DatabaseInterrupted as DatabaseInterrupted
     from embedmig.errors import DatabaseUnavailable as DatabaseUnavailable
@@ -153,7 +156,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AliasMoved", "AnswerIsNo", "AsyncReader", "Audit", "BadAnswer", "BridgeResult", "Chunk", "CollectionStatus",
-    "ComparisonResult", "ConfigError", "ConnectionLost", "CutoverBlocked", "DatabaseFailed",
+    "ComparisonResult", "ConfigError", "ConnectionLost", "CutUnknown", "CutoverBlocked", "CutsResult", "DatabaseFailed",
     "DatabaseInterrupted", "DatabaseUnavailable", "DatabaseUnsuitable", "Deadlocked", "Difference",
     "DrawnGoldenSet", "Drift", "EmbedderError", "EmbedderMisconfigured", "EmbedderSettings",
     "EmbedderUnavailable", "EmbedmigError", "EvaluationResult", "Finding", "FleetResult", "Forecast", "FoundVectors",
@@ -167,7 +170,7 @@ __all__ = [
     "StoreUnreachable", "StoreUnsuitable", "Synced", "Tally", "TenantOutcome", "TextTooLong", "Trial", "TrialResult", "UninstallPlan",
     "UnknownTarget", "UnpinnedModel", "UsageError", "VectorRefused", "Verdict", "WorkersLost",
     "__version__", "alias_differences", "alias_drop", "alias_rebuild", "audit", "backfill", "bridge", "check",
-    "compare", "current", "downgrade", "drift", "dry_run", "evaluate", "find_vectors", "follow", "gate",
+    "compare", "current", "cuts", "downgrade", "drift", "dry_run", "evaluate", "find_vectors", "follow", "gate",
     "gather_report", "heads", "history", "import_collection", "init", "make_golden", "merge", "op",
     "open_project", "pause", "plan", "rebase",
     "release", "resume", "retire", "revision", "search", "server_url", "show", "squash", "stamp", "status", "status_each",
@@ -183,6 +186,7 @@ _PUBLIC = {
     "embedmig.commands.check": "check",
     "embedmig.commands.compare": "ComparisonResult compare",
     "embedmig.commands.current": "current",
+    "embedmig.commands.cuts": "CutsResult cuts",
     "embedmig.commands.downgrade": "downgrade",
     "embedmig.commands.drift": "drift",
     "embedmig.commands.dry_run": "PlannedOperation PlannedRevision dry_run",
@@ -222,7 +226,7 @@ _PUBLIC = {
         PlaceMissing VectorRefused StoreUnreachable StoreUnauthorized StoreUnsuitable StoreThrottled
         OutcomeUnknown RunSuperseded IllegalTransition
         WorkersLost CutoverBlocked AliasMoved EmbedderError EmbedderMisconfigured EmbedderUnavailable
-        InputRefused RequestTooLarge TextTooLong BadAnswer AnswerIsNo GateClosed ModelChanged LockHeld Interrupted
+        InputRefused RequestTooLarge TextTooLong BadAnswer AnswerIsNo GateClosed CutUnknown ModelChanged LockHeld Interrupted
     """,
     "embedmig.gates.quality_verdict": "QualityVerdict",
     "embedmig.gates.thresholds": "within",

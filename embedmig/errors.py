@@ -210,6 +210,10 @@ class GateClosed(AnswerIsNo):
     """The gate is closed; nothing was flipped."""
 
 
+class CutUnknown(AnswerIsNo):
+    """A threshold has no value for the version, and no other version's is taken for it."""
+
+
 class ModelChanged(AnswerIsNo):
     """The model makes other vectors than it made when the space was first filled."""
 

@@ -208,6 +208,17 @@ def uninstall(yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = F
 
 
 @app.command(rich_help_panel=OPERATING)
+def cuts(collection: Collection) -> None:
+    """Keep the thresholds that the configuration declares, carry them over to every live version, and list them."""
+    from embedmig.report.evidence import cuts_table
+
+    found = embedmig.cuts(settings.project(), collection)
+    settings.show("cuts", found, lambda: cuts_table(found))
+    if found.unknown:
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command(rich_help_panel=OPERATING)
 def server(action: Annotated[str, typer.Argument(help="url, start or stop.")] = "url") -> None:
     """The embedded PostgreSQL: print its URL for psql, start it, stop it."""
     project = settings.project()

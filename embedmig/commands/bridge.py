@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from embedmig.database import Connection, first_line
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders.encoder import Encoded
 from embedmig.errors import DatabaseUnavailable, UsageError
-from embedmig.formatting import plural
 from embedmig.operations.base import Context
 from embedmig.operations.evaluating import check_k, completeness_of, default_set, encoded_queries
 from embedmig.operations.reranking import fill
+from embedmig.operations.shared_vectors import ranker, shared_vectors
 from embedmig.quality import bridge as bridging
 from embedmig.quality import golden
 from embedmig.quality.answers import Rankings, answer, encode, reranked, without_unknown
@@ -26,12 +25,9 @@ from embedmig.quality.bridge import FEWEST, MOST, BridgeFit, BridgeVerdict
 from embedmig.quality.bridge_table import BridgeTable
 from embedmig.quality.golden import GoldenSet
 from embedmig.quality.measures import Scores, score, summary
-from embedmig.source.rows import Key
-from embedmig.stores.protocol import pages
-from embedmig.stores.search import Ranker, encoder_for
+from embedmig.stores.search import encoder_for
 
 DEPTH = 50
-PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ def bridge(
     with project.looking() as (context, conn):
         one, other = (find_space(project, context, conn, collection, version) for version in (source, target))
         check_pair(one, other)
-        fits = bridging.fit(*shared_vectors(context, conn, one, other, sample, seed), seed)
+        fits = bridging.fit(*shared_vectors(context, conn, one, other, sample, seed, FEWEST), seed)
         if asked:
             asked, left_out = without_unknown(conn, context.source(conn, collection), asked)
             notices += left_out
@@ -104,33 +100,6 @@ def check_pair(one: SpaceRecord, other: SpaceRecord) -> None:
             f"{one.version} and {other.version} embed different texts: other columns, or cut differently",
             hint="a bridge is fitted on vectors of the same texts",
         )
-
-
-def shared_vectors(
-    context: Context, conn: Connection, one: SpaceRecord, other: SpaceRecord, sample: int, seed: int
-) -> tuple[Any, Any]:
-    """Vectors ``(n, d)`` and ``(n, e)`` of the same texts, of rows that both hold as they are now."""
-    first, second = (ranker(context, conn, record) for record in (one, other))
-    few = min((first, second), key=lambda found: len(found.manifest.draw(conn, MOST, seed)))
-    drawn = list(dict.fromkeys(tuple(found.key) for found in few.manifest.draw(conn, sample, seed)))
-    pairs = [pair for keys in pages(drawn, PAGE) for pair in _pairs(conn, first, second, keys)]
-    if len(pairs) < FEWEST:
-        raise UsageError(
-            f"{one.version} and {other.version} hold {plural(len(pairs), 'vector')} of the same texts; at least {FEWEST:,} are needed",
-            hint=f"embedmig backfill {one.collection}",
-        )
-    return bridging.columns([pair[0] for pair in pairs]), bridging.columns([pair[1] for pair in pairs])
-
-
-def _pairs(conn: Connection, first: Ranker, second: Ranker, keys: list[Key]) -> Iterator[tuple[Any, Any]]:
-    stale = first.lacking(conn, keys).keys() | second.lacking(conn, keys).keys()
-    known, wanted = first.vectors(conn, keys), second.vectors(conn, keys)
-    return ((known[one], wanted[one]) for one in known if one in wanted and one[0] not in stale)
-
-
-def ranker(context: Context, conn: Connection, record: SpaceRecord) -> Ranker:
-    manifest = context.manifest(conn, record)
-    return Ranker(manifest, manifest.shown(conn))
 
 
 def measured(

@@ -11,6 +11,7 @@ from embedmig.commands.next_step import next_step
 from embedmig.commands.project import PartlyDone, ProjectLike, applied_revisions, opened, partly_done
 from embedmig.commands.unmade import unmade
 from embedmig.database import Connection, lock_is_held, translated
+from embedmig.database.cuts_table import CutsTable
 from embedmig.database.ledger import Attempt, ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.engine.read_counts import ReadCountsTable
@@ -49,6 +50,8 @@ class SpaceStatus:
 
     ``rescue`` says, of a version that may be shown and whose model is not available, through which bridge it can be searched and at
     which measured loss, or that there is none.
+
+    ``cuts`` are the thresholds of similarity that have a value for this version, by name.
 
     ``fault`` says why nothing could be measured, such as a table or a column that somebody dropped, and ``hint`` what to do;
     without a fault, what to do about a version that no script makes any more.
@@ -91,6 +94,7 @@ class SpaceStatus:
     keeping: dict[str, Any] | None = None
     rerank: dict[str, Any] | None = None
     rescue: str | None = None
+    cuts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,13 +383,18 @@ def _space_status(
         unaccounted=[", ".join(key) for key in found.unaccounted or ()],
         counted="exact" if found.exact else "estimated", completeness_error=round(found.error, 4),
         counted_at=found.counted_at.isoformat(timespec="seconds") if found.counted_at else None, **_evals(context, conn, record),
-        rerank=_rerank(context, conn, record), rescue=_rescue(context, conn, record, bool(model_error)),
+        rerank=_rerank(context, conn, record), rescue=_rescue(context, conn, record, bool(model_error)), cuts=_cuts(context, conn, record),
     )  # fmt: skip
 
 
 def _rerank(context: Context, conn: Connection, record: SpaceRecord) -> dict[str, Any] | None:
     counts = ReadCountsTable(context.database.schema).total(conn, record.id)
     return asdict(counts) if counts.reads or counts.texts else None
+
+
+def _cuts(context: Context, conn: Connection, record: SpaceRecord) -> dict[str, float]:
+    known = CutsTable(context.database.schema).all_of(conn, record.collection)
+    return {cut.name: round(cut.similarity, 4) for cut in known if cut.version == record.version}
 
 
 def _rescue(context: Context, conn: Connection, record: SpaceRecord, gone: bool) -> str | None:

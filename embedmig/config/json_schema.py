@@ -18,6 +18,9 @@ BY_CHECK: dict[Check, Schema] = {
     toml_values.columns: TEXTS, toml_values.devices: TEXTS, toml_values.boolean: {"type": "boolean"},
     toml_values.parse_duration: TIME, toml_values.patience: TIME, toml_values.server_time: TIME,
     toml_values.parse_size: {"type": ["string", "integer"]}, toml_values.table: {"type": "object"},
+    toml_values.cut_values: {"type": "object", "additionalProperties": {
+        "anyOf": [{"type": "number"}, {"type": "object", "additionalProperties": {"type": "number"}}]
+    }},
     toml_values.chunk: {"type": ["object", "integer"]},
 }  # fmt: skip
 

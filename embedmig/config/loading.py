@@ -43,7 +43,8 @@ class Collection:
     ``table``, ``key``, ``text``, ``alias`` and ``columns`` are written as in SQL: ``schema.table``,
     ``"Quoted"``. ``embedding`` is the wanted model, as keyword arguments of :class:`Space`; None: not set. ``store_alias``
     is the alias in a store beside PostgreSQL; None: the last part of ``alias``. With ``rescue``, a version whose model can't be
-    reached may be searched through a bridge. ``stores`` say how to reach those stores.
+    reached may be searched through a bridge. ``cuts`` are thresholds of similarity by name, for the version
+    that is shown when they are first seen, or by version. ``stores`` say how to reach those stores.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Collection:
     rescan: float | None = None
     store_alias: str | None = None
     rescue: bool = False
+    cuts: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict, repr=False, compare=False)
     stores: Mapping[str, StoreSettings] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -322,6 +324,7 @@ _COLLECTION: dict[str, Check] = {
     "rescan": toml_values.patience,
     "store_alias": toml_values.string,
     "rescue": toml_values.boolean,
+    "cuts": toml_values.cut_values,
 }
 _EMBEDDING: dict[str, Check] = {
     "model": toml_values.string,

@@ -242,6 +242,16 @@ def cut(name: str) -> str:
     return name.encode()[:NAME_BYTES].decode(errors="ignore")
 
 
+def cut_values(value: object) -> dict[str, float | dict[str, float]]:
+    """Thresholds by name: a similarity, or one for each of some versions."""
+    found = table(value)
+    for one in found.values():
+        numbers = list(one.values()) if isinstance(one, dict) else [one]
+        if not numbers or any(type(number) not in (int, float) for number in numbers):
+            raise ValueError('a table of similarities: duplicate = 0.92, or duplicate = { "VERSION" = 0.92 }')
+    return found
+
+
 def models(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) and item for item in value.values()):
         raise ValueError("a table of strings")

@@ -12,6 +12,7 @@ from embedmig.database import Connection, ident
 from embedmig.database.registry import AliasRecord, SpaceRecord
 from embedmig.errors import AliasMoved, EmbedmigError, PlanError
 from embedmig.operations.base import Operation, PlannedState, Run
+from embedmig.operations.carrying import settle
 from embedmig.stores import aliases, open_manifest, store_alias
 from embedmig.stores.differences import Difference, view_differences
 from embedmig.types import Estimate
@@ -83,6 +84,20 @@ class FlipAlias(Operation):
     def prepare(self, run: Run) -> None:
         """The alias of a store beside PostgreSQL goes first: intent, the store's alias, and what :meth:`apply` commits."""
         prepare_together(run, (self,))
+
+    def settle_cuts(self, run: Run) -> None:
+        """Thresholds of the collection get their values for the version first, so that no read with one breaks at the flip.
+        Raises :class:`CutUnknown`.
+        """
+        context = run.context
+        if self.version is None or not context.config.collection(self.collection).cuts:
+            return
+        target = run.record(self.collection, self.version)
+        alias = context.registry.alias(run.conn, self.collection)
+        shown = context.registry.space(run.conn, self.collection, alias.version) if alias and alias.version else None
+        with run.conn.transaction():
+            context.ledger.fence(run.conn, run.attempt)
+            settle(context, run.conn, target, shown)
 
     def in_store(self, run: Run) -> StoreAlias | None:
         """What there is to do beside PostgreSQL: nothing where no store has an alias to be moved, or where it can't be moved."""
@@ -182,6 +197,8 @@ def prepare_together(run: Run, flips: Sequence[FlipAlias]) -> None:
     """The intent of all in one transaction, then each store's alias. Where one of them is refused, none is moved; where a store
     fails, those that were moved before it go back; its own intent stays, for the same command to finish.
     """
+    for flip in flips:
+        flip.settle_cuts(run)
     found = [one for flip in flips if (one := flip.in_store(run))]
     coming = [one for one in found if one.flip.version is not None]
     if coming:

@@ -76,11 +76,12 @@ class AsyncReader:
     async def search(
         self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None,
         rerank: str | bool | None = None, depth: int | None = None, budget_ms: float | None = None, max_texts: int | None = None,
+        cut: str | None = None,
     ) -> Hits:  # fmt: skip
         """As :meth:`Reader.search`."""
         return await self.call(
             Reader.search, text, k, where=where, tenant=tenant, rerank=rerank, depth=depth, budget_ms=budget_ms,
-            max_texts=max_texts,
+            max_texts=max_texts, cut=cut,
         )  # fmt: skip
 
     async def nearest(self, query: QueryVector, k: int = 10, *, where: Mapping[str, Any] | None = None) -> list[Hit]:

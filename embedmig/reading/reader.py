@@ -18,10 +18,11 @@ import psycopg
 
 from embedmig.config.settings import EmbedderSettings, StoreSettings
 from embedmig.database import Connection, Database, Turn, awaiting, first_line, in_thread
+from embedmig.database.cuts_table import CutsTable
 from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import AliasRecord, Registry
 from embedmig.embedders.encoder import Encoder
-from embedmig.errors import AliasMoved, EmbedderError, EmbedmigError, MissingExtra, PlaceMissing, UsageError
+from embedmig.errors import AliasMoved, CutUnknown, EmbedderError, EmbedmigError, MissingExtra, PlaceMissing, UsageError
 from embedmig.reading.canary import Canary, Share, Tenants
 from embedmig.reading.connections import Lost, connections_of
 from embedmig.reading.query_model import OpenVersion, QueryModel
@@ -171,6 +172,7 @@ class Reader:
     def search(
         self, text: str, k: int = 10, *, where: Mapping[str, Any] | None = None, tenant: str | None = None,
         rerank: str | bool | None = None, depth: int | None = None, budget_ms: float | None = None, max_texts: int | None = None,
+        cut: str | None = None,
     ) -> Hits:  # fmt: skip
         """The ``k`` nearest rows to ``text``, nearest first, each by its nearest chunk, all of one version. ``tenant`` is who asks,
         for a canary and for re-ranking.
@@ -178,6 +180,9 @@ class Reader:
         ``where`` gives values that key or ``columns`` of the alias must have (a list: one of them); where at least ``k``
         rows have them, ``k`` are found. Shadow reads are of searches without it. ``rerank`` is a version for this search, True the
         reader's in any case, False none; ``depth``, ``budget_ms`` and ``max_texts`` are as for the reader.
+
+        ``cut`` is the name of a threshold: of those rows, only those that are as near as it asks in the version that answered.
+        Raises :class:`CutUnknown` where it has no value for that version.
 
         If the alias flips while the query is encoded, the query is encoded anew for the version it shows then. A
         connection that was lost is opened again. Raises :class:`DatabaseUnavailable` where that can't be done.
@@ -193,8 +198,8 @@ class Reader:
                     and self._canary.picks(tenant)
                     and (found := self._ask_canary(text, k, where)) is not None
                 ):
-                    return found
-                return self._ask(text, k, where, version, options)
+                    return self._near_enough(found, cut)
+                return self._near_enough(self._ask(text, k, where, version, options), cut)
             except (AliasMoved, Lost):
                 self._forget()
         raise AliasMoved(f"the alias of {self.collection} moved {TRIES} times during one search")
@@ -235,6 +240,20 @@ class Reader:
             return manifest.passage(conn, hit.key_text, hit.chunk)
 
     # --- helpers
+
+    def _near_enough(self, found: Hits, cut: str | None) -> Hits:
+        """The hits within a threshold of the version that ranked them; a query mapped by a bridge has other distances."""
+        if cut is None:
+            return found
+        if found.bridged_from:
+            raise CutUnknown(
+                f"the cut {cut!r} says nothing of a query that came through a bridge from {found.bridged_from}",
+                hint="search without the cut",
+            )
+        with self._connections.lend() as conn:
+            limit = CutsTable(self._registry.schema).limit(conn, self.collection, found.served_by, cut)
+        found[:] = [hit for hit in found if hit.distance <= limit]
+        return found
 
     def _reranks(self, wanted: str | bool | None, tenant: str | None, where: Mapping[str, Any] | None) -> str | None:
         """The version that re-ranks this read."""

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from embedmig.commands.bridge import BridgeResult
 from embedmig.commands.compare import ComparisonResult
+from embedmig.commands.cuts import CutsResult
 from embedmig.commands.evaluate import DrawnGoldenSet, EvaluationResult
 from embedmig.formatting import percent, plural
 from embedmig.gates.evidence import Evaluation
@@ -148,3 +149,17 @@ def _figure(name: str, measured: dict[str, float]) -> str:
 
 def _notes(notices: Sequence[str]) -> list[Text]:
     return [Text(f"note: {notice}", style="yellow") for notice in notices]
+
+
+def cuts_table(found: CutsResult) -> RenderableType:
+    """A line a threshold and version, with what it was carried over by."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("cut", "version", "similarity", "distance", "from"):
+        table.add_column(column, overflow="fold")
+    for cut in found.cuts:
+        basis = "declared"
+        if cut.carried_from:
+            basis = f"{cut.carried_from}, {cut.above:,} {cut.pairs} pairs, 95 % [{cut.low:.3f}, {cut.high:.3f}]"
+        active = " (active)" if cut.version == found.active else ""
+        table.add_row(cut.name, cut.version + active, f"{cut.similarity:.4f}", f"≤ {cut.max_distance:.4f}", basis)
+    return Group(table, *(Text(line, style="bold red") for line in found.unknown))

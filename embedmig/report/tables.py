@@ -223,6 +223,7 @@ def _notes(space: SpaceStatus) -> str:
         notes.append(f"{score} on only {percent(partial['completeness'])} of the corpus")
     notes += [_rerank(space.rerank)] if space.rerank else []
     notes += [space.rescue] if space.rescue else []
+    notes += [f"cut {name} {value:g}" for name, value in space.cuts.items()]
     return ", ".join(notes)
 
 

@@ -13,12 +13,12 @@ from embedmig.errors import DatabaseUnsuitable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
-HEAD = "0021"
-READABLE = "0021"
+HEAD = "0022"
+READABLE = "0022"
 VERSION_TABLE = "ledger_schema"
 TABLES = (
     "embedding_operations", "embedding_migrations", "aliases", "failed_rows", "pending_changes", "hot_rows", "ranges", "repeats", "chunk_digests", "counts",
-    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "garbage", "read_counts", "bridges",
+    "batch_rows", "batches", "canaries", "evals", "shadow_reads", "quotas", "captures", "capture_failures", "controls", "garbage", "read_counts", "bridges", "cuts",
     "spaces",
     VERSION_TABLE,
 )  # fmt: skip
