@@ -60,6 +60,12 @@ def test_the_same_share_of_pairs_lies_over_a_threshold_before_the_flip_and_after
 
     (shown,) = [one for one in embedmig.status(project.opened()).collections["docs"].spaces if one.version == NEW_TAG]
     assert shown.cuts == {"related": round(new.similarity, 4)}
+    embedmig.make_golden(project.opened(), "docs", 20)
+    with project.connect() as conn:
+        conn.execute("delete from embedmig.cuts where carried_from is not null")
+    by_queries = embedmig.cuts(project.opened(), "docs").cuts[1]
+    assert by_queries.pairs == "query-document"
+    assert by_queries.similarity == pytest.approx(new.similarity, abs=0.1)
     project.configure(CONFIG + f'[collections.docs.cuts]\nrelated = {{ "{NEW_TAG}" = 0.4 }}\n')
     assert {one.version: one.similarity for one in embedmig.cuts(project.opened(), "docs").cuts} == {
         OLD_TAG: 0.65,
