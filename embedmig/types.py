@@ -342,7 +342,9 @@ class Hits(list[Hit]):
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a pipeline did. ``changed`` rows were edited or deleted between reading and writing, and were not taken."""
+    """What a pipeline did. ``changed`` rows were edited or deleted between reading and writing, and were not taken.
+    ``carried`` rows got the vector that another row or version had of their text.
+    """
 
     rows: int = 0
     tokens: int = 0
@@ -350,6 +352,7 @@ class Tally:
     failed: int = 0
     truncated: int = 0
     changed: int = 0
+    carried: int = 0
 
     def plus(self, other: Tally, sign: int = 1) -> Tally:
         """Both together; with ``sign`` -1, what is left without the other."""
@@ -361,4 +364,5 @@ class Tally:
             self.failed + sign * other.failed,
             self.truncated + sign * other.truncated,
             self.changed + sign * other.changed,
+            self.carried + sign * other.carried,
         )

@@ -57,7 +57,8 @@ class SpaceStatus:
     without a fault, what to do about a version that no script makes any more.
 
     ``keeping`` is what a retained version takes, at the rate of change so far: ``texts_per_month`` (at most), ``usd_per_month``,
-    ``bytes``, and ``retire_from``, the day from which ``retire`` lets it go.
+    ``bytes``, and ``retire_from``, the day from which ``retire`` lets it go. ``compacted`` says of one that ``op.compact_space`` keeps
+    in half the bytes how far that is, its ``bytes`` before and after, and the ``recall`` that was measured.
     """
 
     version: str
@@ -95,6 +96,7 @@ class SpaceStatus:
     rerank: dict[str, Any] | None = None
     rescue: str | None = None
     cuts: dict[str, float] = field(default_factory=dict)
+    compacted: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +386,7 @@ def _space_status(
         counted="exact" if found.exact else "estimated", completeness_error=round(found.error, 4),
         counted_at=found.counted_at.isoformat(timespec="seconds") if found.counted_at else None, **_evals(context, conn, record),
         rerank=_rerank(context, conn, record), rescue=_rescue(context, conn, record, bool(model_error)), cuts=_cuts(context, conn, record),
+        compacted=record.compacted,
     )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ Place = tuple[str, str, str, str]
 @dataclass(frozen=True, slots=True)
 class SpaceRecord:
     """A registered space: its definition, where its vectors are, and what has become of it. ``derived`` says from which
-    version its vectors were computed, as :meth:`Registry.set_derived` has it.
+    version its vectors were computed, as :meth:`Registry.set_derived` has it, and ``compacted`` what became of a version that
+    is kept in half the bytes: :meth:`Registry.set_compacted`.
     """
 
     id: int
@@ -40,6 +41,7 @@ class SpaceRecord:
     state_since: datetime | None
     model_error: str | None = None
     derived: dict[str, Any] | None = None
+    compacted: dict[str, Any] | None = None
     ledger_schema: str = "embedmig"
 
     @property
@@ -55,6 +57,11 @@ class SpaceRecord:
     def being_derived(self) -> bool:
         """Whether its vectors are still to be computed from those of another version, so that no model is to make them."""
         return self.derived is not None and not self.derived["done"]
+
+    @property
+    def rounded(self) -> bool:
+        """Whether its vectors are kept in half precision although the space says single: :mod:`embedmig.operations.compact_space`."""
+        return self.compacted is not None and bool(self.compacted["rounded"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ class AliasRecord:
 
 SPACE_FIELDS = sql.SQL(
     "id, collection, version, fingerprint, revision, state, adopted, table_schema, table_name, embedding_column, "
-    "version_column, writer, definition, text_columns, weights, state_since, model_error, derived"
+    "version_column, writer, definition, text_columns, weights, state_since, model_error, derived, compacted"
 )
 ALIAS_FIELDS = sql.SQL(
     "collection, alias_schema, alias_name, space, version, fingerprint, encoder, flipped_at, flip_ms, wanted"
@@ -148,7 +155,7 @@ class Registry:
         """Registers a version again that was retired or released, under its own name and number."""
         query = sql.SQL(
             """update {} set revision = %s, table_schema = %s, table_name = %s, embedding_column = %s, version_column = %s,
-                 writer = %s, text_columns = %s, weights = %s, model_error = null, derived = null where id = %s"""
+                 writer = %s, text_columns = %s, weights = %s, model_error = null, derived = null, compacted = null where id = %s"""
         ).format(self.spaces_table)
         values = (
             record.revision, *record.place, record.writer, list(record.text_columns), record.weights, space,
@@ -166,6 +173,13 @@ class Registry:
         derived = {"of": of, "assumed_current": assumed_current, "done": done}
         query = sql.SQL("update {} set derived = %s where id = %s").format(self.spaces_table)
         conn.execute(query, (json.dumps(derived), space))
+
+    def set_compacted(self, conn: Connection, space: int, compacted: dict[str, Any]) -> None:
+        """Writes down how far a compaction is: ``index`` (``keep``, ``drop``), the index that was found (``found``), whether the
+        vectors are ``rounded`` to half precision and all is ``done``, the ``bytes`` before and after, and the ``recall``.
+        """
+        query = sql.SQL("update {} set compacted = %s where id = %s").format(self.spaces_table)
+        conn.execute(query, (json.dumps(compacted), space))
 
     def next_number(self, conn: Connection) -> int:
         """The number of the next space that is registered for the first time; a guess, where the role may not look at the

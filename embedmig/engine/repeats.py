@@ -33,8 +33,6 @@ class CopyRepeats:
             self.database.connect("repeats reader") as self._reading,
             self.database.connect("repeats writer") as self._writing,
         ):
-            if not repeats.known(self._reading, self.store):
-                return self._tally, left
             self.store.prepare_writer(self._writing)
             after: Key | None = None
             last = self.store.last_key(self._reading)

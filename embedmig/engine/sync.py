@@ -19,6 +19,7 @@ from embedmig.embedders import model_check
 from embedmig.embedders.blocking import wait_for
 from embedmig.embedders.encoder import Encoder
 from embedmig.engine.backfill import live_requests
+from embedmig.engine.carry import carry_moved
 from embedmig.engine.context import RunContext, SpendingLimit
 from embedmig.engine.once import MOST_BYTES
 from embedmig.engine.outbox import LIVE, Changes
@@ -151,6 +152,7 @@ class Sync:
             if not self.context.stop.is_set():
                 try:
                     if changes.waiting(reading).count:
+                        carry_moved(reading, store)
                         tally = self._drain(reading, store)
                     store.collect(reading)
                 except (EmbedderError, MissingExtra, AnswerIsNo, StoreError) as failed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from psycopg import sql
@@ -15,6 +14,7 @@ from embedmig.database.registry import SpaceRecord
 from embedmig.embedders import model_check
 from embedmig.embedders.encoder import Encoder
 from embedmig.engine.backfill import Backfill, NoWorkers, Order, WorkerPool
+from embedmig.engine.carry import Carry, donors
 from embedmig.engine.context import Fence, RunContext, SpendingLimit, Spent
 from embedmig.engine.follower import sync_other_spaces
 from embedmig.engine.once import MOST_BYTES
@@ -27,7 +27,8 @@ from embedmig.operations.kept_embeddings import take_kept
 from embedmig.planning.prices import BATCH_SHARE
 from embedmig.planning.tokens import weigh
 from embedmig.source import table as sources
-from embedmig.stores import Manifest
+from embedmig.source.sampling import about
+from embedmig.stores import Manifest, carrying, repeats
 from embedmig.stores.presence import require_vectors
 from embedmig.types import Estimate, Space, Tally
 
@@ -80,6 +81,14 @@ class BackfillSpace(Operation):
             manifest = plan.context.manifest(plan.conn, known)
             found = manifest.counts(plan.conn)
             rows, missing = found.missing - found.failed, manifest.lacking()
+        if carried := donors(
+            plan.conn,
+            plan.context.registry,
+            self.space,
+            planned.record.weights if planned.record else self.space.weights,
+        ):
+            missing = sql.SQL("{} and not {}").format(missing, carrying.known(carried))
+            rows = sources.count_rows(plan.conn, source, missing).eligible
         characters = round(counted.characters * rows / max(1, counted.eligible))
         settings = plan.context.config.settings(self.space.provider)
         space, count = weighable(self.space), counter(self.space, settings)
@@ -101,7 +110,8 @@ class BackfillSpace(Operation):
         with EstimateRecorder(run, record) as recorder:
             heard = replace(run, report=recorder.report)
             tally = fill(run.context, run.conn, record, heard, self.order, run.pool, counted=recorder.counted)
-        notes = [f"{tally.rows:,} rows embedded"]
+        notes = [f"{tally.carried:,} rows carried from versions that have their texts"] if tally.carried else []
+        notes += [f"{tally.rows:,} rows embedded"]
         notes += [f"{tally.failed:,} refused by the model"] if tally.failed else []
         notes += [f"{tally.truncated:,} texts cut at the model's limit"] if tally.truncated else []
         return ", ".join(notes)
@@ -124,60 +134,101 @@ def fill(
 
     Raises :class:`ModelChanged` before anything is embedded where the model is no longer the one that it was.
     """
-    from embedmig.engine.batch_api.claims import Claims
-    from embedmig.engine.batch_api.sender import SenderLock
-
     if record.being_derived:
         raise AnswerIsNo(
             f"{record.version} is being derived from {record.derived and record.derived['of']}: until that is over, nothing of it is embedded",
             hint="embedmig upgrade goes on with it",
         )
-    store = context.manifest(conn, record)
-    encoder = context.encoder(record.space, record.weights, traffic="bulk")
-    config, limit = context.config, context.limit(record.space)
-    once = slower_than_a_look(context, conn, record.space, limit)
+    return Fill(context, conn, record, run, order, pool or NoWorkers(), joins, spent, counted).run()
 
-    @cache
-    def check_model() -> None:
-        model_check.check(conn, context.registry, record, context.encoder(record.space, record.weights))
 
-    def by_requests(*, find: bool = once) -> Tally:
+@dataclass
+class Fill:
+    """What :func:`fill` does, with its arguments."""
+
+    context: Context
+    conn: Connection
+    record: SpaceRecord
+    fills: RunContext
+    order: Order
+    pool: WorkerPool
+    joins: bool
+    spent: Spent | None
+    counted: Callable[[Connection, int], None]
+
+    def __post_init__(self) -> None:
+        space = self.record.space
+        self.store = self.context.manifest(self.conn, self.record)
+        self.encoder = self.context.encoder(space, self.record.weights, traffic="bulk")
+        self.limit = self.context.limit(space)
+        self.once = slower_than_a_look(self.context, self.conn, space, self.limit)
+        self.checked = False
+
+    def run(self) -> Tally:
+        """Who leads begins with what is known, and ends last: it looks for rows behind the last range."""
+        rows = about(self.conn, self.store.source.relation)
+        tally = Tally() if self.joins else Carry(self.conn, self.store, self.fills).run(rows)
+        tally = tally.plus(self._embed())
+        if not self.joins:
+            tally = tally.plus(self._copy_repeats())
+            self.context.registry.set_state(self.conn, self.record.id, "ready", only_from="building")
+        return tally
+
+    def _embed(self) -> Tally:
+        """Batches of the API first, where they are wanted; changes go into the other spaces meanwhile."""
+        from embedmig.engine.batch_api.claims import Claims
+        from embedmig.engine.batch_api.sender import SenderLock
+
+        with (
+            sync_other_spaces(self.context.database, self._sync_beside, self.record.id, self.fills.notice),
+            SenderLock(self.context.database, self.record.id, self.fills) as lock,
+        ):
+            sends = self.context.config.settings(self.record.space.provider).mode == "batch" and not self.joins
+            tally = Tally() if self.joins else self._take_kept()
+            if sends:
+                self._check_model()
+            if sends and lock.send_or_share():
+                tally = tally.plus(self._by_batches(lock, sends=True))
+            lock.share()
+            tally = tally.plus(self._by_requests(find=self.once))
+            if not self.joins and Claims(self.context.registry, self.record.id).sent(self.conn):
+                self._check_model()  # batches of a time when the mode was another
+                lock.send()
+                tally = tally.plus(self._by_batches(lock, sends=False))
+                lock.share()
+                tally = tally.plus(self._by_requests(find=self.once))
+        return tally
+
+    def _take_kept(self) -> Tally:
+        return take_kept(self.context, self.conn, self.record, self.fills, self.limit, self._check_model)
+
+    def _copy_repeats(self) -> Tally:
+        if not repeats.known(self.conn, self.store):
+            return Tally()
+        copied, left = CopyRepeats(self.context.database, self.store, self.fills).run()
+        return copied.plus(self._by_requests(find=False)) if left else copied
+
+    def _by_requests(self, *, find: bool) -> Tally:
+        config = self.context.config
         return Backfill(
-            context.database, context.registry, store, encoder, run, limit, config.backfill, config.throttle, order,
-            pool or NoWorkers(), joins, counted, spent, before_first=check_model,
-            finds_repeats=find, remembers=MOST_BYTES if once else 0,
+            self.context.database, self.context.registry, self.store, self.encoder, self.fills, self.limit, config.backfill,
+            config.throttle, self.order, self.pool, self.joins, self.counted, self.spent, before_first=self._check_model,
+            finds_repeats=find, remembers=MOST_BYTES if self.once else 0,
         ).run()  # fmt: skip
 
-    def sync_beside(beside: Connection, stop: threading.Event) -> Sync:
-        return context.sync(beside, record.collection, stop)
+    def _by_batches(self, lock: SenderLock, *, sends: bool) -> Tally:
+        guarded = replace(self.fills, guard=both(self.fills.guard, lock.require))
+        return fill_by_api_batches(self.context, self.store, self.encoder, guarded, sends=sends)
 
-    def by_batches(lock: SenderLock, *, sends: bool) -> Tally:
-        guarded = replace(run, guard=both(run.guard, lock.require))
-        return fill_by_api_batches(context, store, encoder, guarded, sends=sends)
+    def _check_model(self) -> None:
+        """Once."""
+        if not self.checked:
+            encoder = self.context.encoder(self.record.space, self.record.weights)
+            model_check.check(self.conn, self.context.registry, self.record, encoder)
+            self.checked = True
 
-    with (
-        sync_other_spaces(context.database, sync_beside, record.id, run.notice),
-        SenderLock(context.database, record.id, run) as lock,
-    ):
-        sends = config.settings(record.space.provider).mode == "batch" and not joins
-        tally = Tally() if joins else take_kept(context, conn, record, run, limit, check_model)
-        if sends:
-            check_model()
-        if sends and lock.send_or_share():
-            tally = tally.plus(by_batches(lock, sends=True))
-        lock.share()
-        tally = tally.plus(by_requests())
-        if not joins and Claims(context.registry, record.id).sent(conn):  # of a time when the mode was another
-            check_model()
-            lock.send()
-            tally = tally.plus(by_batches(lock, sends=False))
-            lock.share()
-            tally = tally.plus(by_requests())
-    if not joins:  # who leads ends last: it looks for rows behind the last range
-        copied, left = CopyRepeats(context.database, store, run).run()
-        tally = tally.plus(copied).plus(by_requests(find=False) if left else Tally())
-        context.registry.set_state(conn, record.id, "ready", only_from="building")
-    return tally
+    def _sync_beside(self, beside: Connection, stop: threading.Event) -> Sync:
+        return self.context.sync(beside, self.record.collection, stop)
 
 
 def slower_than_a_look(context: Context, conn: Connection, space: Space, limit: SpendingLimit) -> bool:

@@ -18,6 +18,7 @@ from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Operation, collection_of, tag_of
+from embedmig.operations.compact_space import CompactSpace
 from embedmig.operations.create_index import CreateIndex
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.derive_space import DeriveSpace, refuse_other_geometry
@@ -180,6 +181,14 @@ class _Op:
         With ``evals_stable``, the last so many evaluations of what the alias shows must not lie more than 0.01 below it.
         """
         _add(RetireSpace(collection_of(space, collection), tag_of(space), after, evals_stable))
+
+    def compact_space(
+        self, space: Space | str, *, index: Literal["keep", "drop"] = "keep", collection: str | None = None
+    ) -> None:
+        """Keeps a version that the alias no longer shows in half the bytes: its vectors in half precision, and its index of
+        those, or with ``index="drop"`` none. It can be shown again as before. What is rounded stays rounded.
+        """
+        _add(CompactSpace(collection_of(space, collection), tag_of(space), index))
 
     def release_space(self, space: Space | str, *, collection: str | None = None) -> None:
         """Stops watching an adopted version that the alias no longer shows; its vectors stay, their column may be dropped."""

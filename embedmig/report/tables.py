@@ -208,8 +208,17 @@ def _about(measured: SpaceStatus | Rollback) -> str:
     return "~" if measured.counted == "estimated" else ""
 
 
+def _compacted(found: Mapping[str, Any]) -> str:
+    """What a compaction has made of a version, or that it is not over."""
+    if not found["done"]:
+        return "compaction not finished"
+    index = "" if found["index"] == "keep" else ", no index"
+    return f"half precision{index}: {size(found['bytes'][0])} before"
+
+
 def _notes(space: SpaceStatus) -> str:
     notes = [f"estimated, ± {100 * space.completeness_error:.1f} %"] if space.counted == "estimated" else []
+    notes += [_compacted(space.compacted)] if space.compacted else []
     notes += [f"{space.failed_rows:,} refused"] if space.failed_rows else []
     notes += [f"{sum(one['rows'] for one in space.batches):,} in batches at the API"] if space.batches else []
     notes += [f"{space.pending_changes:,} pending"] if space.pending_changes else []

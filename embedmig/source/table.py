@@ -373,6 +373,9 @@ def check_key_types(conn: Connection, source: Source, table: sql.Identifier, tag
             )
 
 
+EVERY = sql.SQL("true")
+
+
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
     """Rows of the source: those that meet ``where``, those of them without text, and characters in the rest."""
@@ -387,12 +390,12 @@ class SourceCounts:
         return self.rows - self.blank
 
 
-def count_rows(conn: Connection, source: Source) -> SourceCounts:
-    """Counts the source's rows, one scan."""
+def count_rows(conn: Connection, source: Source, among: sql.Composable = EVERY) -> SourceCounts:
+    """Counts the source's rows ``s`` that meet a condition, one scan."""
     row = conn.execute(
         sql.SQL(
-            "select count(*), count(*) filter (where not ({has_text})), coalesce(sum(length(s.embedmig_doc)), 0) from {rows} s"
-        ).format(has_text=HAS_TEXT, rows=source.rows())
+            "select count(*), count(*) filter (where not ({has_text})), coalesce(sum(length(s.embedmig_doc)), 0) from {rows} s where {among}"
+        ).format(has_text=HAS_TEXT, rows=source.rows(), among=among)
     ).fetchone()
     assert row is not None
     return SourceCounts(*row)

@@ -34,9 +34,10 @@ from embedmig.stores.external_manifest import ExternalManifest
 from embedmig.stores.index_sizes import IndexStorage
 from embedmig.stores.kinds import external_class, open_external, without_table
 from embedmig.stores.manifest import Listing, Manifest, SpaceCounts
-from embedmig.stores.pgvector import deriving
+from embedmig.stores.pgvector import carrying, deriving
 from embedmig.stores.pgvector.adopted import AdoptedStore, Adoption, unaccounted_columns, vectors_in
 from embedmig.stores.pgvector.columns import VectorColumn, vector_columns
+from embedmig.stores.pgvector.compacting import Compaction, compacted_options
 from embedmig.stores.pgvector.table import PgvectorStore
 from embedmig.stores.pgvector.trial_index import try_index
 from embedmig.stores.protocol import (
@@ -55,8 +56,8 @@ if TYPE_CHECKING:
     from embedmig.stores.external import ExternalStore
 
 __all__ = [
-    "Adoption", "Batch", "Capabilities", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Listing", "Manifest", "SpaceCounts",
-    "VectorColumn", "VectorStore", "ask_server", "check_capabilities", "check_keys", "derive_range",
+    "Adoption", "Batch", "Capabilities", "Compaction", "IndexBuild", "IndexOptions", "IndexState", "IndexStorage", "Listing", "Manifest", "SpaceCounts",
+    "VectorColumn", "VectorStore", "ask_server", "carries", "carrying", "check_capabilities", "check_keys", "compacted_options", "compaction", "derive_range",
     "derive_sql", "describe_collection", "describe_index", "drop_collection", "leave_aliases",
     "open_collection", "open_manifest", "open_store", "point_id", "store_class", "try_index", "unaccounted_columns",
     "vector_columns", "vectors_in",
@@ -159,6 +160,18 @@ def derive_range(conn: Connection, new: Manifest, old: Manifest, after: Key | No
     if isinstance(new, PgvectorStore) and isinstance(old, PgvectorStore):
         return deriving.fill_range(conn, new, old, after, upto)
     return None
+
+
+def carries(manifest: Manifest) -> bool:
+    """Whether vectors of known texts can be copied within the database: :mod:`embedmig.stores.pgvector.carrying`."""
+    return carrying.has_table(manifest)
+
+
+def compaction(manifest: Manifest) -> Compaction:
+    """How a version of embedmig's own, in PostgreSQL, is kept in half the bytes."""
+    assert isinstance(manifest, PgvectorStore)
+    assert not manifest.record.adopted
+    return Compaction(manifest)
 
 
 def check_keys(conn: Connection, registry: Registry, source: Source) -> None:

@@ -16,7 +16,7 @@ from embedmig.embedders.model_check import TEXTS
 from embedmig.engine.once import ENTRY_BYTES, TextsOnce
 from embedmig.engine.repeats import CopyRepeats
 from embedmig.testing import FakeEmbedder, fake_space, fake_vectors
-from tests.in_process import Fake, space_script, upgrade
+from tests.in_process import Fake, space_script, spaces, upgrade
 from tests.openai_server import OpenAIServer
 from tests.project import CONFIG, Project
 from tests.waiting import wait_until
@@ -166,3 +166,77 @@ def test_an_answer_is_shared_by_all_who_wait_for_the_text_and_memory_has_a_bound
         assert (await once.encode(["g", "a"]))[1] == ["a"], "what was used last is remembered"
 
     asyncio.run(ask())
+
+
+ANEW = """
+from embedmig import Space, op
+
+revision = "0002"
+down_revision = "0001"
+NEW = Space(collection="articles", model="openai/text-embedding-3-small", version="1", dimensions=16{more})
+
+
+def upgrade() -> None:
+    op.create_space(NEW)
+    op.backfill(NEW)
+    op.gate(NEW, completeness=1.0)
+    op.flip_alias("articles", to=NEW)
+
+
+def downgrade() -> None:
+    op.flip_alias("articles", to=None)
+"""
+ARTICLES = """
+[collections.articles]
+table = "documents"
+key = "uid"
+text = ["title", "body"]
+alias = "articles_embeddings"
+where = "uid <> 'u-1'"
+"""
+
+
+@pytest.mark.parametrize("more", ["", ", chunk={'size': 15}, storage='halfvec'"])
+def test_another_key_a_wider_where_and_rows_that_move_send_new_texts_alone(
+    project: Project, conn: psycopg.Connection, more: str
+) -> None:
+    """Counted by the server; the vectors are those that it has sent."""
+    conn.execute("create table documents (id bigint primary key, title text, body text, uid text unique)")
+    conn.execute(
+        "insert into documents select n, null, format('row %s part 1 row %s part 2', n + 100, n + 100), 'u-' || n from generate_series(1, 30) n"
+    )
+    with OpenAIServer() as server:
+        api(project, server)
+        section = (project.folder / "embedmig.toml").read_text()
+        project.configure(section.replace('key = "id"', 'key = "id"\nwhere = "id <= 20 or id > 1000"'))
+        space = more.lstrip(", ")
+        project.space_script(model="openai/text-embedding-3-small", version="1", dimensions=16, more=space)
+        upgrade(project)
+        first = paid(server)
+        assert len(first) == first.total() >= 20
+
+        project.configure(section.replace('key = "id"', 'key = "id"\nwhere = "id <= 25 or id > 1000"'))
+        embedmig.sync(project.opened(), repair=True)
+        wider = paid(server)
+        assert len(wider) == wider.total()
+
+        conn.execute("update documents set id = id + 1000 where id <= 10")
+        embedmig.sync(project.opened())
+        assert paid(server) == wider
+
+        project.configure(section.replace('key = "id"', 'key = "id"\nwhere = "id <= 25 or id > 1000"') + ARTICLES)
+        project.script("0002_articles.py", ANEW.format(more=more))
+        assert embedmig.dry_run(project.opened())[0].operations[1].estimate.rows == 5
+        upgrade(project)
+        every = paid(server)
+        assert len(every) == every.total()
+    outcome = project.one(
+        "select outcome from embedmig.embedding_operations where kind = 'backfill' and outcome like '%carried%'"
+    )
+    assert outcome == "24 rows carried from versions that have their texts, 5 rows embedded"
+    old, new = (row[0] for row in project.rows("select table_name from embedmig.spaces order by id"))
+    same = "select uid, chunk, o.content_hash, o.embedding::text from embedmig.{} o join documents using ({}) where uid <> 'u-1' and (id <= 25 or id > 1000) order by 1, 2"
+    assert project.rows(same.format(old, "id")) == project.rows(same.format(new, "uid")) != []
+    assert {one.completeness for one in spaces(project)} | {
+        one.completeness for one in spaces(project, "articles")
+    } == {1.0}

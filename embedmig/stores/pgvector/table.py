@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 from psycopg import errors as pg
@@ -24,7 +25,7 @@ from embedmig.stores.pgvector import extension, index
 from embedmig.stores.pgvector.hnsw import LIMIT, IndexEncoding, encoding_of
 from embedmig.stores.pgvector.search import Shown, nearest, shown
 from embedmig.stores.protocol import Batch, Capabilities, IndexBuild, IndexOptions, IndexState
-from embedmig.types import MAX_DIMENSIONS, Hit, Space
+from embedmig.types import MAX_DIMENSIONS, Hit, Space, Storage
 
 SHOWN = ("chunk", "version", "embedding", *OFFSETS)  # by the alias
 
@@ -66,9 +67,10 @@ class PgvectorStore(ManifestTable):
     def __init__(self, source: Source, record: SpaceRecord, table: sql.Identifier | None = None) -> None:
         self.place = TablePlace(*record.place)
         super().__init__(source, record, table or self.place.relation)
+        self.storage: Storage = "halfvec" if record.rounded else self.space.storage  # of the column, as it is
         # A model in half precision rounds each component by up to 2⁻¹¹ = 4.9e-4 of itself, and so the norm; stored in
         # half precision it is rounded once more.
-        self.norm_tolerance = 1e-3 if self.space.storage == "vector" else 2e-3
+        self.norm_tolerance = 1e-3 if self.storage == "vector" else 2e-3
 
     # --- the table
 
@@ -106,7 +108,7 @@ class PgvectorStore(ManifestTable):
             "select format_type(atttypid, atttypmod) from pg_attribute where attrelid = to_regclass(%s) and attname = %s",
             (self.place.relation.as_string(conn), self.place.embedding),
         )
-        if made.split(".")[-1] != vector_type(self.space).as_string(conn):
+        if made.split(".")[-1] != self.value_type.as_string(conn):
             raise VectorRefused(
                 f"{'.'.join(self.place[:2])} is there already and holds {made}, not {self.space.dimensions} dimensions",
                 hint="choose another version for the new space",
@@ -130,15 +132,17 @@ class PgvectorStore(ManifestTable):
     @property
     def value_type(self) -> sql.SQL:
         """``vector(256)`` or ``halfvec(256)``."""
-        return vector_type(self.space)
+        return literal(f"{self.storage}({self.space.dimensions})")
 
     def value_shown(self) -> sql.Composed:
-        """Cast to the bare type, so that the view can be replaced by one of another dimension."""
+        """Cast to the bare type that the space says, so that the view can be replaced by one of another dimension, and shows a
+        version that was compacted as it did before.
+        """
         return sql.SQL("e.embedding::{} as embedding").format(literal(self.space.storage))
 
     def copy_bytes(self, conn: Connection, batches: Sequence[Batch]) -> bytes:
         """With the vectors in the type of the column."""
-        return copy_bytes(batches, vectors(batches, self.space.storage), conn.info.encoding)
+        return copy_bytes(batches, vectors(batches, self.storage), conn.info.encoding)
 
     def value_read(self) -> sql.Composed:
         """As an array, which the driver reads."""
@@ -250,7 +254,7 @@ class PgvectorStore(ManifestTable):
 
     def index_sql(self, options: IndexOptions) -> list[sql.Composable]:
         """The index, and what readers are told of it."""
-        read = index.may_be_read(self.record)
+        read, options = index.may_be_read(self.record), self._held(options)
         return [
             index.create(self.place, self.space, options, concurrently=read),
             index.comment(self.place, self.space, index.encoding(self.space, options)),
@@ -259,7 +263,13 @@ class PgvectorStore(ManifestTable):
     def build_index(self, conn: Connection, options: IndexOptions, build: IndexBuild) -> str:
         """In a session of its own; nobody waits for it where somebody reads the space."""
         with refusals(self.space):
-            return index.Builder(conn, self.record, self.place, options, build).run()
+            return index.Builder(conn, self.record, self.place, self._held(options), build).run()
+
+    def _held(self, options: IndexOptions) -> IndexOptions:
+        """Vectors that were rounded can be held in half precision, exactly, and no otherwise."""
+        if not self.record.rounded or options.storage not in (None, "vector"):
+            return options
+        return replace(options, storage="halfvec", rerank=1)
 
     def index_state(self, conn: Connection) -> IndexState:
         """The best state among the forms that the index may have: one that is valid is enough."""

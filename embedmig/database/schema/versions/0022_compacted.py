@@ -1,0 +1,20 @@
+"""What became of a version that is kept for a rollback in half the bytes, and what that cost.
+
+Revision ID: 0022
+Revises: 0021
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql as pg
+
+revision = "0022"
+down_revision = "0021"
+
+
+def upgrade() -> None:
+    op.add_column("spaces", sa.Column("compacted", pg.JSONB), schema=op.get_context().opts["embedmig_schema"])
+
+
+def downgrade() -> None:
+    op.drop_column("spaces", "compacted", schema=op.get_context().opts["embedmig_schema"])
