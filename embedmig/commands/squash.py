@@ -15,6 +15,7 @@ from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.backfill import BackfillSpace
 from embedmig.operations.base import Operation
+from embedmig.operations.compact_space import CompactSpace
 from embedmig.operations.create_index import CreateIndex
 from embedmig.operations.create_space import CreateSpace
 from embedmig.operations.derive_space import DeriveSpace
@@ -128,7 +129,7 @@ def _without(operations: list[Operation], named: Named) -> list[Operation]:
 
 def _named(operation: Operation) -> Named | None:
     """The version that an operation is about."""
-    if isinstance(operation, Gate | FlipAlias):
+    if isinstance(operation, Gate | FlipAlias | CompactSpace):
         return operation.collection, operation.version or ""
     space = getattr(operation, "space", None)
     return (space.collection, space.tag) if isinstance(space, Space) else None
@@ -189,6 +190,8 @@ def call_of(operation: Operation, names: Mapping[Named, str]) -> str:
                 "sql": operation.condition,
             }
             given = {name: literal(value) for name, value in values.items() if value is not None}
+        case CompactSpace():
+            given = {} if operation.index == "keep" else {"index": literal(operation.index)}
         case FlipAlias(collection, version):
             to = "None" if version is None else names.get((collection, version)) or literal(version)
             return f"op.flip_alias({literal(collection)}, to={to})"

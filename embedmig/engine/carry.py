@@ -38,9 +38,15 @@ def donors(conn: Connection, registry: Registry, space: Space, weights: str) -> 
         if record.live and not record.adopted and not record.space.external
         and (record.collection, record.version) != (space.collection, space.tag)
         and geometry(record.space) == geometry(space)
-        and (space.half_precision or not (record.space.half_precision or record.rounded))
+        and fits(record, space)
         and weights == (record.weights or record.space.weights)
     ]  # fmt: skip
+
+
+def fits(record: SpaceRecord, space: Space) -> bool:
+    """Whether its vectors are as precise as they are to be; and, rounded, all within what half precision holds."""
+    half = record.space.half_precision or record.rounded
+    return half == space.half_precision or (space.half_precision and space.normalize == "l2")
 
 
 @dataclass(frozen=True, slots=True)

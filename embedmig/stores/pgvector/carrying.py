@@ -71,7 +71,7 @@ def _copy(
 ) -> int:  # fmt: skip
     """``texts`` are hashes, each with the row of ``place`` that has it; all chunks of that row are copied."""
     pieces = literal(", e.chunk_count, e.chunk_start, e.chunk_end" if new.space.chunk else "")
-    chunks = sql.SQL("")
+    chunks: sql.Composable = sql.SQL("")
     if new.space.chunk:
         keys = comma(ident("f", name) for name in _key(conn, place))
         same = comma(ident("e", name) for name in _key(conn, place))
