@@ -13,8 +13,8 @@ from embedmig.errors import DatabaseUnsuitable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Session
 
-HEAD = "0022"
-READABLE = "0022"
+HEAD = "0023"
+READABLE = "0023"
 VERSION_TABLE = "ledger_schema"
 TABLES = (
     "embedding_operations", "embedding_migrations", "aliases", "failed_rows", "pending_changes", "hot_rows", "ranges", "repeats", "chunk_digests", "counts",
