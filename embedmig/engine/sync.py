@@ -152,7 +152,6 @@ class Sync:
             if not self.context.stop.is_set():
                 try:
                     if changes.waiting(reading).count:
-                        carry_moved(reading, store)
                         tally = self._drain(reading, store)
                     store.collect(reading)
                 except (EmbedderError, MissingExtra, AnswerIsNo, StoreError) as failed:
@@ -177,10 +176,11 @@ class Sync:
         return Synced(record.collection, record.version, rows, 0, 0, 0.0, None)
 
     def _drain(self, reading: Connection, store: Manifest) -> Tally:
-        model_check.check_once(self.database.url, reading, self.registry, store.record, self.encoder(store.record))
-        encoder = self.encoder(store.record)
         with self.database.connect("sync writer") as writing:
             store.prepare_writer(writing)
+            carry_moved(writing, store)
+            encoder = self.encoder(store.record)
+            model_check.check_once(self.database.url, reading, self.registry, store.record, encoder)
             limit = self.limit(store.record)
             remembers = 0 if limit.price == 0 else MOST_BYTES
             pipeline = Pipeline(self.registry, store, encoder, writing, self.context, limit, remembers=remembers)

@@ -121,6 +121,8 @@ def the_alias_shows_nothing(t: Terminal) -> None:
     t.follow("alias rebuild docs", "embedmig upgrade head", code=2)
     embedmig.downgrade(t.project.opened(), "base")
     t.follow("search docs wave", "embedmig upgrade head", code=2)
+    embedmig.downgrade(t.project.opened(), "base")
+    t.follow("cuts docs", "embedmig upgrade head", code=2)
 
 
 def the_alias_is_dropped_and_rebuilt(t: Terminal) -> None:
@@ -555,6 +557,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
     "commands/answers.py": {"embedmig eval {}": a_gate_wants_evidence},
     "commands/backfill.py": {"embedmig status": there_is_no_such_version},
     "commands/bridge.py": {"embedmig backfill {}": too_few_rows_for_a_bridge},
+    "commands/cuts.py": {"embedmig upgrade head creates and fills it": the_alias_shows_nothing},
     "commands/drift.py": {"embedmig status": there_is_nothing_to_compare},
     "commands/next_step.py": {
         "embedmig downgrade -1": "integration/test_quality_verdict.py::test_a_collapse_of_quality_is_red_in_status_report_metrics_and_after_the_upgrade",
