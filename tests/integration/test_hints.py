@@ -600,6 +600,9 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
         "embedmig upgrade head": a_table_of_the_ledger_was_dropped,
         "embedmig sync --repair": the_extension_was_dropped,
     },
+    "database/cuts_table.py": {
+        "embedmig cuts {}": "integration/test_cuts.py::test_the_same_share_of_pairs_lies_over_a_threshold_before_the_flip_and_after_and_going_back_has_the_old_one"
+    },
     "database/ledger.py": {"embedmig status": RACE + "another run took over"},
     "database/run_lock.py": {"embedmig status": a_run_holds_the_lock},
     "database/schema/__init__.py": {
@@ -632,6 +635,9 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
     },
     "lint/spaces.py": {
         "embedmig revision": the_configuration_asks_for_a_revision,
+    },
+    "operations/compact_space.py": {
+        "embedmig status": "integration/test_compact.py::test_what_can_not_be_compacted_is_refused_before_anything_is_changed"
     },
     "operations/backfill.py": {
         "embedmig upgrade goes on": "integration/test_derive.py::test_nobody_embeds_what_is_still_being_derived",
