@@ -556,7 +556,6 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
     "commands/alias.py": {"embedmig upgrade head": the_alias_shows_nothing},
     "commands/answers.py": {"embedmig eval {}": a_gate_wants_evidence},
     "commands/backfill.py": {"embedmig status": there_is_no_such_version},
-    "commands/bridge.py": {"embedmig backfill {}": too_few_rows_for_a_bridge},
     "commands/cuts.py": {"embedmig upgrade head creates and fills it": the_alias_shows_nothing},
     "commands/drift.py": {"embedmig status": there_is_nothing_to_compare},
     "commands/next_step.py": {
@@ -639,6 +638,7 @@ SHOWN: dict[str, dict[str, Callable[[Terminal], None] | str]] = {
     "operations/compact_space.py": {
         "embedmig status": "integration/test_compact.py::test_what_can_not_be_compacted_is_refused_before_anything_is_changed"
     },
+    "operations/shared_vectors.py": {"embedmig backfill {}": too_few_rows_for_a_bridge},
     "operations/backfill.py": {
         "embedmig upgrade goes on": "integration/test_derive.py::test_nobody_embeds_what_is_still_being_derived",
         "embedmig backfill {}": rows_are_left_to_workers,
