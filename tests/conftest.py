@@ -26,6 +26,7 @@ PASSWORD_ROLE = "needs_password"
 
 def pytest_configure(config: pytest.Config) -> None:
     """The controlling process starts the server; the workers of xdist find it in the environment."""
+    os.environ.pop("COLUMNS", None)  # what a command prints into a pipe is not to depend on who runs the tests
     if hasattr(config, "workerinput") or SERVER in os.environ:
         return
     for library in (

@@ -120,6 +120,13 @@ def options(
     settings.color, settings.debug = not no_color, debug
 
 
+def in_one_line(text: str) -> RenderableType:
+    """What programs read is never cut, whatever the width."""
+    from rich.text import Text
+
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
 def from_here(path: Path) -> str:
     """A path as the current directory sees it, where it lies below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import embedmig
-from embedmig.cli.application import OPERATING, app, interruptible, live, settings
+from embedmig.cli.application import OPERATING, app, in_one_line, interruptible, live, settings
 from embedmig.cli.arguments import Collection, ExecutorName, MaxCost, OneCollection, VersionTag, Workers, executor_of
 from embedmig.cli.completing import SHELLS, VARIABLE, versions
 from embedmig.errors import EXIT_FAILED, EXIT_NO, UsageError
@@ -227,7 +227,7 @@ def server(action: Annotated[str, typer.Argument(help="url, start or stop.")] = 
         settings.show("stopped", {"stopped": stopped}, lambda: "stopped" if stopped else "it wasn't running")
     elif action in ("url", "start"):
         url = embedmig.server_url(project)
-        settings.show("url", {"url": url}, lambda: url)
+        settings.show("url", {"url": url}, lambda: in_one_line(url))
     else:
         raise UsageError(f"server {action}: is not an action", hint="url, start or stop")
 
