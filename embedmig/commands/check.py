@@ -17,6 +17,7 @@ from embedmig.operations.adopt_collection import AdoptCollection
 from embedmig.operations.adopt_space import AdoptSpace
 from embedmig.operations.base import Context
 from embedmig.operations.create_space import CreateSpace
+from embedmig.revisions.graph import Graph
 from embedmig.revisions.progress import Progress
 from embedmig.runner import next_step, plan_of, validate
 from embedmig.stores.differences import Difference, unmet
@@ -31,7 +32,7 @@ def check(project: ProjectLike = None, *, offline: bool = False) -> list[Finding
         subject = read(project.config, lambda: project.graph, None)
         return _findings(project, replace(subject, refused=unknown_models(subject)))
     with project.looking() as (context, conn):
-        graph = project.readable_graph
+        graph = _readable(project)
         applied = applied_revisions(graph, context, conn)
         partly = {one.revision: one.in_words for one in partly_done(graph, context, conn)}
         subject = read(project.config, lambda: project.graph, applied, partly)
@@ -39,6 +40,14 @@ def check(project: ProjectLike = None, *, offline: bool = False) -> list[Finding
         found = tuple(live_differences(subject, context, conn))
         lost = found_losses(project, context, conn)
     return _findings(project, replace(subject, refused=refused, differences=found, losses=lost))
+
+
+def _readable(project: Project) -> Graph:
+    """What can be read of the scripts; of those that don't fit together nothing, and a rule says why."""
+    try:
+        return project.readable_graph
+    except GraphError:
+        return Graph.of(project.config.migrations, ())
 
 
 EXPLAINED = {"EM005", "EM006", "EM010", "EM013", "EM017", "EM018"}
