@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from psycopg import sql
 
 from embedmig.database import Connection
+from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders import model_check
 from embedmig.embedders.encoder import Encoder
@@ -81,12 +82,9 @@ class BackfillSpace(Operation):
             manifest = plan.context.manifest(plan.conn, known)
             found = manifest.counts(plan.conn)
             rows, missing = found.missing - found.failed, manifest.lacking()
-        if carried := donors(
-            plan.conn,
-            plan.context.registry,
-            self.space,
-            planned.record.weights if planned.record else self.space.weights,
-        ):
+        weights = planned.record.weights if planned.record else self.space.weights
+        there = ledger_exists(plan.conn, plan.context.database.schema)
+        if there and (carried := donors(plan.conn, plan.context.registry, self.space, weights)):
             missing = sql.SQL("{} and not {}").format(missing, carrying.known(carried))
             rows = sources.count_rows(plan.conn, source, missing).eligible
         characters = round(counted.characters * rows / max(1, counted.eligible))
