@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,6 +144,15 @@ def live() -> Iterator[Live]:
         yield shown
 
 
+SHOW_CURSOR = "\x1b[?25h"
+
+
+def say_now(line: str) -> None:
+    """On stderr, past its buffer: a signal may come in the middle of a write to that, which then takes no other."""
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{line}\n".encode())
+
+
 @contextmanager
 def interruptible(at_once: threading.Event | None = None) -> Iterator[threading.Event]:
     """The first Ctrl-C, or a SIGTERM, ends the run after the current batch; the second ends it at once, or sets ``at_once`` for
@@ -156,12 +165,15 @@ def interruptible(at_once: threading.Event | None = None) -> Iterator[threading.
             if at_once:
                 at_once.set()
                 return
-            # Nothing less ends a run whose model never answers: its thread can't be cancelled, and would be waited for.
-            settings.err.show_cursor()
-            settings.err.print("interrupted; run the same command again to resume")
-            os._exit(EXIT_INTERRUPTED)
+            try:
+                say_now(
+                    f"{SHOW_CURSOR if sys.stderr.isatty() else ''}interrupted; run the same command again to resume"
+                )
+            finally:
+                # Nothing less ends a run whose model never answers: its thread can't be cancelled, and would be waited for.
+                os._exit(EXIT_INTERRUPTED)
         stop.set()
-        settings.err.print("\nstopping after the current batch; Ctrl-C again stops at once", style="yellow")
+        say_now("\nstopping after the current batch; Ctrl-C again stops at once")
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -180,7 +180,6 @@ def test_the_first_ctrl_c_finishes_the_batch_in_hand_and_the_same_command_goes_o
 
 
 def test_the_second_ctrl_c_ends_at_once_though_the_model_never_answers(project: Project, model: Model) -> None:
-    project.environment["PYTHONFAULTHANDLER"] = "0"  # the installed command itself: how a process ends is the promise
     with model.held():
         process = project.start("upgrade", "head")
         wait_until(lambda: model.asked, "the model to be asked", of=process)

@@ -1,9 +1,11 @@
-"""Options that every command has may stand anywhere in the line."""
+"""The command line itself: options that stand anywhere in it, and what a signal does."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -13,6 +15,7 @@ import jsonschema
 import pytest
 
 from embedmig.cli.anywhere import options_first
+from embedmig.cli.application import interruptible
 from embedmig.config.json_schema import json_schema
 from tests.project import COMMAND, CONFIG
 
@@ -76,3 +79,30 @@ def test_a_shell_completes_commands_collections_and_revisions(tmp_path: Path) ->
     assert offered("embedmig eval do") == ["docs"]
     assert offered("embedmig upgrade 00") == ["0001"]
     assert offered("embedmig gate docs --version x") == [], "no database: nothing is offered, and nothing said"
+
+
+class Busy(io.StringIO):
+    """A stream in the middle of a write, as a signal's handler finds it; what it says goes to a pipe."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self.place = place
+
+    def write(self, text: str, /) -> int:
+        raise RuntimeError("reentrant call inside a write")
+
+    def fileno(self) -> int:
+        return self.place
+
+
+def test_an_interruption_in_the_middle_of_a_message_stops_the_run_and_breaks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, write = os.pipe()
+    monkeypatch.setattr(sys, "stderr", Busy(write))
+    with interruptible() as stop:
+        signal.raise_signal(signal.SIGINT)
+    os.close(write)
+    with os.fdopen(read) as said:
+        assert "stopping after the current batch" in said.read()
+    assert stop.is_set()
