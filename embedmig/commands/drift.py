@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from embedmig.commands.project import ProjectLike, opened
 from embedmig.database import Connection
-from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import UnknownTarget, UsageError
 from embedmig.operations.base import Context
@@ -47,8 +46,7 @@ def drift(
 
 def _shown(context: Context, conn: Connection, collection: str) -> SpaceRecord:
     """The version that the alias shows, else the newest that there is."""
-    known = ledger_exists(conn, context.database.schema)
-    records = [one for one in context.registry.spaces(conn, collection) if one.live] if known else []
+    records = [one for one in context.spaces(conn, collection) if one.live]
     if not records:
         raise UnknownTarget(f"collection {collection!r} has no version to compare with", hint="embedmig status")
     return next((one for one in records if one.state == "active"), records[-1])

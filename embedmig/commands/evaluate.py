@@ -9,7 +9,6 @@ from pathlib import Path
 from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.commands.spaces import find_space
 from embedmig.database import Connection
-from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import EmbedmigError, MissingExtra, UsageError
 from embedmig.formatting import plural
@@ -128,6 +127,5 @@ def _versions(
         version = alias.version
     if version is not None:
         return [find_space(project, context, conn, collection, version)]
-    found = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []
-    live = [record for record in found if record.live]
+    live = [record for record in context.spaces(conn, collection) if record.live]
     return live or [find_space(project, context, conn, collection, None)]

@@ -118,8 +118,7 @@ def plan(project: ProjectLike = None, target: str = "head", *, probe_texts: int 
 
 def _active(context: Context, conn: Connection, collection: str) -> SpaceRecord | None:
     """What the alias shows."""
-    known = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []
-    return next((record for record in known if record.state == "active"), None)
+    return next((record for record in context.spaces(conn, collection) if record.state == "active"), None)
 
 
 def _keeping(context: Context, conn: Connection, collection: str) -> tuple[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from embedmig.commands.project import Project
 from embedmig.database import Connection
-from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.errors import UnknownTarget
 from embedmig.formatting import short_tags
@@ -17,7 +16,7 @@ def find_space(
     project: Project, context: Context, conn: Connection, collection: str, version: str | None
 ) -> SpaceRecord:
     project.config.collection(collection)
-    found = context.registry.spaces(conn, collection) if ledger_exists(conn, context.database.schema) else []
+    found = context.spaces(conn, collection)
     live = [record for record in found if record.live]
     if version is not None:
         return named(live, found, collection, version)
@@ -56,10 +55,8 @@ def _same_revision(revision: str, name: str) -> bool:
 def version_names(project: Project, collection: str | None) -> list[str]:
     """The tags of the live versions of one collection, or of all."""
     with project.looking() as (context, conn):
-        if not ledger_exists(conn, context.database.schema):
-            return []
         names = [collection] if collection else list(project.config.collections)
-        return [one.version for name in names for one in context.registry.spaces(conn, name) if one.live]
+        return [one.version for name in names for one in context.spaces(conn, name) if one.live]
 
 
 def _tags(records: Sequence[SpaceRecord]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from embedmig.commands.project import ProjectLike, applied_revisions, opened
 from embedmig.commands.running import refuse_edited
-from embedmig.database.ledger import ledger_exists
 from embedmig.errors import PlanError, UsageError
 from embedmig.gates.thresholds import NO_THRESHOLDS
 from embedmig.operations.adopt_collection import AdoptCollection
@@ -59,13 +58,8 @@ def squash(project: ProjectLike, target: str) -> Squashed:
     scripts = [*graph.ancestors(last.revision), last]
     _refuse_entangled(graph, scripts, last)
     with project.looking() as (context, conn):
-        applied = applied_revisions(project.graph, context, conn)
-        there = ledger_exists(conn, context.database.schema)
-        gone = (
-            {(one.collection, one.version) for one in context.registry.spaces(conn) if one.state in GONE}
-            if there
-            else set()
-        )
+        applied = applied_revisions(graph, context, conn)
+        gone = {(one.collection, one.version) for one in context.spaces(conn) if one.state in GONE}
     if last.revision not in applied:
         raise UsageError(
             f"{last.revision} is not applied here",

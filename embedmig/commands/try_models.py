@@ -14,7 +14,6 @@ import yaml
 from embedmig.commands.evaluate import make_golden as make_golden_set
 from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.database import Connection, first_line
-from embedmig.database.ledger import ledger_exists
 from embedmig.embedders.encoder import Encoded
 from embedmig.errors import AnswerIsNo, EmbedmigError, UsageError
 from embedmig.formatting import plural
@@ -245,9 +244,7 @@ def _said(drawn: Sample, live: Live | None) -> list[str]:
 
 def _live(context: Context, conn: Connection, collection: str, drawn: Sample, notices: list[str]) -> Live | None:
     """The version that the alias shows, by the vectors that it has; None where there is none that can be asked."""
-    if not ledger_exists(conn, context.database.schema):
-        return None
-    record = next((one for one in context.registry.spaces(conn, collection) if one.state == "active"), None)
+    record = next((one for one in context.spaces(conn, collection) if one.state == "active"), None)
     if record is None:
         return None
     try:

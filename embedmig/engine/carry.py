@@ -7,34 +7,31 @@ for new texts alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from embedmig.database import Connection, retry_transient
-from embedmig.database.registry import Registry, SpaceRecord
+from embedmig.database.registry import SpaceRecord
 from embedmig.engine.context import RunContext
 from embedmig.errors import Interrupted
 from embedmig.stores import Manifest, carries, carrying
-from embedmig.types import Space, Tally
+from embedmig.types import Space, Tally, fingerprint
 
 PART_ROWS = 200_000  # a transaction, about
-APART = ("collection", "metric", "store", "storage", "variant", "weights")
-"""Fields of a space that say where its vectors are and how they are compared, not what they are."""
 
 
-def geometry(space: Space) -> Mapping[str, Any]:
-    """What shapes a vector of one text."""
-    return {name: value for name, value in asdict(space).items() if name not in APART}
+def geometry(space: Space) -> str:
+    """What shapes a vector of one text, whatever the texts are made of, and however it is stored."""
+    return fingerprint(replace(space, storage="vector", variant="", weights=""), ())
 
 
-def donors(conn: Connection, registry: Registry, space: Space, weights: str) -> list[SpaceRecord]:
-    """The versions, of any collection, whose vectors are those that ``space`` would have of the same texts, in no less precision.
-    ``weights`` are those of its model, where they are known.
+def donors(known: Sequence[SpaceRecord], space: Space, weights: str) -> list[SpaceRecord]:
+    """Of the versions that are known, of any collection, those whose vectors ``space`` would have of the same texts, in no less
+    precision. ``weights`` are those of its model, where they are known.
     """
     return [
         record
-        for record in registry.spaces(conn)
+        for record in known
         if record.live and not record.adopted and not record.space.external
         and (record.collection, record.version) != (space.collection, space.tag)
         and geometry(record.space) == geometry(space)
@@ -63,7 +60,8 @@ class Carry:
         if not carries(self.store):
             return tally
         step = max(1, carrying.PARTS * PART_ROWS // max(PART_ROWS, rows))
-        for donor in donors(self.conn, self.store.registry, record.space, record.weights or record.space.weights):
+        known = self.store.registry.spaces(self.conn)
+        for donor in donors(known, record.space, record.weights or record.space.weights):
             for first in range(0, carrying.PARTS, step):
                 self._go_on()
                 part = functools.partial(carrying.carry, self.conn, self.store, donor, first, first + step - 1)

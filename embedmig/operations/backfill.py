@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar
 from psycopg import sql
 
 from embedmig.database import Connection
-from embedmig.database.ledger import ledger_exists
 from embedmig.database.registry import SpaceRecord
 from embedmig.embedders import model_check
 from embedmig.embedders.encoder import Encoder
@@ -83,8 +82,7 @@ class BackfillSpace(Operation):
             found = manifest.counts(plan.conn)
             rows, missing = found.missing - found.failed, manifest.lacking()
         weights = planned.record.weights if planned.record else self.space.weights
-        there = ledger_exists(plan.conn, plan.context.database.schema)
-        if there and (carried := donors(plan.conn, plan.context.registry, self.space, weights)):
+        if carried := donors(plan.context.spaces(plan.conn), self.space, weights):
             missing = sql.SQL("{} and not {}").format(missing, carrying.known(carried))
             rows = sources.count_rows(plan.conn, source, missing).eligible
         characters = round(counted.characters * rows / max(1, counted.eligible))
@@ -164,8 +162,7 @@ class Fill:
 
     def run(self) -> Tally:
         """Who leads begins with what is known, and ends last: it looks for rows behind the last range."""
-        rows = about(self.conn, self.store.source.relation)
-        tally = Tally() if self.joins else Carry(self.conn, self.store, self.fills).run(rows)
+        tally = Tally() if self.joins else self._carry()
         tally = tally.plus(self._embed())
         if not self.joins:
             tally = tally.plus(self._copy_repeats())
@@ -196,6 +193,10 @@ class Fill:
                 lock.share()
                 tally = tally.plus(self._by_requests(find=self.once))
         return tally
+
+    def _carry(self) -> Tally:
+        rows = about(self.conn, self.store.source.relation)
+        return Carry(self.conn, self.store, self.fills).run(rows)
 
     def _take_kept(self) -> Tally:
         return take_kept(self.context, self.conn, self.record, self.fills, self.limit, self._check_model)

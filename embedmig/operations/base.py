@@ -72,6 +72,10 @@ class Context:
         """What PostgreSQL knows of a registered space."""
         return open_manifest(self.source(conn, record.collection), record)
 
+    def spaces(self, conn: Connection, collection: str | None = None) -> list[SpaceRecord]:
+        """The versions that the registry knows, of one collection or of all; none where embedmig never ran."""
+        return self.registry.spaces(conn, collection) if ledger_exists(conn, self.database.schema) else []
+
     def differences(self, conn: Connection, collection: str) -> list[Difference]:
         """Where the configuration of a collection is not what is live; none where embedmig never ran."""
         if not ledger_exists(conn, self.database.schema):
