@@ -6,7 +6,7 @@ They are settled before a flip commits, so that no read with a cut ever meets a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from embedmig.database import Connection
 from embedmig.database.cuts_table import Cut, CutsTable
@@ -31,13 +31,13 @@ def settle(context: Context, conn: Connection, target: SpaceRecord, shown: Space
     records = {record.version: record for record in context.registry.spaces(conn, collection) if record.live}
     for cut in declared(context, table.all_of(conn, collection), records, shown or target):
         table.save(conn, collection, cut)
-    found = []
+    found, measured = [], Measured(context, conn, target)
     for name in context.config.collection(collection).cuts:
         known = {
             cut.version: cut for cut in table.all_of(conn, collection) if cut.name == name and cut.version in records
         }
         if target.version not in known:
-            known[target.version] = _carried(context, conn, name, known, records, target, shown)
+            known[target.version] = _carried(measured, name, known, records, shown)
             table.save(conn, collection, known[target.version])
         found.append(known[target.version])
     return found
@@ -77,25 +77,38 @@ def made(record: SpaceRecord, name: str, similarity: float) -> Cut:
     return Cut(record.version, name, similarity, limit)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The similarities of the same pairs in ``target`` and in others, measured once for all cuts: it may ask models."""
+
+    context: Context
+    conn: Connection
+    target: SpaceRecord
+    pairs: dict[str, list[tuple[str, Vectors, Vectors]]] = field(default_factory=dict)
+
+    def beside(self, source: SpaceRecord) -> list[tuple[str, Vectors, Vectors]]:
+        """Raises :class:`UsageError` where too few rows are in both."""
+        if source.version not in self.pairs:
+            self.pairs[source.version] = list(_pairs(self.context, self.conn, source, self.target))
+        return self.pairs[source.version]
+
+
 def _carried(
-    context: Context, conn: Connection, name: str, known: Mapping[str, Cut], records: Mapping[str, SpaceRecord],
-    target: SpaceRecord, shown: SpaceRecord | None,
+    measured: Measured, name: str, known: Mapping[str, Cut], records: Mapping[str, SpaceRecord], shown: SpaceRecord | None
 ) -> Cut:  # fmt: skip
+    target = measured.target
     origin = known.get(shown.version) if shown else None
     origin = origin or next(iter(known.values()), None)
     if origin is None:
         raise _unknown(target, name, "no live version has it")
-    source = records[origin.version]
     try:
-        measured = list(_pairs(context, conn, source, target))
+        found = measured.beside(records[origin.version])
     except UsageError as error:
         raise _unknown(target, name, error.message) from error
-    for pairs, old, new in measured:
-        if found := cuts.carried(origin.similarity, old, new):
-            cut = made(target, name, found.value)
-            return replace(
-                cut, low=found.low, high=found.high, carried_from=origin.version, pairs=pairs, above=found.above
-            )
+    for pairs, old, new in found:
+        if one := cuts.carried(origin.similarity, old, new):
+            cut = made(target, name, one.value)
+            return replace(cut, low=one.low, high=one.high, carried_from=origin.version, pairs=pairs, above=one.above)
     few = (
         f"fewer than {cuts.FEWEST_ABOVE} of the pairs measured lie at or above {origin.similarity} in {origin.version}"
     )

@@ -11,7 +11,6 @@ from embedmig.errors import UsageError
 from embedmig.formatting import plural
 from embedmig.operations.base import Context
 from embedmig.quality import bridge as bridging
-from embedmig.quality.bridge import MOST
 from embedmig.source.rows import Key
 from embedmig.stores.protocol import pages
 from embedmig.stores.search import Ranker
@@ -27,7 +26,7 @@ def shared_vectors(
     Raises :class:`UsageError` where there are fewer than ``least``.
     """
     first, second = (ranker(context, conn, record) for record in (one, other))
-    few = min((first, second), key=lambda found: len(found.manifest.draw(conn, MOST, seed)))
+    few = min((first, second), key=lambda found: context.store(conn, found.manifest.record).count(conn))
     drawn = list(dict.fromkeys(tuple(found.key) for found in few.manifest.draw(conn, sample, seed)))
     pairs = [pair for keys in pages(drawn, PAGE) for pair in _pairs(conn, first, second, keys)]
     if len(pairs) < least:
