@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from embedmig.config.settings import EmbedderSettings
 from embedmig.embedders.weights import NOT_WEIGHTS, locate
@@ -34,9 +35,30 @@ def is_commit(revision: str) -> bool:
     return COMMIT.fullmatch(revision) is not None
 
 
-def place_of(
-    space: Space, settings: EmbedderSettings, owner: str, packaged: Mapping[str, str] = MappingProxyType({})
-) -> Path | None:
+class HubModel:
+    """A local model of a folder, an installed package, or the hub at the commit that is its version; a short name is one of ``owner``
+    on the hub. Raises :class:`EmbedderMisconfigured` where it is none of these.
+    """
+
+    owner: ClassVar[str]
+    packaged: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    def __init__(self, space: Space, settings: EmbedderSettings) -> None:
+        self._space = space
+        self._place = place_of(space, settings, self.owner, self.packaged)
+
+    @property
+    def pins_commit(self) -> bool:
+        """Whether the version is the commit of the hub that the files are of."""
+        return self._place is None
+
+    @cached_property
+    def _folder(self) -> Path:
+        """The model's files; those of the hub are downloaded where they are not in its cache."""
+        return self._place or snapshot(repository_of(self._space.name, self.owner), self._space.version)
+
+
+def place_of(space: Space, settings: EmbedderSettings, owner: str, packaged: Mapping[str, str]) -> Path | None:
     """The folder of a local model, None where its version is a commit of the hub; raises :class:`EmbedderMisconfigured` with the
     ways to say so. A short name is one of ``owner`` on the hub.
     """

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from typing import Any
 import numpy as np
 
 from embedmig.config.settings import EmbedderSettings
-from embedmig.embedders.hub import files_of, place_of, repository_of, snapshot
+from embedmig.embedders.hub import HubModel, files_of
 from embedmig.embedders.weights import hash_files, package_folder
 from embedmig.errors import EmbedderMisconfigured, MissingExtra
 from embedmig.types import Answer, Limits, Role, Space
 
-OWNER = "minishlab/"
 BATCH_SIZE, CONCURRENCY = 1024, 2
 
 _models: dict[Path, Any] = {}
@@ -34,25 +32,18 @@ def create(space: Space, settings: EmbedderSettings) -> Model2Vec:
     return Model2Vec(space, settings)
 
 
-class Model2Vec:
+class Model2Vec(HubModel):
     """Mean of token vectors, by the library; a text without tokens gets a zero vector."""
+
+    owner = "minishlab/"
 
     def __init__(self, space: Space, settings: EmbedderSettings) -> None:
         if package_folder("model2vec") is None:
             raise MissingExtra("model2vec", "model2vec")
         if space.roles:
             raise EmbedderMisconfigured(f"{space.model} takes no options by role", hint="leave roles out")
-        self._space, self._place = space, place_of(space, settings, OWNER)
+        super().__init__(space, settings)
         self.limits = Limits(settings.batch_size or BATCH_SIZE, settings.concurrency or CONCURRENCY)
-
-    @property
-    def pins_commit(self) -> bool:
-        """Whether the version is the commit of the hub that the files are of."""
-        return self._place is None
-
-    @cached_property
-    def _folder(self) -> Path:
-        return self._place or snapshot(repository_of(self._space.name, OWNER), self._space.version)
 
     def _model(self) -> Any:
         with _loading:  # once a process

