@@ -55,6 +55,11 @@ class Trial:
     warning: str = ""
     error: str = ""
 
+    @property
+    def disk_bytes(self) -> int | None:
+        """Table and index; None where they are not known."""
+        return None if self.table_bytes is None else self.table_bytes + (self.index_bytes or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Embedded:

@@ -11,12 +11,11 @@ from embedmig.commands.answers import BothAnswers, both_answers
 from embedmig.commands.project import Project, ProjectLike, opened
 from embedmig.commands.report import Report, database_time, gather_report
 from embedmig.commands.status import Status
-from embedmig.errors import UsageError
 from embedmig.formatting import percent, size
 from embedmig.gates.conditions import UNKNOWN_EDITS
 from embedmig.report.decision import Decision, decide, distance, progress, slices
+from embedmig.report.html import rendered, write_page
 from embedmig.report.tables import keeping_costs, model_ends
-from embedmig.revisions.authoring import template_dir
 from embedmig.types import Verdict
 
 SHOWN_ATTEMPTS = 50
@@ -26,13 +25,9 @@ Answers = tuple[dict[int, BothAnswers], str]
 
 def page(report: Report, *, now: datetime, answers: Mapping[str, Answers] | None = None) -> str:
     """Renders everything that is known as HTML; ``answers`` are those of both versions to the queries that changed most, by collection."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(template_dir()), undefined=StrictUndefined, autoescape=True, trim_blocks=True
-    )
     eta = report.eta
-    return environment.get_template("report.html.j2").render(
+    return rendered(
+        "report.html.j2",
         status=report.status,
         attempts=list(reversed(report.attempts))[:SHOWN_ATTEMPTS],
         threshold=report.threshold,
@@ -74,15 +69,11 @@ def write_report(
     ``audited`` audits the store too: it reads every vector and calls no model. ``with_text`` shows the texts of
     queries, and keys. ``answered`` does so too, and asks both models for the queries that changed most, to show both answers.
     """
-    project, output = opened(project), Path(path)
+    project = opened(project)
     now = database_time(project)
     found = gather_report(project, audited=audited, with_text=with_text or answered, now=now)
     html = page(found, now=now, answers=_answers(project, found) if answered else None)
-    try:
-        output.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{output} can't be written: {error.strerror}", hint="-o names another file") from error
-    return output
+    return write_page(html, Path(path), "-o names another file")
 
 
 def _answers(project: Project, report: Report) -> dict[str, Answers]:

@@ -37,10 +37,9 @@ def _row(trial: Trial, k: int) -> tuple[str, ...]:
         return trial.candidate, str(trial.dimensions or ""), "failed"
     form = f"{trial.dimensions}{' half' if trial.storage != 'vector' else ''}{' cut' if trial.cut else ''}"
     waits = [f"{times['p50']:,.0f}/{times['p95']:,.0f} ms" for times in (trial.model_ms, trial.search_ms) if times]
-    disk = (trial.table_bytes or 0) + (trial.index_bytes or 0)
     return (
         trial.candidate, form, _score(trial.scores, k) or _overlap(trial), _better(trial), usd(trial.cost),
-        "" if trial.seconds is None else duration(trial.seconds), " + ".join(waits), size(disk),
+        "" if trial.seconds is None else duration(trial.seconds), " + ".join(waits), size(trial.disk_bytes or 0),
         ", ".join(f"{share:.3f}@{ef}" for ef, share in trial.index_recall.items()),
     )  # fmt: skip
 

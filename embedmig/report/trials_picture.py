@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedmig.commands.try_models import TrialResult
-from embedmig.errors import UsageError
 from embedmig.formatting import duration, plural, size, usd
 from embedmig.quality.trial import Trial
-from embedmig.revisions.authoring import template_dir
+from embedmig.report.html import rendered, write_page
 
 TICKS = 4
 NEAR = 0.02  # shares of the picture: nearer than that, rows share one mark
@@ -42,23 +41,14 @@ class Picture:
 
 def write_trials(found: TrialResult, path: Path) -> Path:
     """Writes the page and returns where. Raises :class:`UsageError` where it can't be written."""
-    try:
-        path.write_text(trials_html(found), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} can't be written: {error.strerror}", hint="--html FILE names another file") from error
-    return path
+    return write_page(trials_html(found), path, "--html FILE names another file")
 
 
 def trials_html(found: TrialResult) -> str:
     """Renders the page; no text of the collection is on it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(template_dir()), undefined=StrictUndefined, autoescape=True, trim_blocks=True
-    )
-    return environment.get_template("trials.html.j2").render(
-        found=found, numbered=list(enumerate(found.trials, 1)), pictures=pictures(found), measure=measure_name(found),
-        quality=quality, live=_live(found), size=size, usd=usd, duration=duration, plural=plural, disk=disk,
+    return rendered(
+        "trials.html.j2", found=found, numbered=list(enumerate(found.trials, 1)), pictures=pictures(found), measure=measure_name(found),
+        quality=quality, live=_live(found), size=size, usd=usd, duration=duration, plural=plural,
     )  # fmt: skip
 
 
@@ -72,17 +62,12 @@ def quality(trial: Trial, k: int) -> dict[str, float] | None:
     return trial.scores.get(f"ndcg@{k}") or trial.overlap
 
 
-def disk(trial: Trial) -> float | None:
-    """Bytes of table and index."""
-    return None if trial.table_bytes is None else trial.table_bytes + (trial.index_bytes or 0)
-
-
 def pictures(found: TrialResult) -> list[Picture]:
     """Against size and, where it is known of any candidate, against price; none where no quality is known."""
     shown = [(n, one) for n, one in enumerate(found.trials, 1) if not one.error and quality(one, found.k)]
     if not shown:
         return []
-    by_size = _picture(found, shown, "size on disk, with its index", disk, size)
+    by_size = _picture(found, shown, "size on disk, with its index", lambda one: one.disk_bytes, size)
     priced = [one for _, one in shown if one.cost]
     by_price = [_picture(found, shown, "price of embedding the whole collection", lambda one: one.cost, usd)]
     return [*(by_price if priced else []), by_size]
