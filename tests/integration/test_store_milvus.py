@@ -121,14 +121,32 @@ def test_the_index_is_built_although_a_reader_loads_the_collection_meanwhile(
 
     def call(store: MilvusStore, method: str, *arguments: Any, **more: Any) -> Any:
         if method == "drop_index" and not loaded:
-            loaded.append(store.collection)
             whole(store, "load_collection")
+            loaded.append(store.collection)
         return whole(store, method, *arguments, **more)
 
     monkeypatch.setattr(MilvusStore, "_call", call)
     assert store.build_index(CONN, IndexOptions(), bench.index_build()) == "built"
     assert store.index_state(CONN) == "valid"
     assert loaded
+
+
+def test_an_index_that_milvus_lite_still_writes_is_loaded_when_it_is_written(
+    bench: MilvusUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pymilvus.exceptions import MilvusException
+
+    store, whole, refusals = bench.open(SPACE), MilvusStore._call, [MilvusException(1, "No data left in file")]
+    store.create(CONN)
+
+    def call(store: MilvusStore, method: str, *arguments: Any, **more: Any) -> Any:
+        if method == "load_collection" and refusals:
+            raise store._translated(refusals.pop())
+        return whole(store, method, *arguments, **more)
+
+    monkeypatch.setattr(MilvusStore, "_call", call)
+    assert store.build_index(CONN, IndexOptions(), bench.index_build()) == "built"
+    assert not refusals
 
 
 def test_columns_are_changed_and_nothing_else_of_a_point(bench: MilvusUnderTest) -> None:

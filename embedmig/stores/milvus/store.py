@@ -49,6 +49,7 @@ EF = 32_768  # the most that a search may look at in a graph
 COLLECTION_MISSING = 100
 ALIAS_MISSING = frozenset((1600, COLLECTION_MISSING))  # the second of milvus-lite
 THROTTLED = frozenset((8, 9, 49))  # quota exhausted, rate limited; 49 before 2.3
+STILL_WRITTEN = "No data left in file"  # of milvus-lite 3.2, which loads an index while a thread of its own writes it
 UNREACHABLE = frozenset((2,))  # the client's own: it has found no server
 
 
@@ -97,7 +98,7 @@ class MilvusStore(ExternalStore):
             return PlaceMissing(f"collection {self.collection!r} is not in {name}")
         if code in UNREACHABLE:
             return StoreUnreachable(f"{name} can't be reached: {error.message}")
-        if code in THROTTLED:
+        if code in THROTTLED or STILL_WRITTEN in error.message:
             return StoreThrottled(f"{name} refuses requests for the time being: {error.message}")
         cause = error.__cause__ or error.__context__
         if cause is not None and callable(getattr(cause, "code", None)):
