@@ -1,4 +1,4 @@
-"""compact_space: a version that is kept for a rollback, in half the bytes, and still a flip away.
+"""compact_space: a version that is kept for a rollback, its vectors in half the bytes, and still a flip away.
 
 What it costs in recall is measured before anything is changed. Then the index goes, the table is rewritten in one
 transaction, and the index comes back over what is there. A run that was killed goes on after what was committed.
