@@ -179,8 +179,8 @@ class Sync:
         with self.database.connect("sync writer") as writing:
             store.prepare_writer(writing)
             carry_moved(writing, store)
-            encoder = self.encoder(store.record)
-            model_check.check_once(self.database.url, reading, self.registry, store.record, encoder)
+            model_check.check_once(self.database.url, reading, self.registry, store.record, self.encoder(store.record))
+            encoder = self.encoder(store.record)  # another one: the check closes its own
             limit = self.limit(store.record)
             remembers = 0 if limit.price == 0 else MOST_BYTES
             pipeline = Pipeline(self.registry, store, encoder, writing, self.context, limit, remembers=remembers)
