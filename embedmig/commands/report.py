@@ -71,7 +71,7 @@ def _monthly(project: Project, found: Status) -> dict[str, dict[str, Any]]:
         return {}
     with project.looking() as (context, conn):
         return {
-            record.version: costs(context, conn, record, space.bytes)
+            record.version: space.keeping or costs(context, conn, record, space.bytes)
             for (name, version), space in spaces.items()
             if (record := context.registry.space(conn, name, version)) is not None
         }
